@@ -1,0 +1,65 @@
+// Device: what an export or an image stands on: a file, a block device, or a frozen view of one. All calls are
+// synchronous, complete (short transfers go on inside) and thread-safe against each other; the result is 0 or an errno.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/status.h"
+
+namespace understudy {
+
+struct DeviceTraits {
+  uint64_t size_bytes = 0;
+  uint32_t block_bytes_min = 1;  // smallest unit a client may address: a block device's logical sector; 1 for files
+  uint32_t block_bytes_preferred = 4096;
+  bool read_only = false;
+  bool can_zero = false;   // zero(kPunch) works: TRIM may be advertised
+  bool is_block = false;   // a block device
+};
+
+enum class ZeroHow : uint8_t {
+  kPunch,  // give the space back if possible (TRIM, WRITE_ZEROES)
+  kKeep,   // the space stays allocated (NO_HOLE)
+};
+
+struct DeviceOptions {
+  bool read_only = false;
+  bool create = false;          // make the file, sparse, `create_bytes` long, if it is not there (images)
+  uint64_t create_bytes = 0;    //
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  const DeviceTraits &traits() const { return traits_; }
+
+  virtual int read(void *data, size_t bytes, uint64_t offset) = 0;
+  // Only what can be had without waiting for a disk: 0, an errno, or EAGAIN (ask a worker to read()).
+  virtual int read_now(void *data, size_t bytes, uint64_t offset) { return read(data, bytes, offset); }
+  virtual int write(const void *data, size_t bytes, uint64_t offset) = 0;
+  // fast_only: ENOTSUP instead of anything as slow as writing zeroes. Without it never ENOTSUP.
+  virtual int zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) = 0;
+  virtual int flush() = 0;  // fdatasync: all writes that returned before are on stable storage
+  virtual void prefetch(uint64_t offset, uint64_t bytes) { (void)offset, (void)bytes; }
+  // The extent at offset, at most `bytes` long: how long, and whether it is a hole (reads as zeroes, takes no space).
+  struct Extent {
+    uint64_t bytes;
+    bool hole;
+  };
+  virtual Extent extent(uint64_t offset, uint64_t bytes) {
+    (void)offset;
+    return {bytes, false};
+  }
+
+ protected:
+  DeviceTraits traits_;
+};
+
+// A regular file or block device, through the page cache. Opened exclusively (O_EXCL on block devices, an OFD lock on
+// files): EBUSY when somebody else has it.
+Result<std::unique_ptr<Device>> open_device(const std::string &path, const DeviceOptions &options);
+
+}  // namespace understudy

@@ -1,0 +1,108 @@
+// Replica: the standby's half of one group: takes the record stream, keeps it in segments, brings the images to it.
+//
+//   link thread            logger thread                  applier thread
+//   receive() -> ring  ->  segment append, fdatasync  ->  image write (records up to min(durable, committed))
+//   [received]             [durable]                      [applied], watermark file, old segments removed
+//
+// Guarantees G2 for what a frozen view shows, G4/G8 for what it has acknowledged: a crash at any point restarts from
+// the watermark file and replays the segments. Steps (kBegin .. kStep) are applied as one; the segments are their redo
+// log. Does not: speak QUIC, decide who may replicate here, or answer NBD.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "engine/device.h"
+#include "wire/control.h"
+#include "wire/record.h"
+
+namespace understudy::replay {
+
+struct ReplicaVolume {
+  std::string name;
+  std::string image_path;     // image.raw in the store, or a block device (--device)
+  uint64_t size_bytes = 0;    //
+  bool create = false;        // make image_path as a sparse file; otherwise it must be there with this size
+};
+
+struct ReplicaOptions {
+  std::string directory;  // segments/ and watermark live here; made when missing
+  std::vector<ReplicaVolume> volumes;
+  size_t ring_bytes = 64u << 20;          // received but not yet in a segment
+  uint64_t segment_bytes = 64u << 20;     // a segment is closed at about this size
+  uint64_t log_bytes_max = 0;             // all segments together; 0: as the file system allows. Beyond it: no more acks
+};
+
+enum class ReplicaPhase : uint64_t {
+  kFresh = 0,    // nothing was ever received: images read as zeroes where they were made by us
+  kInitial = 1,  // initial synchronisation has begun and its step is not applied: unusable
+  kCut = 2,      // the images are a cut and follow the master
+  kStaging = 3,  // the images are the last cut; a step is being collected
+  kStepping = 4, // a complete step is being applied; a view must wait for it
+};
+
+// Everything a replica tells, written by its threads, read by anyone.
+struct ReplicaState {
+  std::atomic<uint64_t> incarnation{0};
+  std::atomic<uint64_t> received_sequence{0}, received_bytes{0}, durable_sequence{0}, durable_bytes{0};
+  std::atomic<uint64_t> committed_sequence{0}, committed_bytes{0}, applied_sequence{0}, applied_bytes{0};
+  std::atomic<uint64_t> phase{0};  // ReplicaPhase
+  std::atomic<uint64_t> segments{0}, segment_bytes{0}, segment_syncs{0}, image_syncs{0}, staged_bytes{0};
+  std::atomic<uint64_t> records_received{0}, records_applied{0};
+  std::atomic<uint64_t> verify_equal{0}, verify_different{0};
+  std::atomic<uint64_t> last_heard_ns{0};       // wall clock of the last byte from the master
+  std::atomic<uint64_t> errors{0}, last_errno{0};  // of segments and images; while last_errno != 0 nothing is acked
+};
+
+// Answers for the master, produced by the replica's threads; the link sends them. Any thread.
+class ReplicaListener {
+ public:
+  virtual ~ReplicaListener() = default;
+  virtual void progressed() = 0;  // a watermark moved or ring space came free: wake the link thread
+  virtual void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) = 0;
+  virtual void verified(const wire::VerifyResultBody &result) = 0;
+  virtual void failed(const std::string &message) = 0;  // an I/O error, for the log
+};
+
+class Replica {
+ public:
+  // Opens or makes the directory, checks and replays what is there (returns when the chain is known; applying goes on
+  // in the background). The listener must outlive the replica.
+  static Result<std::unique_ptr<Replica>> open(const ReplicaOptions &options, ReplicaListener &listener);
+  virtual ~Replica() = default;  // stops at once; nothing acknowledged is lost
+
+  virtual const ReplicaState &state() const = 0;
+
+  // Link thread. A new session starts on a record boundary: what was half received is dropped. Returns where the
+  // history stands: the last complete record in memory or log.
+  virtual wire::Position start_session() = 0;
+  // Copies all of `bytes` into the ring (the window guarantees that they fit: ring_bytes >= record window + one
+  // record) and checks each record that is complete. An error is a protocol violation: the session must be reset.
+  virtual Status receive(std::span<const uint8_t> bytes) = 0;
+  // Bytes that have left the ring since the last call: credit for the peer.
+  virtual size_t take_consumed() = 0;
+  virtual wire::WatermarksBody watermarks() const = 0;
+  // Answered through hashed(), from a worker, in order.
+  virtual Status hash(const wire::HashRequestBody &request) = 0;
+
+  // Waits until everything durable and committed is applied and synced (SIGTERM), or the time is over: ETIMEDOUT.
+  virtual Status drain(uint64_t timeout_ns) = 0;
+  // Applies everything durable, committed or not, but no open step, and takes no more records (promote).
+  virtual Status seal(uint64_t timeout_ns) = 0;
+
+  // A view of a volume, frozen at the applied position; the applier keeps what it is about to overwrite in a
+  // scratch file for as long as the view lives (copy before write). writable: a throw-away overlay on top of it.
+  // EAGAIN while a step is being applied (phase kStepping), ENODATA while unusable (kFresh, kInitial).
+  struct View {
+    std::unique_ptr<Device> device;
+    wire::Position position;
+  };
+  virtual Result<View> view(size_t volume, bool writable) = 0;
+};
+
+}  // namespace understudy::replay

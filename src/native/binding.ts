@@ -1,0 +1,194 @@
+/**
+ * The addon: everything that moves bytes. This is the only file that loads it; the rest of src/ decides.
+ *
+ * Rules: calls return at once (work goes to native threads; answers come as events or promises), and none is made per
+ * write. A failed call throws NativeError with the errno's name as `code`. 64-bit sequences are bigint.
+ */
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+
+export type Durability = 'async' | 'flush' | 'received' | 'durable'
+export type OnStandbyLoss = 'continue' | 'block'
+
+/** Where NBD clients connect. A unix socket's mode and group are set before anyone can connect. */
+export type ListenAddress =
+  | { kind: 'unix'; path: string; mode?: number; groupId?: number }
+  | { kind: 'tcp'; host: string; port: number }
+
+export interface DeviceInfo {
+  sizeBytes: bigint
+  /** Minimum, preferred and maximum block size to advertise. */
+  blockMin: number
+  blockPreferred: number
+  blockMax: number
+  readOnly: boolean
+  /** TRIM and WRITE_ZEROES with hole punching work. */
+  canZero: boolean
+  isBlockDevice: boolean
+}
+
+export interface VolumeSpec {
+  name: string
+  /** A path to a file or block device, or a view of a replica made by replicaView(). */
+  device: { path: string } | { view: number }
+  readOnly: boolean
+  /** What is not replicated: sorted, disjoint [start, end) pairs in bytes, flattened. */
+  excluded?: BigUint64Array
+  /** Writes that touch these [start, end) pairs raise `watched` and open a step first (partition tables). */
+  watched?: BigUint64Array
+}
+
+/** What the last clean stop of this group left, so that nothing needs to be compared again. */
+export interface GroupHistory {
+  incarnation: bigint
+  sequence: bigint
+  /** One per volume: the dirty map as written by saveDirty(). */
+  dirtyFiles: string[]
+}
+
+export interface GroupSpec {
+  name: string
+  volumes: VolumeSpec[]
+  /** Random, 64 bits, persisted by the caller before this call. */
+  incarnation: bigint
+  durability: Durability
+  onStandbyLoss: OnStandbyLoss
+  logBytes: number
+  peerTimeoutMs: number
+  /** False: a plain NBD server (writes are counted and marked dirty, nothing is logged). */
+  replicated: boolean
+  history?: GroupHistory
+}
+
+export interface OpenedGroup {
+  group: number
+  /** In the order of GroupSpec.volumes: handle for adopt(), what it is, and its page in counters(). */
+  volumes: { volume: number; device: DeviceInfo; counterPage: number }[]
+  counterPage: number
+}
+
+/** What the standby said of itself in its welcome; the engine decides mechanically whether its log still holds on. */
+export interface AttachRequest {
+  session: bigint
+  peerIncarnation: bigint
+  peerReceived: bigint
+  /** The standby's image has never held anything: zeroes and holes need not be sent. */
+  fresh: boolean
+  /** The standby is unusable until this step: apply straight to the image. */
+  initial: boolean
+  /** The dirty map cannot be trusted for this standby (unknown history): everything is compared. */
+  allDirty: boolean
+}
+
+export interface ReplicaSpec {
+  directory: string
+  volumes: { name: string; imagePath: string; sizeBytes: bigint; create: boolean }[]
+}
+
+export interface Watermark {
+  sequence: bigint
+  bytes: bigint
+}
+
+export type AddonEvent =
+  /** A client connected. `fd` is a duplicate that now belongs to JavaScript. */
+  | { type: 'accepted'; listener: number; connection: number; fd: number; peer: string }
+  /** An adopted connection ended. `reason` is empty after a clean DISC. */
+  | { type: 'disconnected'; connection: number; volume: number; reason: string }
+  /** A session's handshake is complete (outgoing: ours to a standby). */
+  | { type: 'session-established'; session: bigint; endpoint: number; outgoing: boolean; fingerprint: string; address: string }
+  /** A JSON frame of the peer's TypeScript half. */
+  | { type: 'session-message'; session: bigint; message: unknown }
+  | { type: 'session-closed'; session: bigint; endpoint: number; outgoing: boolean; reason: SessionCloseReason; text: string }
+  /** attach() was carried out. */
+  | { type: 'attached'; group: number; session: bigint; mode: 'resume' | 'resync' }
+  /** The log has been given up for the dirty map. */
+  | { type: 'detached'; group: number; reason: 'log-full' | 'peer-timeout' | 'requested' }
+  | { type: 'resync-done'; group: number; sequence: bigint }
+  /** A client wrote to a watched range of a volume (a step is open until setRanges is called). */
+  | { type: 'watched'; group: number; volume: number }
+  | { type: 'device-error'; group: number; volume: number; operation: string; error: string; offset: bigint; length: bigint }
+  | { type: 'verify-result'; group: number; id: bigint; volumeIndex: number; offset: bigint; length: bigint; equal: boolean; error: string }
+  | { type: 'replica-error'; replica: number; message: string }
+  | { type: 'log'; level: 'info' | 'warn' | 'error'; message: string }
+
+export type SessionCloseReason = 'local' | 'peer' | 'timeout' | 'peer-not-allowed' | 'refused-by-peer' | 'protocol'
+
+/** What the NBD handshake agreed on; the engine obeys it for the rest of the connection. */
+export interface NegotiatedFlags {
+  structuredReplies: boolean
+  extendedHeaders: boolean
+  /** The id under which base:allocation was selected, or 0. */
+  baseAllocationId: number
+  readOnly: boolean
+}
+
+export interface Addon {
+  /** Starts the worker pool. Events arrive on the JavaScript thread. */
+  start(onEvent: (event: AddonEvent) => void): void
+  /** Stops and joins every native thread. Idempotent. */
+  stop(): void
+  /** stop(), then _exit(code): the only way out of a daemon. */
+  exit(code: number): never
+  /** One mapping written by native threads; read with Atomics.load(new BigUint64Array(...), page * 512 + offset). */
+  counters(): ArrayBuffer
+  /** Offsets of the named counters in a page: {volume: {...}, group: {...}, replica: {...}, session: {...}}. */
+  counterLayout(): Record<'volume' | 'group' | 'replica', Record<string, number>>
+
+  createIdentity(): string
+  identityFingerprint(keyPem: string): string
+
+  /** Binds and listens; throws (EADDRINUSE ...). A stale unix socket nobody listens on is replaced. */
+  listen(address: ListenAddress): { listener: number; port: number }
+  closeListener(listener: number): void
+  /** Negotiation succeeded: the engine takes the connection over, `early` being bytes already read. */
+  adopt(connection: number, volume: number, flags: NegotiatedFlags, early: Uint8Array): void
+  /** Negotiation failed or ended: forget the connection's own descriptor. */
+  release(connection: number): void
+
+  openGroup(spec: GroupSpec): OpenedGroup
+  /** Closes the devices after answering what is in flight; connections are closed. */
+  closeGroup(group: number): Promise<void>
+  /** No new requests are read from clients from now on; resolves when those in flight are answered. */
+  quiesce(group: number): Promise<void>
+  /** Swaps the filter table of a volume at the current position and closes the step that `watched` opened. */
+  setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array): void
+  attach(group: number, request: AttachRequest): void
+  /** Gives the log up for the dirty map (and closes the step mechanically at the next attach). */
+  detach(group: number): void
+  /** Writes a volume's dirty map; only after quiesce(). What the peer has not made durable is marked first. */
+  saveDirty(volume: number, path: string): Promise<{ sequence: bigint }>
+  /** Reads, hashes and compares the whole volume online; `verify-result` events tell of every difference, the promise of the end. */
+  verify(volume: number): Promise<{ chunks: number; different: number }>
+  /** Reads bytes past the engine, for the partition table (at most 1 MiB). */
+  readDevice(volume: number, offset: bigint, bytes: number): Promise<Uint8Array>
+  /** Partition table by libblkid: [] without one. Bytes are relative to the device. */
+  partitions(path: string): Promise<{ number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string }[]>
+
+  /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
+  openEndpoint(spec: { identityPem: string; listen?: { host: string; port: number }; idleTimeoutMs: number; packetBytesMax?: number }): { endpoint: number; port: number }
+  closeEndpoint(endpoint: number): void
+  allow(endpoint: number, fingerprints: string[]): void
+  connect(endpoint: number, host: string, port: number, fingerprint: string): bigint
+  closeSession(session: bigint, text: string): void
+  /** Queues a JSON frame (at most 64 KiB). */
+  send(session: bigint, message: unknown): void
+
+  openReplica(spec: ReplicaSpec): { replica: number; counterPage: number }
+  closeReplica(replica: number): void
+  /** Routes a session's records to this replica from now on; returns where its history stands. */
+  attachReplica(replica: number, session: bigint): { incarnation: bigint; received: bigint }
+  drainReplica(replica: number, timeoutMs: number): Promise<void>
+  sealReplica(replica: number, timeoutMs: number): Promise<void>
+  /** A frozen view of a volume, to be opened by openGroup({device: {view}}); freed when that group closes. */
+  replicaView(replica: number, volumeIndex: number, writable: boolean): { view: number; incarnation: bigint; sequence: bigint }
+}
+
+function load(): Addon {
+  const require = createRequire(import.meta.url)
+  const path = fileURLToPath(new URL('../../build/Release/understudy.node', import.meta.url))
+  return require(path) as Addon
+}
+
+let loaded: Addon | undefined
+export const addon = (): Addon => (loaded ??= load())
