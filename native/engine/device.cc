@@ -1,0 +1,215 @@
+#include "engine/device.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "core/fd.h"
+
+namespace understudy {
+namespace {
+
+class FileDevice final : public Device {
+ public:
+  FileDevice(Fd fd, const DeviceTraits &traits) : fd_(std::move(fd)) { traits_ = traits; }
+
+  int read(void *data, size_t bytes, uint64_t offset) override {
+    auto *at = static_cast<char *>(data);
+    while (bytes) {
+      const ssize_t got = pread(fd_.get(), at, bytes, static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return errno;
+      if (got == 0) return EIO;  // the file was cut off under us
+      at += got, bytes -= static_cast<size_t>(got), offset += static_cast<uint64_t>(got);
+    }
+    return 0;
+  }
+
+  int read_now(void *data, size_t bytes, uint64_t offset) override {
+    if (!nowait_.load(std::memory_order_relaxed)) return read(data, bytes, offset);
+    iovec vector{data, bytes};
+    const ssize_t got = preadv2(fd_.get(), &vector, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got == static_cast<ssize_t>(bytes)) return 0;
+    if (got >= 0) return EAGAIN;  // a part is cached: the worker reads it whole
+    if (errno == EOPNOTSUPP) {    // this file system never says; its reads are taken as they come
+      nowait_.store(false, std::memory_order_relaxed);
+      return read(data, bytes, offset);
+    }
+    return errno == EINTR ? EAGAIN : errno;
+  }
+
+  int write(const void *data, size_t bytes, uint64_t offset) override {
+    auto *at = static_cast<const char *>(data);
+    while (bytes) {
+      const ssize_t put = pwrite(fd_.get(), at, bytes, static_cast<off_t>(offset));
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) return errno;
+      if (put == 0) return ENOSPC;
+      at += put, bytes -= static_cast<size_t>(put), offset += static_cast<uint64_t>(put);
+    }
+    return 0;
+  }
+
+  int zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) override {
+    // A block device zeroes whole sectors; what sticks out at the edges is written.
+    const uint64_t unit = traits_.is_block ? traits_.block_bytes_min : 1;
+    const uint64_t first = (offset + unit - 1) / unit * unit, last = (offset + bytes) / unit * unit;
+    if (first >= last) return write_zeroes(offset, bytes);
+    if (const int error = write_zeroes(offset, first - offset)) return error;
+    if (const int error = zero_aligned(first, last - first, how, fast_only)) return error;
+    return write_zeroes(last, offset + bytes - last);
+  }
+
+  int flush() override { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
+
+  void prefetch(uint64_t offset, uint64_t bytes) override {
+    (void)posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
+  }
+
+  Extent extent(uint64_t offset, uint64_t bytes) override {
+    if (traits_.is_block) return {bytes, false};
+    const off_t data = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0) return {bytes, errno == ENXIO};
+    if (static_cast<uint64_t>(data) > offset) return {std::min(bytes, static_cast<uint64_t>(data) - offset), true};
+    const off_t hole = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_HOLE);
+    if (hole <= data) return {bytes, false};
+    return {std::min(bytes, static_cast<uint64_t>(hole) - offset), false};
+  }
+
+ private:
+  int zero_aligned(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) {
+    const auto allocate = [&](int mode) {
+      int result;
+      do result = fallocate(fd_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+      while (result != 0 && errno == EINTR);
+      return result == 0 ? 0 : errno;
+    };
+    constexpr int kPunchMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    constexpr int kZeroMode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+    // On a block device kZeroMode falls back to writing zeroes inside the kernel: slow, so not when fast_only.
+    if (how == ZeroHow::kKeep && !(traits_.is_block && fast_only)) {
+      int error = allocate(kZeroMode);
+      if (error == EOPNOTSUPP && !traits_.is_block) {  // tmpfs: give the pages back and take fresh ones
+        error = allocate(kPunchMode);
+        if (error == 0) error = allocate(FALLOC_FL_KEEP_SIZE);
+      }
+      if (error != EOPNOTSUPP) return error;
+    } else if (how == ZeroHow::kPunch) {
+      const int error = allocate(kPunchMode);
+      if (error == 0 || (error != EOPNOTSUPP && error != EINVAL)) return error;
+      if (traits_.is_block && !fast_only) {
+        const int slower = allocate(kZeroMode);
+        if (slower != EOPNOTSUPP && slower != EINVAL) return slower;
+      }
+    }
+    return fast_only ? ENOTSUP : write_zeroes(offset, bytes);
+  }
+
+  int write_zeroes(uint64_t offset, uint64_t bytes) {
+    static const char kZeroes[64 << 10] = {};
+    while (bytes) {
+      const size_t part = std::min<uint64_t>(bytes, sizeof kZeroes);
+      if (const int error = write(kZeroes, part, offset)) return error;
+      offset += part, bytes -= part;
+    }
+    return 0;
+  }
+
+  Fd fd_;
+  std::atomic<bool> nowait_{true};
+};
+
+// Whether the block layer can zero this device itself (a partition shares its disk's queue).
+bool block_can_zero(dev_t device) {
+  for (const char *level : {"", "/.."}) {
+    char path[128];
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u%s/queue/write_zeroes_max_bytes", major(device), minor(device),
+             level);
+    if (FILE *file = fopen(path, "re")) {
+      unsigned long long bytes = 0;
+      const bool read = fscanf(file, "%llu", &bytes) == 1;
+      fclose(file);
+      if (read) return bytes > 0;
+    }
+  }
+  return false;
+}
+
+Status describe_block(int fd, const struct stat &info, const std::string &path, DeviceTraits &traits) {
+  int logical = 512;
+  unsigned physical = 4096;
+  if (ioctl(fd, BLKGETSIZE64, &traits.size_bytes) != 0) return Status::failed(errno, "open device: " + path + ": size");
+  if (ioctl(fd, BLKSSZGET, &logical) != 0) logical = 512;
+  if (ioctl(fd, BLKPBSZGET, &physical) != 0) physical = 4096;
+  int kernel_read_only = 0;
+  if (ioctl(fd, BLKROGET, &kernel_read_only) == 0 && kernel_read_only && !traits.read_only)
+    return Status::failed(EROFS, "open device: " + path);
+  traits.is_block = true;
+  traits.block_bytes_min = static_cast<uint32_t>(logical);
+  traits.block_bytes_preferred = std::max<uint32_t>(4096, physical);
+  traits.can_zero = block_can_zero(info.st_rdev);
+  return Status::good();
+}
+
+// One daemon at a time: a second opener of the same file gets EBUSY, also from another process.
+Status lock_file(int fd, const std::string &path, bool read_only) {
+  struct flock lock{};
+  lock.l_type = read_only ? F_RDLCK : F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return Status::good();
+  const int error = errno == EAGAIN || errno == EACCES ? EBUSY : errno;
+  return Status::failed(error, "open device: " + path + ": it is in use by another process; lock it");
+}
+
+Status describe_file(int fd, const std::string &path, const struct stat &info, const DeviceOptions &options,
+                     DeviceTraits &traits) {
+  if (Status status = lock_file(fd, path, options.read_only); !status.ok()) return status;
+  traits.size_bytes = static_cast<uint64_t>(info.st_size);
+  if (options.create && info.st_size == 0 && options.create_bytes) {
+    if (ftruncate(fd, static_cast<off_t>(options.create_bytes)) != 0 || fsync(fd) != 0)
+      return Status::failed(errno, "make image: " + path + ": " + std::to_string(options.create_bytes) + " bytes");
+    traits.size_bytes = options.create_bytes;
+  }
+  if (!options.read_only) {  // a hole beyond the end changes nothing and tells whether holes can be made
+    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    traits.can_zero = fallocate(fd, mode, static_cast<off_t>(traits.size_bytes + 4096), 4096) == 0;
+  }
+  return Status::good();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> open_device(const std::string &path, const DeviceOptions &options) {
+  struct stat before{};
+  const bool exists = stat(path.c_str(), &before) == 0;
+  int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
+  if (exists && S_ISBLK(before.st_mode)) flags |= O_EXCL;
+  if (!exists && options.create) flags |= O_CREAT | O_EXCL;
+  Fd fd(open(path.c_str(), flags, 0600));
+  if (!fd) return Status::failed(errno, "open device: " + path);
+  struct stat info{};
+  if (fstat(fd.get(), &info) != 0) return Status::failed(errno, "open device: " + path);
+  DeviceTraits traits;
+  traits.read_only = options.read_only;
+  Status status = S_ISBLK(info.st_mode)   ? describe_block(fd.get(), info, path, traits)
+                  : S_ISREG(info.st_mode) ? describe_file(fd.get(), path, info, options, traits)
+                                          : Status::failed(EINVAL, "open device: " + path + ": not a file or block device");
+  if (!status.ok()) return status;
+  if (traits.size_bytes == 0) return Status::failed(EINVAL, "open device: " + path + ": it is empty");
+  if (traits.size_bytes > 1ull << 62) return Status::failed(EFBIG, "open device: " + path);
+  return std::unique_ptr<Device>(new FileDevice(std::move(fd), traits));
+}
+
+}  // namespace understudy
