@@ -1,0 +1,88 @@
+/**
+ * The configuration as the program uses it: complete (every default filled in), checked, and the same whether it came
+ * from understudy.toml or from the flags of `master` and `standby`. config.ts makes it.
+ */
+import type { ByteRange, HostPort, ListenAddress, PeerAddress } from './units.js'
+
+export type Durability = 'async' | 'flush' | 'received' | 'durable'
+export type OnStandbyLoss = 'continue' | 'block'
+export type Transport = 'quic'
+
+export const durabilities: readonly Durability[] = ['async', 'flush', 'received', 'durable']
+export const onStandbyLosses: readonly OnStandbyLoss[] = ['continue', 'block']
+export const transports: readonly Transport[] = ['quic']
+
+export interface VolumeConfig {
+  /** The NBD export's name and the volume's name everywhere: status, metrics, STORE/NAME/image.raw. */
+  name: string
+  /** Path of the master device: a file or a block device. */
+  device: string
+  readOnly: boolean
+  /** Partition numbers to replicate, from 1; empty: the whole device. */
+  partitions: number[]
+  /** What is left out, in bytes of the device. */
+  exclude: ByteRange[]
+}
+
+export interface GroupConfig {
+  name: string
+  /** At least one; they share one sequence. */
+  volumes: VolumeConfig[]
+  /** Absent: a plain NBD server that keeps the dirty map. */
+  standby?: PeerAddress
+  durability: Durability
+  onStandbyLoss: OnStandbyLoss
+  /** Size of the replication log in memory. */
+  logBytes: number
+  /** A standby without progress for so long is away. */
+  peerTimeoutMs: number
+  transport: Transport
+  /** UDP payload; absent: as large as the path takes. */
+  packetBytesMax?: number
+  /** How long a stop waits for the standby to have everything; what remains is marked dirty. */
+  drainTimeoutMs: number
+}
+
+export interface NbdConfig {
+  listen: ListenAddress[]
+  /** Of unix sockets: permission bits, and a group's name or number. */
+  unixMode: number
+  unixGroup?: string
+  /** Plain NBD on addresses other hosts can reach. */
+  insecure: boolean
+}
+
+export interface StandbyConfig {
+  /** STORE/VOLUME/image.raw. */
+  store: string
+  listen: HostPort
+  /** Ids of masters that may replicate here. */
+  allow: string[]
+  /** Volumes whose image is a block device instead of STORE/VOLUME/image.raw. */
+  devices: Map<string, string>
+  /** How long a stop waits until everything received is applied. */
+  drainTimeoutMs: number
+}
+
+export interface Config {
+  /** Holds identity, lock, control socket, dirty maps. Absolute. */
+  state: string
+  metrics?: HostPort
+  nbd: NbdConfig
+  standby?: StandbyConfig
+  groups: GroupConfig[]
+  /** The file it came from, re-read at SIGHUP; absent: it came from flags. */
+  file?: string
+}
+
+export const defaults = {
+  durability: 'flush' as Durability,
+  onStandbyLoss: 'continue' as OnStandbyLoss,
+  logBytes: 256 << 20,
+  /** The ring holds two records of the largest size (32 MiB) and something to breathe. */
+  logBytesMin: 80 << 20,
+  peerTimeoutMs: 5_000,
+  transport: 'quic' as Transport,
+  drainTimeoutMs: 30_000,
+  unixMode: 0o600,
+} as const

@@ -1,0 +1,72 @@
+/** The document of `understudy status --json` and of GET /status. A contract: fields are added, never changed. */
+import type { Durability } from './config-types.js'
+
+export type Role = 'master' | 'standby'
+
+export type VolumeState = 'initial-sync' | 'replicating' | 'resyncing' | 'detached' | 'diverged' | 'alone'
+
+/** Records of the current incarnation up to a watermark: a decimal string, as 64 bits do not fit a JSON number. */
+export type RecordCount = string
+
+export interface ResyncStatus {
+  doneBytes: number
+  totalBytes: number
+  /** Bytes a second, over the last seconds. */
+  rate: number
+  /** Null until there is a rate. */
+  etaSeconds: number | null
+}
+
+export interface PeerStatus {
+  id: string
+  /** HOST:PORT */
+  address: string
+  session: 'connected' | 'connecting' | 'away' | 'refused'
+  /** Null without a session. */
+  rttSeconds: number | null
+}
+
+export interface LastVerify {
+  /** ISO 8601, when it ended. */
+  time: string
+  chunks: number
+  different: number
+}
+
+export interface VolumeStatus {
+  name: string
+  group: string
+  role: Role
+  state: VolumeState
+  /** Why it is in this state, for people; '' when there is nothing to say. */
+  reason: string
+  /** ISO 8601: in this state since. */
+  since: string
+  /** The standby's copy is a cut of the master's history (G2): it can be exported and promoted. */
+  usable: boolean
+  /** durable keeps up within the policy, nothing is dirty. */
+  protected: boolean
+  durability: Durability
+  generation: string
+  written: RecordCount
+  sent: RecordCount
+  received: RecordCount
+  durable: RecordCount
+  committed: RecordCount
+  applied: RecordCount
+  /** Bytes written and not yet applied on the standby. */
+  lagBytes: number
+  /** Age of the oldest write that is not yet applied. */
+  lagSeconds: number
+  dirtyBytes: number
+  sizeBytes: number
+  logBytes: number
+  logMaxBytes: number
+  resync: ResyncStatus | null
+  lastVerify: LastVerify | null
+  peers: PeerStatus[]
+}
+
+export interface StatusDocument {
+  volumes: VolumeStatus[]
+}
