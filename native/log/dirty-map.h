@@ -1,0 +1,44 @@
+// DirtyMap: which regions (64 KiB) of a volume may differ on the standby. One bit each: 32 MiB for 16 TiB.
+// Not thread-safe: the engine thread's.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "wire/control.h"
+
+namespace understudy::log {
+
+class DirtyMap {
+ public:
+  static constexpr uint64_t kRegion = wire::kRegionBytes;
+  explicit DirtyMap(uint64_t size_bytes);
+
+  void mark(uint64_t start, uint64_t end);   // every region that [start, end) touches
+  void clear(uint64_t start, uint64_t end);  // every region wholly inside; the last one of the volume counts as whole
+  void mark_all() { mark(0, size_bytes_); }
+  bool any() const { return dirty_regions_ != 0; }
+  bool is_dirty(uint64_t offset) const { return bits_[offset / kRegion / 64] >> (offset / kRegion % 64) & 1; }
+  bool touches(uint64_t start, uint64_t end) const;
+  uint64_t dirty_bytes() const;
+  // The first dirty run at or after `from`, cut at bytes_max: [start, end), region-aligned (end cut at the volume's
+  // end). start == end: none.
+  struct Run {
+    uint64_t start, end;
+  };
+  Run next_run(uint64_t from, uint64_t bytes_max) const;
+
+  Status save(const std::string &path) const;  // atomically (rename), synced
+  Status load(const std::string &path);        // marks what the file has marked; fails if it is not of this size
+
+ private:
+  uint64_t regions() const { return (size_bytes_ + kRegion - 1) / kRegion; }
+  uint64_t find(uint64_t region, bool dirty) const;  // first region >= `region` in that state, or regions()
+  uint64_t change(uint64_t first, uint64_t last, bool dirty);
+  uint64_t size_bytes_;
+  uint64_t dirty_regions_ = 0;
+  std::vector<uint64_t> bits_;
+};
+
+}  // namespace understudy::log
