@@ -1,0 +1,92 @@
+/**
+ * What the daemon asks of the parts it runs. The classes of master/, standby/, nbd/ and metrics/ have these shapes
+ * (TypeScript compares structure, so they need not import this file, which lies above them).
+ */
+import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
+import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
+import type { Logger } from '../core/log.js'
+import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
+
+/** Events of the addon, to whoever subscribed; a listener that throws does not keep the others from hearing. */
+export interface EventSource {
+  subscribe(listener: (event: AddonEvent) => void): () => void
+}
+
+/** What every role gets at open(). */
+export interface RoleDeps {
+  addon: Addon
+  events: EventSource
+  /** The private key, PEM, and its fingerprint. */
+  identity: { pem: string; id: string }
+  /** STATE; a role keeps its files under STATE/groups/NAME or STATE/standby. */
+  stateDirectory: string
+  log: Logger
+}
+
+/** An open volume that NBD clients may reach. */
+export interface ExportedVolume {
+  name: string
+  /** The engine's handle, for adopt(). */
+  volume: number
+  device: DeviceInfo
+  readOnly: boolean
+}
+
+/** A group of which this daemon is the master. */
+export interface MasterRole {
+  readonly config: GroupConfig
+  exports(): ExportedVolume[]
+  status(): VolumeStatus[]
+  /** Compares both sides online. */
+  verify(volume: string): Promise<VerifyOutcome>
+  /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
+  close(options: { drainMs: number }): Promise<CloseOutcome>
+}
+
+export interface VerifyOutcome {
+  chunks: number
+  different: number
+}
+
+export interface CloseOutcome {
+  /** Everything was durable on the standby (or there was none). */
+  drained: boolean
+  /** What is marked dirty for the next start. */
+  dirtyBytes: number
+}
+
+/** All groups of which this daemon is the standby. */
+export interface StandbyRole {
+  readonly config: StandbyConfig
+  /** The link's port, resolved when 0 was asked for. */
+  readonly port: number
+  status(): VolumeStatus[]
+  /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
+  view(volume: string, options: { writable: boolean }): Promise<StandbyView>
+  promote(volume: string, options: { acceptLoss: boolean; force: boolean }): Promise<PromoteOutcome>
+  setAllow(ids: string[]): void
+  close(options: { drainMs: number }): Promise<CloseOutcome>
+}
+
+export interface StandbyView {
+  exported: ExportedVolume
+  /** Records of which incarnation, up to where. */
+  position: { incarnation: string; sequence: string }
+  close(): Promise<void>
+}
+
+export interface PromoteOutcome {
+  /** What the operator is told, line by line. */
+  messages: string[]
+}
+
+/** The NBD front door. */
+export interface NbdRole {
+  /** Binds one more address; the port is resolved. `only` limits it to one export. */
+  listen(address: import('../native/binding.js').ListenAddress, only?: string): { port: number; close(): void }
+  addExport(exported: ExportedVolume): void
+  removeExport(name: string): void
+  close(): void
+}
+
+export type StatusSource = () => StatusDocument
