@@ -162,8 +162,12 @@ export interface Addon {
   verify(volume: number): Promise<{ chunks: number; different: number }>
   /** Reads bytes past the engine, for the partition table (at most 1 MiB). */
   readDevice(volume: number, offset: bigint, bytes: number): Promise<Uint8Array>
-  /** Partition table by libblkid: [] without one. Bytes are relative to the device. */
-  partitions(path: string): Promise<{ number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string }[]>
+  /**
+   * Partition table by libblkid (native/partition/partitions.h): [] without one. Bytes are relative to the device.
+   * Entries with number 0 and type 'table' are the places where the table itself lies. scheme: 'gpt', 'dos' or
+   * libblkid's name of another table.
+   */
+  partitions(path: string): Promise<{ number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string; scheme: string }[]>
 
   /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
   openEndpoint(spec: { identityPem: string; listen?: { host: string; port: number }; idleTimeoutMs: number; packetBytesMax?: number }): { endpoint: number; port: number }
