@@ -1,0 +1,124 @@
+/**
+ * The control socket: HTTP/1.1 on STATE/control.sock (0600), JSON bodies.
+ *
+ *   GET  /status    StatusDocument
+ *   GET  /health    HealthReply
+ *   POST /wait      WaitRequest     -> stream of WaitEvent (one JSON a line), ends when it came true or time is over
+ *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
+ *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
+ *   POST /promote   PromoteRequest  -> PromoteReply
+ *   POST /verify    VolumeRequest   -> stream of VerifyEvent
+ *   POST /reload    {}              -> ReloadReply
+ *   POST /stop      {}              -> {}
+ *
+ * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
+ */
+import type { VolumeStatus } from '../core/status-types.js'
+import { describe, type ExitCode, exitCodeOf, UnderstudyError, UsageError } from '../core/errors.js'
+
+export const waitConditions = ['protected', 'drained', 'usable'] as const
+export type WaitCondition = (typeof waitConditions)[number]
+
+export interface HealthReply {
+  version: string
+  pid: number
+  id: string
+  /** Lines such as "export disk1 at nbd+unix:///disk1?socket=/run/nbd.sock". */
+  addresses: string[]
+}
+
+export interface VolumeRequest {
+  volume: string
+}
+
+export interface WaitRequest extends VolumeRequest {
+  for: WaitCondition
+  /** Null: as long as it takes. */
+  timeoutMs: number | null
+}
+
+export interface WaitEvent {
+  done: boolean
+  /** What is still missing, for people. */
+  missing: string
+  volumes: VolumeStatus[]
+}
+
+export interface ExportRequest extends VolumeRequest {
+  /** As typed: unix:PATH or HOST:PORT. */
+  listen: string
+  writable: boolean
+  detach: boolean
+}
+
+export interface ExportEvent {
+  uri: string
+  position: { incarnation: string; sequence: string }
+}
+
+export interface UnexportReply {
+  ended: number
+}
+
+export interface PromoteRequest extends VolumeRequest {
+  acceptLoss: boolean
+  force: boolean
+}
+
+export interface PromoteReply {
+  messages: string[]
+}
+
+export type VerifyEvent = { done: false } | { done: true; chunks: number; different: number }
+
+export interface ReloadReply {
+  /** What was done and what needs a restart. */
+  messages: string[]
+}
+
+export interface ErrorBody {
+  error: { code: string; message: string; exitCode: ExitCode }
+}
+
+export function toErrorBody(error: unknown): ErrorBody {
+  const code = error instanceof UnderstudyError ? error.code : 'INTERNAL'
+  return { error: { code, message: describe(error), exitCode: exitCodeOf(error) } }
+}
+
+export function fromErrorBody(body: unknown): UnderstudyError | undefined {
+  const error = (body as Partial<ErrorBody> | null | undefined)?.error
+  if (typeof error !== 'object' || error === null) return undefined
+  const exitCode = ([1, 2, 3] as const).find(code => code === error.exitCode) ?? 1
+  return new UnderstudyError(String(error.code), String(error.message), { exitCode })
+}
+
+/** Reads a request body field by field; what is missing or of another type is refused by name. */
+export class Fields {
+  constructor(private readonly body: Record<string, unknown>) {}
+
+  string(name: string): string {
+    const value = this.body[name]
+    if (typeof value !== 'string' || value === '' || value.length > 4096) throw new UsageError(`request: '${name}' must be a string`)
+    return value
+  }
+
+  flag(name: string): boolean {
+    const value = this.body[name] ?? false
+    if (typeof value !== 'boolean') throw new UsageError(`request: '${name}' must be true or false`)
+    return value
+  }
+
+  limit(name: string): number | null {
+    const value = this.body[name] ?? null
+    if (value === null) return null
+    if (typeof value !== 'number' || !(value >= 0 && value <= 0x7fffffff)) throw new UsageError(`request: '${name}' must be milliseconds`)
+    return value
+  }
+
+  oneOf<T extends string>(name: string, allowed: readonly T[]): T {
+    const value = this.string(name)
+    const found = allowed.find(word => word === value)
+    if (found === undefined) throw new UsageError(`request: '${name}' must be one of ${allowed.join(', ')}, not '${value}'`)
+    return found
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * This host's key: STATE/identity/key.pem, made once, readable by its owner only. Its fingerprint is the host's id.
+ * Two processes that ask at the same moment get the same key: link(2) lets one of them win.
+ */
+import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, statSync, unlinkSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+import { errnoOf, NativeError, SafetyRefusal } from '../core/errors.js'
+import type { Addon } from '../native/binding.js'
+
+export interface HostIdentity {
+  pem: string
+  /** 64 hexadecimal digits. */
+  id: string
+}
+
+type IdentityAddon = Pick<Addon, 'createIdentity' | 'identityFingerprint'>
+
+export const identityPath = (state: string): string => join(state, 'identity', 'key.pem')
+
+/** Reads the key, making it when there is none. STATE must be there. */
+export function loadIdentity(state: string, addon: IdentityAddon): HostIdentity {
+  const path = identityPath(state)
+  const pem = readKey(path) ?? createKey(path, addon)
+  try {
+    return { pem, id: addon.identityFingerprint(pem) }
+  } catch (error) {
+    throw new NativeError(`identity ${path}: this is not a usable private key`, error)
+  }
+}
+
+function readKey(path: string): string | undefined {
+  try {
+    const mode = statSync(path).mode & 0o777
+    if ((mode & 0o077) !== 0) {
+      throw new SafetyRefusal('IDENTITY_EXPOSED', `identity ${path}: other users may read it (mode ${mode.toString(8).padStart(4, '0')}); run: chmod 600 ${path}`)
+    }
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    if (error instanceof SafetyRefusal) throw error
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw new NativeError(`identity ${path}: cannot read it`, error)
+  }
+}
+
+function createKey(path: string, addon: IdentityAddon): string {
+  const temporary = `${path}.${process.pid}`
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+    const pem = addon.createIdentity()
+    writeDurably(temporary, pem)
+    const won = linkNew(temporary, path)
+    unlinkSync(temporary)
+    syncDirectory(dirname(path))
+    return won ? pem : readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new NativeError(`identity ${path}: cannot make it`, error)
+  }
+}
+
+function linkNew(from: string, to: string): boolean {
+  try {
+    linkSync(from, to)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return false
+    throw error
+  }
+}
+
+function writeDurably(path: string, text: string): void {
+  const descriptor = openSync(path, 'w', 0o600)
+  try {
+    writeSync(descriptor, text)
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+function syncDirectory(path: string): void {
+  const descriptor = openSync(path, 'r')
+  try {
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}

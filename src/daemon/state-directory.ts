@@ -1,0 +1,79 @@
+/**
+ * STATE: private to the user who runs the daemon, and to one daemon at a time.
+ *
+ * Guarantees: of two daemons started on one directory, one is refused, whatever the timing and however the first one
+ * ended: the lock is the kernel's flock on STATE/lock, which dies with the process. The file says who holds it.
+ */
+import { spawnSync } from 'node:child_process'
+import { chmodSync, closeSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { describe, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
+
+export const controlSocketPath = (state: string): string => join(state, 'control.sock')
+
+export interface StateLock {
+  release(): void
+}
+
+/** Makes STATE (0700) when missing. Refuses one that other users could change under us. */
+export function prepareStateDirectory(state: string): void {
+  try {
+    mkdirSync(state, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw new NativeError(`state directory ${state}: cannot make it`, error)
+  }
+  const stat = statSync(state)
+  if (!stat.isDirectory()) throw new OperationError('ENOTDIR', `state directory ${state}: it is not a directory`)
+  if ((stat.mode & 0o077) === 0) return
+  if (isOurs(state) && stat.uid === process.getuid?.()) {
+    chmodSync(state, 0o700)
+  } else if ((stat.mode & 0o022) !== 0) {
+    throw new SafetyRefusal('STATE_OPEN', `state directory ${state}: other users can write to it; use a directory of its own (chmod 700 ${state})`)
+  }
+}
+
+/** Empty, or used as a state directory before: nobody minds when its mode is tightened. */
+function isOurs(state: string): boolean {
+  const names = readdirSync(state)
+  return names.length === 0 || names.includes('identity') || names.includes('lock')
+}
+
+export function lockStateDirectory(state: string): StateLock {
+  const path = join(state, 'lock')
+  const descriptor = openLock(path)
+  try {
+    // flock(1) locks the open file description that it inherits; our descriptor keeps the lock after it has ended.
+    const result = spawnSync('flock', ['--exclusive', '--nonblock', '3'], { stdio: ['ignore', 'ignore', 'ignore', descriptor] })
+    if (result.error !== undefined) throw new NativeError('flock (package util-linux)', result.error)
+    if (result.status !== 0) throw inUse(state, path)
+    ftruncateSync(descriptor)
+    writeSync(descriptor, `${process.pid}\n`, 0)
+  } catch (error) {
+    closeSync(descriptor)
+    throw error
+  }
+  return { release: () => closeSync(descriptor) }
+}
+
+function openLock(path: string): number {
+  try {
+    return openSync(path, 'a+', 0o600)
+  } catch (error) {
+    throw new NativeError(`lock ${path}: cannot open it`, error)
+  }
+}
+
+function inUse(state: string, path: string): SafetyRefusal {
+  const holder = readHolder(path)
+  return new SafetyRefusal('STATE_IN_USE', `state directory ${state}: another daemon uses it${holder}; stop that one or choose another --state`)
+}
+
+function readHolder(path: string): string {
+  try {
+    const text = readFileSync(path, 'utf8').trim()
+    return /^\d+$/.test(text) ? ` (process ${text})` : ''
+  } catch (error) {
+    return ` (${describe(error)})`
+  }
+}
