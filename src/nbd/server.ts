@@ -1,0 +1,256 @@
+/**
+ * NBD listeners and the connections that negotiate on them. The addon accepts and gives a duplicate of the descriptor;
+ * JavaScript negotiates on it and, in the successful callback of the last write, hands the connection over:
+ *
+ *   accepted {connection, fd} -> net.Socket -> negotiate -> last write is gone -> adopt(connection, early bytes) -> destroy()
+ *                                          \-> anything else: close, release(connection)
+ *
+ * Guarantees: every accepted connection is either adopted or released, once. destroy() sends no FIN, as the addon has its
+ * own descriptor. At most negotiatingMax connections negotiate; one more pushes out the one that has been at it longest
+ * (an honest client is done in milliseconds), so that stalling clients cannot lock others out.
+ */
+import { closeSync } from 'node:fs'
+import { Socket, type SocketConstructorOpts } from 'node:net'
+import { describe, NativeError } from '../core/errors.js'
+import { log as rootLog, type Logger } from '../core/log.js'
+import type { Addon, AddonEvent, ListenAddress } from '../native/binding.js'
+import type { ExportSource } from './exports.js'
+import { defaultLimits, negotiate, type HandshakeLimits, type HandshakeOutcome } from './handshake.js'
+import { HandshakeError, handshakeBufferBytes } from './wire.js'
+
+export type AcceptedEvent = Extract<AddonEvent, { type: 'accepted' }>
+
+/** The part of the addon this needs; tests put their own in its place. */
+export type NbdEngine = Pick<Addon, 'listen' | 'closeListener' | 'adopt' | 'release'>
+
+export interface NbdServerLimits extends HandshakeLimits {
+  negotiatingMax: number
+  /** How long a client that is done may take to close its side, before it is closed for it. */
+  lingerMs: number
+}
+
+export interface NbdServerOptions {
+  engine: NbdEngine
+  exports: ExportSource
+  log?: Logger
+  limits?: Partial<NbdServerLimits>
+}
+
+interface Negotiation {
+  connection: number
+  peer: string
+  socket: Socket
+  /** Set by whoever ends it early, in place of what the socket will say. */
+  reason?: HandshakeError
+}
+
+/** More lines a second than this about clients that failed would only help somebody fill the disk. */
+const failureLinesMax = 10
+
+export class NbdServer {
+  readonly #engine: NbdEngine
+  readonly #exports: ExportSource
+  readonly #log: Logger
+  readonly #limits: NbdServerLimits
+  /** In the order they came: the first is the oldest. */
+  readonly #negotiating = new Map<number, Negotiation>()
+  /** Also closed ones: their last events may still be on the way. */
+  readonly #listeners = new Set<number>()
+  readonly #open = new Set<number>()
+  readonly #failures: FailureLog
+  #stopping = false
+
+  constructor(options: NbdServerOptions) {
+    this.#engine = options.engine
+    this.#exports = options.exports
+    this.#log = options.log ?? rootLog.area('nbd')
+    this.#limits = { ...defaultLimits, negotiatingMax: 256, lingerMs: 1000, ...options.limits }
+    this.#failures = new FailureLog(this.#log)
+  }
+
+  /** Throws NativeError (EADDRINUSE ...). The port is the one in use when 0 was asked for; 0 for unix sockets. */
+  listen(address: ListenAddress): { port: number } {
+    const text = address.kind === 'unix' ? `unix:${address.path}` : `${address.host}:${address.port}`
+    try {
+      const { listener, port } = this.#engine.listen(address)
+      this.#listeners.add(listener)
+      this.#open.add(listener)
+      return { port }
+    } catch (cause) {
+      throw new NativeError(`listen on ${text}`, cause)
+    }
+  }
+
+  get negotiating(): number {
+    return this.#negotiating.size
+  }
+
+  /** False: the event is about a listener of somebody else. */
+  accepted(event: AcceptedEvent): boolean {
+    if (!this.#listeners.has(event.listener)) return false
+    if (!this.#open.has(event.listener) || this.#stopping) {
+      closeSync(event.fd)
+      this.#release(event.connection)
+      return true
+    }
+    this.#makeRoom()
+    const socket = this.#adoptDescriptor(event)
+    if (socket === undefined) return true
+    const negotiation: Negotiation = { connection: event.connection, peer: event.peer, socket }
+    this.#negotiating.set(event.connection, negotiation)
+    void this.#serve(negotiation)
+    return true
+  }
+
+  /** No new connections; options of those that negotiate are answered with ERR_SHUTDOWN. */
+  stopListening(): void {
+    this.#stopping = true
+    for (const listener of this.#open) this.#engine.closeListener(listener)
+    this.#open.clear()
+  }
+
+  /** stopListening(), and those that negotiate are dropped. Adopted connections are the engine's. */
+  close(): void {
+    this.stopListening()
+    for (const negotiation of this.#negotiating.values()) {
+      this.#drop(negotiation, new HandshakeError('NBD_REFUSED', 'this server is being stopped'))
+    }
+  }
+
+  #adoptDescriptor(event: AcceptedEvent): Socket | undefined {
+    // allowHalfOpen: otherwise node would answer the client's FIN with one of its own, on a socket that is not its own.
+    const options = { fd: event.fd, readable: true, writable: true, allowHalfOpen: true }
+    try {
+      const socket = new Socket({ ...options, readableHighWaterMark: handshakeBufferBytes } as SocketConstructorOpts)
+      // A stream without an error listener ends the process; whoever waits hears of it through the reader as well.
+      socket.on('error', () => undefined)
+      return socket
+    } catch (error) {
+      // The client has gone already.
+      closeSync(event.fd)
+      this.#release(event.connection)
+      this.#failures.add(event.peer, describe(error))
+      return undefined
+    }
+  }
+
+  async #serve(negotiation: Negotiation): Promise<void> {
+    let adopted = false
+    try {
+      const context = { exports: this.#exports, limits: this.#limits, shuttingDown: () => this.#stopping }
+      const outcome = await negotiate(negotiation.socket, context)
+      if (outcome.kind === 'agreed') adopted = await this.#handOver(negotiation, outcome)
+      else await this.#linger(negotiation.socket)
+    } catch (error) {
+      this.#report(negotiation, error)
+    } finally {
+      negotiation.socket.destroy()
+      this.#negotiating.delete(negotiation.connection)
+      if (!adopted) this.#release(negotiation.connection)
+    }
+  }
+
+  /** Everything from the callback of the write to destroy() is one turn of the event loop: no byte can come in between. */
+  #handOver(negotiation: Negotiation, outcome: Extract<HandshakeOutcome, { kind: 'agreed' }>): Promise<boolean> {
+    const { socket, connection, peer } = negotiation
+    return new Promise((resolve, reject) => {
+      const timeout = new HandshakeError('NBD_TIMEOUT', 'the client does not take the last reply')
+      const timer = setTimeout(() => this.#drop(negotiation, timeout), this.#limits.idleMs)
+      socket.write(outcome.lastWords, cause => {
+        clearTimeout(timer)
+        // With a destroyed stream the callback runs although the bytes are lost.
+        if (cause !== null && cause !== undefined) return reject(lost(cause))
+        if (socket.destroyed) return reject(lost())
+        try {
+          socket.pause()
+          const early = (socket.read() as Buffer | null) ?? new Uint8Array(0)
+          this.#engine.adopt(connection, outcome.target.volume, outcome.flags, early)
+        } catch (error) {
+          return reject(new NativeError(`hand over the connection to export '${outcome.target.name}'`, error))
+        } finally {
+          socket.destroy()
+        }
+        this.#log.info(`${peer}: connected to export '${outcome.target.name}'${outcome.flags.readOnly ? ' (read-only)' : ''}`)
+        resolve(true)
+      })
+    })
+  }
+
+  /** After NBD_OPT_ABORT: our FIN, then the client's, so that the acknowledgement is not lost to a reset. */
+  #linger(socket: Socket): Promise<void> {
+    return new Promise(resolve => {
+      const timer = setTimeout(resolve, this.#limits.lingerMs)
+      const done = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+      socket.once('end', done)
+      socket.once('close', done)
+      socket.end()
+      // What it still sends is thrown away.
+      socket.resume()
+    })
+  }
+
+  #makeRoom(): void {
+    if (this.#negotiating.size < this.#limits.negotiatingMax) return
+    const oldest = this.#negotiating.values().next().value
+    if (oldest === undefined) return
+    const why = `${this.#limits.negotiatingMax} clients are negotiating and this one had been at it longest`
+    this.#drop(oldest, new HandshakeError('NBD_REFUSED', why))
+  }
+
+  #drop(negotiation: Negotiation, reason: HandshakeError): void {
+    negotiation.reason ??= reason
+    this.#negotiating.delete(negotiation.connection)
+    negotiation.socket.destroy()
+  }
+
+  #release(connection: number): void {
+    try {
+      this.#engine.release(connection)
+    } catch (error) {
+      this.#log.error(`release connection ${connection}: ${describe(error)}`)
+    }
+  }
+
+  /** A client that comes and goes (a port scan, a health check) is no news. */
+  #report(negotiation: Negotiation, error: unknown): void {
+    const reason = negotiation.reason ?? error
+    const text = describe(reason)
+    if (reason instanceof HandshakeError && reason.code === 'NBD_CLOSED') this.#log.debug(`${negotiation.peer}: ${text}`)
+    else this.#failures.add(negotiation.peer, text)
+  }
+}
+
+/** Says how clients failed, at most failureLinesMax lines a second; counts the rest. */
+class FailureLog {
+  readonly #log: Logger
+  #second = 0
+  #lines = 0
+  #unsaid = 0
+
+  constructor(log: Logger) {
+    this.#log = log
+  }
+
+  add(peer: string, why: string): void {
+    const second = Math.floor(performance.now() / 1000)
+    if (second !== this.#second) {
+      if (this.#unsaid > 0) this.#log.warn(`${this.#unsaid} more connections were dropped in the handshake`)
+      this.#second = second
+      this.#lines = 0
+      this.#unsaid = 0
+    }
+    if (this.#lines >= failureLinesMax) {
+      this.#unsaid++
+      return
+    }
+    this.#lines++
+    this.#log.warn(`${peer}: connection dropped: ${why}`)
+  }
+}
+
+function lost(cause?: unknown): HandshakeError {
+  return new HandshakeError('NBD_CLOSED', 'the client closed the connection during the last reply', { cause })
+}
