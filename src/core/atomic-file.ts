@@ -1,0 +1,75 @@
+/**
+ * Small JSON files that survive a power cut whole: after writeJson returns, a reader sees the new content; before, the
+ * old one; never a mixture. Each file is written by one process.
+ *
+ *   1. PATH.new is written and synced  2. renamed over PATH  3. the directory is synced
+ */
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+import { errnoOf, NativeError, OperationError } from './errors.js'
+
+/** Makes the directory of `path` when missing. */
+export function writeJson(path: string, value: unknown): void {
+  try {
+    const directory = dirname(path)
+    makeDirectory(directory)
+    const temporary = `${path}.new`
+    const descriptor = openSync(temporary, 'w', 0o600)
+    try {
+      writeFileSync(descriptor, `${JSON.stringify(value, null, 2)}\n`)
+      fsyncSync(descriptor)
+    } finally {
+      closeSync(descriptor)
+    }
+    renameSync(temporary, path)
+    syncDirectory(directory)
+  } catch (error) {
+    throw new NativeError(`write ${path}`, error)
+  }
+}
+
+/** Undefined: there is none. Throws when it cannot be read or is no JSON object. */
+export function readJson(path: string): Record<string, unknown> | undefined {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw new NativeError(`read ${path}`, error)
+  }
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
+    throw new SyntaxError('it is no JSON object')
+  } catch (error) {
+    throw new OperationError('DAMAGED_FILE', `read ${path}: the file is damaged (${(error as Error).message}); restore it, or remove it to begin anew`, {
+      cause: error,
+    })
+  }
+}
+
+export function removeDurably(path: string): void {
+  try {
+    unlinkSync(path)
+    syncDirectory(dirname(path))
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw new NativeError(`remove ${path}`, error)
+  }
+}
+
+/** As mkdir -p; a new directory's entry is synced, so that files in it cannot be lost with it. */
+export function makeDirectory(path: string): void {
+  const first = mkdirSync(path, { recursive: true, mode: 0o700 })
+  if (first === undefined) return
+  for (let made = path; made.length >= first.length; made = dirname(made)) syncDirectory(dirname(made))
+}
+
+export function syncDirectory(path: string): void {
+  const descriptor = openSync(path, 'r')
+  try {
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}
