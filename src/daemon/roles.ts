@@ -3,7 +3,7 @@
  * (TypeScript compares structure, so they need not import this file, which lies above them).
  */
 import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
-import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
+import type { VolumeStatus } from '../core/status-types.js'
 import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 
@@ -30,11 +30,15 @@ export interface ExportedVolume {
   volume: number
   device: DeviceInfo
   readOnly: boolean
+  /** OpenedGroup.volumes[i].counterPage. */
+  counterPage: number
 }
 
 /** A group of which this daemon is the master. */
 export interface MasterRole {
   readonly config: GroupConfig
+  /** OpenedGroup.counterPage. */
+  readonly counterPage: number
   exports(): ExportedVolume[]
   status(): VolumeStatus[]
   /** Compares both sides online. */
@@ -61,6 +65,8 @@ export interface StandbyRole {
   /** The link's port, resolved when 0 was asked for. */
   readonly port: number
   status(): VolumeStatus[]
+  /** openReplica().counterPage of each group that is open. */
+  replicaPages(): { group: string; page: number }[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
   view(volume: string, options: { writable: boolean }): Promise<StandbyView>
   promote(volume: string, options: { acceptLoss: boolean; force: boolean }): Promise<PromoteOutcome>
@@ -79,14 +85,3 @@ export interface PromoteOutcome {
   /** What the operator is told, line by line. */
   messages: string[]
 }
-
-/** The NBD front door. */
-export interface NbdRole {
-  /** Binds one more address; the port is resolved. `only` limits it to one export. */
-  listen(address: import('../native/binding.js').ListenAddress, only?: string): { port: number; close(): void }
-  addExport(exported: ExportedVolume): void
-  removeExport(name: string): void
-  close(): void
-}
-
-export type StatusSource = () => StatusDocument

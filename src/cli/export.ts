@@ -1,0 +1,59 @@
+/** understudy export: the standby's copy over NBD, for as long as this command runs (or detached). */
+import { Command } from 'commander'
+
+import { OperationError, UsageError } from '../core/errors.js'
+import { formatAddress, parseAddress } from '../core/units.js'
+import { resolve } from 'node:path'
+import type { ExportEvent, ExportRequest, UnexportReply } from '../daemon/control-protocol.js'
+import { connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
+
+interface ExportFlags extends StateFlag {
+  listen?: string
+  writable?: boolean
+  detach?: boolean
+  end?: boolean
+}
+
+const help = `
+The copy is frozen at the standby's applied watermark: a cut of the master's history. With --writable clients may
+write to an overlay that is thrown away with the export. Replication goes on meanwhile.
+
+Example: understudy export disk1 --listen unix:/tmp/disk1.sock
+         nbdcopy 'nbd+unix:///disk1?socket=/tmp/disk1.sock' copy.img
+`
+
+export function exportCommand(): Command {
+  return new Command('export')
+    .description("serve the standby's copy of a volume over NBD, frozen at its watermark, until Ctrl-C")
+    .argument('<volume>', "the volume's name")
+    .option('--listen <addr>', 'unix:PATH or HOST:PORT (loopback only)', parser(absolute))
+    .option('--writable', 'let clients write to a throw-away overlay')
+    .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
+    .option('--end', 'end the detached exports of the volume')
+    .addOption(stateOption())
+    .addHelpText('after', help)
+    .action(exportVolume)
+}
+
+/** The daemon has another working directory. */
+function absolute(text: string): string {
+  const address = parseAddress(text)
+  return formatAddress(address.kind === 'unix' ? { ...address, path: resolve(address.path) } : address)
+}
+
+async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
+  const client = connectTo(flags)
+  if (flags.end === true) {
+    const { ended } = await client.post<UnexportReply>('/unexport', { volume })
+    if (ended === 0) throw new OperationError('NO_EXPORT', `export: volume '${volume}' has no detached export`)
+    return print(`ended ${ended} export${ended === 1 ? '' : 's'} of ${volume}`)
+  }
+  if (flags.listen === undefined) throw new UsageError('export: --listen is missing; for example --listen unix:/tmp/disk1.sock')
+  const signal = interruptSignal()
+  const request: ExportRequest = { volume, listen: flags.listen, writable: flags.writable ?? false, detach: flags.detach ?? false }
+  for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
+    print(event.uri)
+    if (request.detach) return
+  }
+  if (!signal.aborted) throw new OperationError('DAEMON_LEFT', `export: the daemon ended the export of '${volume}'`)
+}

@@ -1,0 +1,87 @@
+/**
+ * The flags of `master` and `standby` as the tree that understudy.toml would give, so that one reader checks both.
+ * Messages name the flag instead of the key.
+ */
+import type { KeyPath } from '../core/toml-lines.js'
+
+type Tree = Record<string, unknown>
+
+export interface MasterFlags {
+  state: string
+  device: string
+  export: string
+  listen: string[]
+  standby?: string
+  durability?: string
+  onStandbyLoss?: string
+  transport?: string
+  metrics?: string
+  readOnly?: boolean
+  unixMode?: string
+  unixGroup?: string
+  logSize?: string
+  peerTimeout?: string
+  replicate?: string[]
+  exclude?: string[]
+  drainTimeout?: string
+  packetSize?: string
+  insecure?: boolean
+}
+
+export interface StandbyFlags {
+  state: string
+  store: string
+  listen: string
+  allow: string[]
+  device?: string[]
+  metrics?: string
+  drainTimeout?: string
+}
+
+export function masterTree(flags: MasterFlags): Tree {
+  const volume = { export: flags.export, device: flags.device, read_only: flags.readOnly, replicate: flags.replicate, exclude: flags.exclude }
+  const group = {
+    standby: flags.standby,
+    durability: flags.durability,
+    on_standby_loss: flags.onStandbyLoss,
+    transport: flags.transport,
+    log_size: flags.logSize,
+    peer_timeout: flags.peerTimeout,
+    drain_timeout: flags.drainTimeout,
+    packet_size: flags.packetSize,
+    volume: [given(volume)],
+  }
+  const nbd = { listen: flags.listen, unix_mode: flags.unixMode, unix_group: flags.unixGroup, insecure: flags.insecure }
+  return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd: given(nbd), group: [given(group)] })
+}
+
+export function standbyTree(flags: StandbyFlags): Tree {
+  const standby = {
+    store: flags.store,
+    listen: flags.listen,
+    allow: flags.allow,
+    devices: flags.device === undefined ? undefined : devicesTree(flags.device),
+    drain_timeout: flags.drainTimeout,
+  }
+  return given({ state: flags.state, metrics: metricsTree(flags.metrics), standby: given(standby) })
+}
+
+/** Where a key of the tree came from, for messages. */
+export function flagOf(path: KeyPath): string {
+  const keys = path.filter(part => typeof part === 'string')
+  if (keys[0] === 'metrics') return '--metrics'
+  if (keys[0] === 'standby' && keys[1] === 'devices') return `--device ${keys[2] ?? ''}`.trimEnd()
+  const last = keys.at(-1) ?? ''
+  return `--${last === 'name' ? 'export' : last.replaceAll('_', '-')}`
+}
+
+const metricsTree = (listen: string | undefined): Tree | undefined => (listen === undefined ? undefined : { listen })
+
+/** "VOLUME=PATH", as parsed by the flag itself. */
+function devicesTree(devices: string[]): Tree {
+  return Object.fromEntries(devices.map(text => [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]))
+}
+
+function given(tree: Tree): Tree {
+  return Object.fromEntries(Object.entries(tree).filter(([, value]) => value !== undefined))
+}

@@ -1,0 +1,47 @@
+/** understudy master: the daemon with one volume, from flags. */
+import { Command } from 'commander'
+
+import { configFromFlags } from '../core/config.js'
+import { defaults } from '../core/config-types.js'
+import { formatSize } from '../core/units.js'
+import { runDaemon } from '../daemon/main.js'
+import { flagOf, type MasterFlags, masterTree } from './flags.js'
+import { repeatable } from './options.js'
+
+const help = `
+Durability says when a client's write is answered: async and flush when this host's device has it (flush: FLUSH and
+FUA also wait until the standby has everything before them on its disk), received when the standby has it in memory,
+durable when it is on the disks of both.
+
+Example: understudy master --state /var/lib/understudy --device disk1.img --export disk1 --listen unix:/run/disk1.sock \\
+                           --standby 3f0c...e1@standby.example:7400 --metrics 127.0.0.1:9100
+         qemu-system-x86_64 -drive file=nbd+unix:///disk1?socket=/run/disk1.sock,format=raw
+`
+
+export function masterCommand(): Command {
+  return new Command('master')
+    .description('run the daemon for one volume of which this host is the master')
+    .requiredOption('--state <dir>', 'identity, dirty maps, control socket; made when missing')
+    .requiredOption('--device <path>', 'the master device: a file or block device')
+    .requiredOption('--export <name>', "the volume's name, for NBD clients and on the standby")
+    .requiredOption('--listen <addr>', 'for NBD clients: unix:PATH or HOST:PORT (repeatable)', repeatable)
+    .option('--standby <id@host:port>', 'the standby; without it this is a plain NBD server that keeps the dirty map')
+    .option('--durability <mode>', `async, flush, received or durable (default: ${defaults.durability})`)
+    .option('--on-standby-loss <what>', `continue or block (default: ${defaults.onStandbyLoss})`)
+    .option('--transport <name>', `quic (default: ${defaults.transport})`)
+    .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
+    .option('--read-only', 'refuse writes of clients')
+    .option('--unix-mode <mode>', `permissions of unix sockets (default: ${defaults.unixMode.toString(8).padStart(4, '0')})`)
+    .option('--unix-group <group>', 'group of unix sockets, name or number (default: that of this process)')
+    .option('--log-size <size>', `replication log in memory (default: ${formatSize(defaults.logBytes)}, at least ${formatSize(defaults.logBytesMin)})`)
+    .option('--peer-timeout <time>', `a standby without progress for so long is away (default: ${defaults.peerTimeoutMs / 1000}s)`)
+    .option('--replicate <what>', 'only this: partition=N (repeatable; default: everything)', repeatable)
+    .option('--exclude <range>', 'not this: START-END or START+LENGTH (repeatable)', repeatable)
+    .option('--drain-timeout <time>', `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`)
+    .option('--packet-size <bytes>', 'UDP payload, 1200 to 60000 (default: what the path takes)')
+    .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
+    .addHelpText('after', help)
+    .action(async (flags: MasterFlags) => {
+      await runDaemon(configFromFlags(masterTree(flags), flagOf))
+    })
+}

@@ -1,0 +1,55 @@
+/** understudy run: the daemon, from a file. */
+import { Command } from 'commander'
+
+import { loadConfig } from '../core/config.js'
+import { defaults } from '../core/config-types.js'
+import { formatSize } from '../core/units.js'
+import { runDaemon } from '../daemon/main.js'
+
+const help = `
+An understudy.toml (every key but state, and export and device of a volume, may be left out):
+  state = "/var/lib/understudy"
+  [metrics]
+  listen = "127.0.0.1:9100"
+
+  [nbd]                                   # where clients of the groups below connect
+  listen = ["unix:/run/understudy.sock", "127.0.0.1:10809"]
+  unix_mode = "0600"                      # and unix_group = "qemu"
+  insecure = false                        # true: plain NBD on addresses other hosts can reach
+
+  [[group]]                               # this host is the master of these volumes
+  name = "vm1"                            # default for a single volume: its export
+  standby = "ID@standby.example:7400"     # without it: a plain NBD server that keeps the dirty map
+  durability = "${defaults.durability}"                    # async | flush | received | durable
+  on_standby_loss = "${defaults.onStandbyLoss}"            # continue | block
+  log_size = "${formatSize(defaults.logBytes).replace(' ', '')}"
+  peer_timeout = "${defaults.peerTimeoutMs / 1000}s"
+  drain_timeout = "${defaults.drainTimeoutMs / 1000}s"
+  transport = "${defaults.transport}"                      # and packet_size = 1350, default: what the path takes
+  [[group.volume]]
+  export = "disk1"
+  device = "/dev/vg0/disk1"
+  read_only = false
+  replicate = ["partition=1"]             # default: the whole device
+  exclude = ["0-1MiB"]
+
+  [standby]                               # this host is the standby of others
+  store = "/var/lib/understudy/store"
+  listen = "0.0.0.0:7400"
+  allow = ["ID of a master"]
+  [standby.devices]
+  disk7 = "/dev/vg0/disk7"                # instead of STORE/disk7/image.raw
+
+SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
+Example: understudy check-config understudy.toml && understudy run --config understudy.toml
+`
+
+export function runCommand(): Command {
+  return new Command('run')
+    .description('run the daemon: many groups, in either role, from one understudy.toml')
+    .option('--config <file>', 'the configuration', '/etc/understudy/understudy.toml')
+    .addHelpText('after', help)
+    .action(async (flags: { config: string }) => {
+      await runDaemon(loadConfig(flags.config))
+    })
+}

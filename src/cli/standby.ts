@@ -1,0 +1,40 @@
+/** understudy standby: the daemon as a standby, from flags. */
+import { Command, InvalidArgumentError } from 'commander'
+
+import { configFromFlags } from '../core/config.js'
+import { defaults } from '../core/config-types.js'
+import { runDaemon } from '../daemon/main.js'
+import { flagOf, type StandbyFlags, standbyTree } from './flags.js'
+import { repeatable } from './options.js'
+
+const help = `
+A volume's copy is STORE/VOLUME/image.raw. It is a cut of the master's history when this daemon is stopped; while it
+runs, 'understudy export VOLUME' serves a frozen copy.
+
+Example: understudy standby --state /var/lib/understudy --store /srv/understudy --listen 0.0.0.0:7400 --allow 9d41...07
+         understudy wait disk1 --for usable
+`
+
+export function standbyCommand(): Command {
+  return new Command('standby')
+    .description('run the daemon as the standby of other hosts')
+    .requiredOption('--state <dir>', 'identity, control socket; made when missing')
+    .requiredOption('--store <dir>', 'the copies and their logs; made when missing')
+    .requiredOption('--listen <host:port>', 'where masters connect (UDP, encrypted)')
+    .requiredOption('--allow <id>', "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)", repeatable)
+    .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
+    .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
+    .option('--drain-timeout <time>', `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`)
+    .addHelpText('after', help)
+    .action(async (flags: StandbyFlags) => {
+      await runDaemon(configFromFlags(standbyTree(flags), flagOf))
+    })
+}
+
+function volumeDevice(text: string, before: string[] | undefined): string[] {
+  const equals = text.indexOf('=')
+  if (equals <= 0 || equals === text.length - 1) throw new InvalidArgumentError('It is written VOLUME=PATH.')
+  const name = text.slice(0, equals)
+  if (before?.some(other => other.startsWith(`${name}=`)) === true) throw new InvalidArgumentError(`'${name}' was given before.`)
+  return repeatable(text, before)
+}

@@ -1,0 +1,57 @@
+/** The status document as a table for people: one line a volume, what needs saying beneath it. */
+import type { ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
+import { formatDuration, formatSize } from '../core/units.js'
+
+const columns: [string, (volume: VolumeStatus) => string][] = [
+  ['VOLUME', volume => volume.name],
+  ['GROUP', volume => (volume.group === volume.name ? '-' : volume.group)],
+  ['ROLE', volume => volume.role],
+  ['STATE', volume => volume.state],
+  ['PROTECTED', volume => yesNo(volume.protected)],
+  ['USABLE', volume => yesNo(volume.usable)],
+  ['LAG', lagText],
+  ['DIRTY', volume => formatSize(volume.dirtyBytes)],
+  ['SIZE', volume => formatSize(volume.sizeBytes)],
+  ['PEER', peerText],
+]
+
+export function statusTable(document: StatusDocument, now: Date): string {
+  if (document.volumes.length === 0) return 'no volumes yet'
+  const rows = document.volumes.map(volume => columns.map(([, text]) => text(volume)))
+  const widths = columns.map(([title], index) => Math.max(title.length, ...rows.map(row => row[index]?.length ?? 0)))
+  const line = (cells: string[]): string => cells.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join('  ').trimEnd()
+  const lines = [line(columns.map(([title]) => title))]
+  document.volumes.forEach((volume, index) => {
+    lines.push(line(rows[index] ?? []))
+    for (const note of notes(volume, now)) lines.push(`  ${note}`)
+  })
+  return lines.join('\n')
+}
+
+const yesNo = (value: boolean): string => (value ? 'yes' : 'NO')
+
+function lagText(volume: VolumeStatus): string {
+  if (volume.state === 'alone') return '-'
+  if (volume.lagBytes === 0 && volume.lagSeconds < 0.0005) return '0'
+  return `${formatSize(volume.lagBytes)} ${formatDuration(volume.lagSeconds * 1000)}`
+}
+
+function peerText(volume: VolumeStatus): string {
+  const [peer] = volume.peers
+  if (peer === undefined) return '-'
+  const rtt = peer.rttSeconds === null ? '' : ` ${(peer.rttSeconds * 1000).toFixed(2)} ms`
+  return `${peer.id.slice(0, 8)} ${peer.session}${rtt}`
+}
+
+function notes(volume: VolumeStatus, now: Date): string[] {
+  const lines: string[] = []
+  if (volume.reason !== '') lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
+  if (volume.resync !== null) lines.push(resyncText(volume.resync))
+  return lines
+}
+
+export function resyncText(resync: ResyncStatus): string {
+  const percent = resync.totalBytes === 0 ? 100 : Math.floor((100 * resync.doneBytes) / resync.totalBytes)
+  const left = resync.etaSeconds === null ? '' : `, ${formatDuration(resync.etaSeconds * 1000)} left`
+  return `${percent} % of ${formatSize(resync.totalBytes)} at ${formatSize(resync.rate)}/s${left}`
+}

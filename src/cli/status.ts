@@ -1,0 +1,77 @@
+/** understudy status: every volume of a daemon, for people, for programs, and as a check. */
+import { Command } from 'commander'
+
+import { OperationError } from '../core/errors.js'
+import type { StatusDocument } from '../core/status-types.js'
+import { connectTo, interruptSignal, print, type StateFlag, stateOption } from './options.js'
+import { statusTable } from './status-table.js'
+
+interface StatusFlags extends StateFlag {
+  json?: boolean
+  watch?: boolean
+  check?: boolean
+}
+
+const help = `
+PROTECTED means: what the durability promises holds now, and nothing is dirty. LAG is what the standby has not applied
+yet; DIRTY is what must be compared and sent again. In the JSON document records are counted as decimal strings.
+
+Example: understudy status --state /var/lib/understudy
+         understudy status --check || mail -s 'a volume is not protected' root
+`
+
+export function statusCommand(): Command {
+  return new Command('status')
+    .description('show the volumes of a daemon')
+    .option('--json', 'the whole document, for programs')
+    .option('--watch', 'again every second, until Ctrl-C')
+    .option('--check', 'exit code 1 if any volume is unprotected')
+    .addOption(stateOption())
+    .addHelpText('after', help)
+    .action(showStatus)
+}
+
+async function showStatus(flags: StatusFlags): Promise<void> {
+  const client = connectTo(flags)
+  if (flags.watch === true) return watch(() => client.status(), flags)
+  const document = await client.status()
+  if (flags.check === true) return check(document, flags)
+  show(document, flags)
+}
+
+function show(document: StatusDocument, flags: StatusFlags): void {
+  print(flags.json === true ? JSON.stringify(document) : statusTable(document, new Date()))
+}
+
+/** Silent when all is well, unless the document was asked for. */
+function check(document: StatusDocument, flags: StatusFlags): void {
+  if (flags.json === true) show(document, flags)
+  const unprotected = document.volumes.filter(volume => !volume.protected)
+  if (unprotected.length > 0) {
+    const names = unprotected.map(volume => `${volume.name} is ${volume.state}${volume.reason === '' ? '' : ` (${volume.reason})`}`)
+    throw new OperationError('UNPROTECTED', `status: not protected: ${names.join('; ')}`)
+  }
+  if (flags.json !== true) print(`protected: ${document.volumes.map(volume => volume.name).join(', ') || 'there are no volumes'}`)
+}
+
+async function watch(read: () => Promise<StatusDocument>, flags: StatusFlags): Promise<void> {
+  const signal = interruptSignal()
+  while (!signal.aborted) {
+    const document = await read()
+    if (process.stdout.isTTY && flags.json !== true) process.stdout.write('\x1b[H\x1b[2J')
+    show(document, flags)
+    await pause(1000, signal)
+  }
+}
+
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise(resolve => {
+    const done = (): void => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    const timer = setTimeout(done, milliseconds)
+    signal.addEventListener('abort', done)
+  })
+}
