@@ -161,7 +161,8 @@ const nothing = -1
 
 class CutCheck {
   readonly #history: History
-  readonly #requirement: Requirement
+  readonly #promisedIds: ReadonlySet<number>
+  readonly #promisedBefore: number
   readonly #atomic: boolean
   readonly #violationsMax: number
   readonly #violations: Violation[] = []
@@ -176,10 +177,12 @@ class CutCheck {
 
   constructor(history: History, options: CheckOptions) {
     this.#history = history
-    this.#requirement = options.requirement ?? noRequirement
+    const requirement = options.requirement ?? noRequirement
+    this.#promisedIds = new Set(requirement.ids)
+    this.#promisedBefore = requirement.before
     this.#atomic = options.atomic ?? false
     this.#violationsMax = options.violationsMax ?? 10
-    this.#tick = this.#requirement.before
+    this.#tick = requirement.before
     this.#covering = Array.from({ length: history.blocks }, () => [])
     for (const write of history.writes) {
       for (let i = 0; i < write.blockCount; i++) this.#covering[write.firstBlock + i]?.push(write.id)
@@ -189,7 +192,7 @@ class CutCheck {
   run(content: Uint8Array): CutReport {
     this.#readBlocks(content)
     const shownWrites = new Set(this.#shown.filter((id) => id > 0)).size
-    for (const id of this.#requirement.ids) this.#join(id)
+    for (const id of this.#promisedIds) this.#join(id)
     for (const id of this.#shown) if (id > 0) this.#join(id)
     this.#attributeZeroes()
     this.#shown.forEach((id, block) => {
@@ -219,7 +222,7 @@ class CutCheck {
   #inCutAt(write: HistoryWrite, block: number): boolean {
     if (this.#atomic) return this.#inCut(write)
     if (write.outcome === 'acknowledged' && write.ended < this.#tick) return true
-    return this.#shown[block] === write.id || this.#requirement.ids.includes(write.id)
+    return this.#shown[block] === write.id || this.#promisedIds.has(write.id)
   }
 
   #report(kind: Violation['kind'], block: number, text: string): void {
@@ -256,30 +259,33 @@ class CutCheck {
     return nothing
   }
 
-  /** Finds for each block of zeroes the oldest write (or the beginning) that explains it; that write joins S. */
+  /**
+   * Finds for each block of zeroes the oldest write of zeroes (or the beginning) that explains it. What had completed
+   * before that write is in S from then on, and with S the blocks of zeroes are looked at again.
+   */
   #attributeZeroes(): void {
-    const blocks = this.#shown.flatMap((id, block) => (id === zeroes ? [block] : []))
-    const reported = new Set<number>()
-    for (let changed = true; changed; ) {
-      changed = false
+    const blocks = new Set(this.#shown.flatMap((id, block) => (id === zeroes ? [block] : [])))
+    for (let before = -1; before !== this.#tick; ) {
+      before = this.#tick
       for (const block of blocks) {
-        const over = this.#newestIn(block, zeroes)
-        if (over === undefined || reported.has(block)) continue // the beginning explains it
-        const candidate = this.#covering[block]?.find((id) => {
-          const write = this.#write(id)
-          const newest = this.#newestIn(block, id)
-          return write.kind === 'zero' && write.outcome !== 'failed' && (newest === undefined || write.ended > newest.submitted)
-        })
-        if (candidate === undefined) {
-          this.#reportStale(block, 'zeroes', over)
-          reported.add(block)
-        } else if (!this.#members.has(candidate)) {
-          const before = this.#tick
-          this.#join(candidate)
-          changed ||= this.#tick > before
+        const newest = this.#newestIn(block, zeroes)
+        if (newest === undefined) continue // the beginning explains it
+        const explains = this.#covering[block]?.find((id) => this.#explainsZeroes(id, block))
+        if (explains !== undefined) {
+          this.#tick = Math.max(this.#tick, this.#inCut(this.#write(explains)) ? 0 : this.#write(explains).submitted)
+        } else {
+          this.#reportStale(block, 'zeroes', newest)
+          blocks.delete(block)
         }
       }
     }
+  }
+
+  #explainsZeroes(id: number, block: number): boolean {
+    const write = this.#write(id)
+    if (write.kind !== 'zero' || write.outcome === 'failed') return false
+    const newest = this.#newestIn(block, id)
+    return newest === undefined || write.ended > newest.submitted
   }
 
   /** The write of S at this block, other than `id`, that was submitted last. */
@@ -299,7 +305,7 @@ class CutCheck {
   }
 
   #reportStale(block: number, shows: string, lacks: HistoryWrite): void {
-    const needed = this.#requirement.ids.includes(lacks.id) || lacks.ended < this.#requirement.before
+    const needed = this.#promisedIds.has(lacks.id) || lacks.ended < this.#promisedBefore
     const why = needed ? 'which an acknowledgement promised' : `which had completed before a write that the copy shows was submitted`
     this.#report('stale', block, `block ${block} shows ${shows} and lacks write ${lacks.id} (${lacks.submitted}..${lacks.ended}), ${why}`)
   }
