@@ -1,0 +1,71 @@
+/** A MetricsSource over pages that a test fills in, for one volume in each role. */
+import { countersRead } from '../../../src/metrics/counter-names.js'
+import { ErrorCounts } from '../../../src/metrics/error-counts.js'
+import type { MetricsSource, PageKind } from '../../../src/metrics/source.js'
+import type { VolumeStatus } from '../../../src/core/status-types.js'
+
+export const masterStatus: VolumeStatus = {
+  name: 'disk',
+  group: 'pair',
+  role: 'master',
+  state: 'initial-sync',
+  reason: '',
+  since: '2026-01-31T12:00:00.000Z',
+  usable: false,
+  protected: false,
+  durability: 'flush',
+  generation: '0011223344556677',
+  written: '0',
+  sent: '0',
+  received: '0',
+  durable: '0',
+  committed: '0',
+  applied: '0',
+  lagBytes: 0,
+  lagSeconds: 0,
+  dirtyBytes: 0,
+  sizeBytes: 0,
+  logBytes: 0,
+  logMaxBytes: 0,
+  resync: null,
+  lastVerify: null,
+  peers: [{ id: 'a'.repeat(64), address: 'standby.example:9450', session: 'connecting', rttSeconds: null }],
+}
+
+export const standbyStatus: VolumeStatus = {
+  ...masterStatus,
+  role: 'standby',
+  peers: [{ id: 'b'.repeat(64), address: '192.0.2.1:54321', session: 'connected', rttSeconds: 0.002 }],
+}
+
+/** Pages 0: the master's group; 1: its volume; 2: the replica. Counters are 0 until a test sets them. */
+export class FakeSource implements MetricsSource {
+  readonly version = '1.2.3'
+  readonly errors = new ErrorCounts()
+  statuses: VolumeStatus[] = [{ ...masterStatus }, { ...standbyStatus }]
+  exports: ReturnType<MetricsSource['volumePages']> = [{ volume: 'disk', group: 'pair', role: 'master', page: 1 }]
+  readonly pages: Record<PageKind, Map<number, Record<string, bigint>>> = { group: new Map(), volume: new Map(), replica: new Map() }
+  reads = 0
+
+  readonly counters = {
+    read: (kind: PageKind, page: number): Record<string, bigint> => {
+      this.reads++
+      return { ...this.page(kind, page) }
+    },
+  }
+
+  volumes = (): VolumeStatus[] => this.statuses
+  volumePages = (): ReturnType<MetricsSource['volumePages']> => this.exports
+  groupPages = (): ReturnType<MetricsSource['groupPages']> => [{ group: 'pair', page: 0 }]
+  replicaPages = (): ReturnType<MetricsSource['replicaPages']> => [{ group: 'pair', page: 2 }]
+
+  /** The page's counters, to be changed in place. */
+  page(kind: PageKind, page: number): Record<string, bigint> {
+    let counters = this.pages[kind].get(page)
+    if (counters === undefined) {
+      counters = Object.fromEntries(countersRead()[kind].map(name => [name, 0n]))
+      this.pages[kind].set(page, counters)
+    }
+    return counters
+  }
+}
