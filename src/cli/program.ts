@@ -2,10 +2,10 @@
  * The command line as a whole: all commands, and how a failure ends: one line on stderr, exit code 2 for wrong usage
  * (also where commander finds it), 3 for a refusal, 1 for the rest.
  */
-import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 
 import { ConfigError, describe, exitCodeOf, UnderstudyError } from '../core/errors.js'
+import { version } from '../core/version.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
 import { identityCommand } from './identity.js'
@@ -38,7 +38,7 @@ export function createProgram(extra: Command[] = []): Command {
   const program = new Command('understudy')
     .description(introduction)
     .addHelpText('after', epilogue)
-    .version(version(), '--version', 'print the version')
+    .version(version, '--version', 'print the version')
     .helpOption('-h, --help', 'explain')
     .helpCommand('help [command]', 'explain a command')
   const commands = [
@@ -60,11 +60,6 @@ export async function runProgram(program: Command, argv: string[], complain: (li
     complain(`understudy: ${oneLine(error)}`)
     return exitCodeOf(error)
   }
-}
-
-export function version(): string {
-  const { version } = createRequire(import.meta.url)('../../package.json') as { version: string }
-  return version
 }
 
 function prepare(command: Command): void {

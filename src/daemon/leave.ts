@@ -52,11 +52,12 @@ export class Leaver {
     host.on('exit', () => this.exited())
   }
 
-  /** Drains and ends with `code`; further calls change nothing. */
-  leave(code: number, reason: string): void {
+  /** Drains and ends with `code`; further calls change nothing. Without a reason everything has been said already. */
+  leave(code: number, reason?: string): void {
     if (this.leaving) return
     this.leaving = true
-    this.options.log.info(`leaving: ${reason}; draining for at most ${Math.round(this.options.drainMs() / 1000)} s`)
+    const seconds = Math.ceil(this.options.drainMs() / 1000)
+    if (reason !== undefined) this.options.log.info(`leaving: ${reason}; draining for at most ${seconds} s`)
     void this.drainThenExit(code)
   }
 

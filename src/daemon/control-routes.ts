@@ -1,0 +1,113 @@
+/** What each request of the control socket does. */
+import { OperationError, SafetyRefusal } from '../core/errors.js'
+import { version } from '../core/version.js'
+import {
+  type ExportEvent, type ExportRequest, type Fields, type HealthReply, type PromoteReply, type ReloadReply, type UnexportReply,
+  type VerifyEvent, waitConditions, type WaitRequest,
+} from './control-protocol.js' // prettier-ignore
+import type { Answer, Routes } from './control-server.js'
+import type { Daemon } from './daemon.js'
+import type { StandbyRole } from './roles.js'
+import { waitFor } from './wait.js'
+
+export function controlRoutes(daemon: Daemon): Routes {
+  return {
+    'GET /status': () => ({ document: daemon.status() }),
+    'GET /health': () => ({ document: health(daemon) }),
+    'POST /wait': fields => wait(daemon, fields),
+    'POST /export': fields => exportCopy(daemon, fields),
+    'POST /unexport': async fields => reply<UnexportReply>({ ended: await daemon.copies.endDetached(fields.string('volume')) }),
+    'POST /promote': fields => promote(daemon, fields),
+    'POST /verify': fields => verify(daemon, fields),
+    'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
+    'POST /stop': () => {
+      daemon.options.stop('asked over the control socket')
+      return { document: {} }
+    },
+  }
+}
+
+function reply<T>(document: T): Answer {
+  return { document }
+}
+
+function health(daemon: Daemon): HealthReply {
+  return { version, pid: process.pid, id: daemon.id, addresses: daemon.addresses() }
+}
+
+function wait(daemon: Daemon, fields: Fields): Answer {
+  const request: WaitRequest = { volume: fields.string('volume'), for: fields.oneOf('for', waitConditions), timeoutMs: fields.limit('timeoutMs') }
+  return {
+    stream: (report, signal) =>
+      waitFor(request, {
+        status: name => daemon.status().volumes.filter(volume => volume.name === name),
+        mayAppear: daemon.standby !== undefined,
+        signal,
+        report,
+      }),
+  }
+}
+
+function exportCopy(daemon: Daemon, fields: Fields): Answer {
+  const request: ExportRequest = {
+    volume: fields.string('volume'),
+    listen: fields.string('listen'),
+    writable: fields.flag('writable'),
+    detach: fields.flag('detach'),
+  }
+  const standby = standbyOf(daemon, request.volume, 'export')
+  return {
+    stream: async (report, signal) => {
+      const copy = await daemon.copies.add(standby, request)
+      try {
+        report({ uri: copy.uri, position: copy.position } satisfies ExportEvent)
+        if (!request.detach) await untilAborted(signal)
+      } finally {
+        if (!request.detach) await copy.close()
+      }
+    },
+  }
+}
+
+async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
+  const volume = fields.string('volume')
+  const options = { acceptLoss: fields.flag('acceptLoss'), force: fields.flag('force') }
+  return reply<PromoteReply>(await standbyOf(daemon, volume, 'promote').promote(volume, options))
+}
+
+/** The role that has the copy; a volume of a master here is refused by name. */
+function standbyOf(daemon: Daemon, volume: string, action: string): StandbyRole {
+  const { standby } = daemon
+  const volumes = daemon.status().volumes.filter(({ name }) => name === volume)
+  if (standby !== undefined && volumes.some(({ role }) => role === 'standby')) return standby
+  if (volumes.length > 0) throw new SafetyRefusal('IS_MASTER', `${action}: this host is the master of volume '${volume}'; ask the daemon of its standby`)
+  throw new OperationError('NO_VOLUME', `${action}: there is no volume '${volume}' here${known(daemon)}`)
+}
+
+function verify(daemon: Daemon, fields: Fields): Answer {
+  const name = fields.string('volume')
+  const group = daemon.groups().find(candidate => candidate.exports().some(exported => exported.name === name))
+  if (group === undefined) {
+    const hint = daemon.status().volumes.some(volume => volume.name === name) ? '; ask the daemon of its master' : known(daemon)
+    throw new OperationError('NO_VOLUME', `verify: this host is not the master of a volume '${name}'${hint}`)
+  }
+  return {
+    stream: async report => {
+      report({ done: false } satisfies VerifyEvent)
+      const { chunks, different } = await group.verify(name)
+      report({ done: true, chunks, different } satisfies VerifyEvent)
+    },
+  }
+}
+
+function known(daemon: Daemon): string {
+  const names = daemon.status().volumes.map(volume => volume.name)
+  return names.length === 0 ? '; it has none yet' : `; there are: ${names.join(', ')}`
+}
+
+function untilAborted(signal: AbortSignal): Promise<void> {
+  return new Promise(resolve => {
+    if (signal.aborted) resolve()
+    signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

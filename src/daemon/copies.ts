@@ -1,0 +1,61 @@
+/** The standby's copies that are being exported: each a frozen view with a listener of its own. */
+import type { NbdConfig } from '../core/config-types.js'
+import { nbdUri, parseAddress } from '../core/units.js'
+import type { ExportEvent, ExportRequest } from './control-protocol.js'
+import type { NbdFront } from './nbd-front.js'
+import type { StandbyRole, StandbyView } from './roles.js'
+
+export interface Copy extends ExportEvent {
+  volume: string
+  detached: boolean
+  view: StandbyView
+  close(): Promise<void>
+}
+
+export class Copies {
+  private readonly open = new Set<Copy>()
+
+  constructor(
+    private readonly front: NbdFront,
+    private readonly nbd: NbdConfig,
+  ) {}
+
+  async add(standby: StandbyRole, request: ExportRequest): Promise<Copy> {
+    const address = parseAddress(request.listen)
+    const view = await standby.view(request.volume, { writable: request.writable })
+    try {
+      const listener = this.front.listen(address, this.nbd, view.exported)
+      const copy: Copy = {
+        volume: request.volume,
+        detached: request.detach,
+        view,
+        uri: nbdUri(listener.address, view.exported.name),
+        position: view.position,
+        close: async () => {
+          if (!this.open.delete(copy)) return
+          listener.close()
+          await view.close()
+        },
+      }
+      this.open.add(copy)
+      return copy
+    } catch (error) {
+      await view.close()
+      throw error
+    }
+  }
+
+  list(): Copy[] {
+    return [...this.open]
+  }
+
+  async endDetached(volume: string): Promise<number> {
+    const ending = this.list().filter(copy => copy.detached && copy.volume === volume)
+    await Promise.all(ending.map(copy => copy.close()))
+    return ending.length
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.list().map(copy => copy.close()))
+  }
+}

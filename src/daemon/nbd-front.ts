@@ -1,0 +1,139 @@
+/**
+ * The NBD listeners of a daemon: those of its masters' volumes, one for each address, and those of exported copies.
+ *
+ * Guarantees: addresses are bound before any device is opened (so that a port in use is found with nothing changed),
+ * yet nobody is answered before serve(); every accepted connection gets to one server or is closed; the files of unix
+ * sockets are gone after cleanUp(), which is synchronous.
+ */
+import { closeSync, readFileSync, rmSync } from 'node:fs'
+
+import type { NbdConfig } from '../core/config-types.js'
+import { describe, OperationError, UsageError } from '../core/errors.js'
+import type { Logger } from '../core/log.js'
+import { formatAddress, isLoopback, type ListenAddress } from '../core/units.js'
+import type { Addon, AddonEvent } from '../native/binding.js'
+import type { EventSource } from '../native/events.js'
+import type { ExportSource, NbdExport } from '../nbd/exports.js'
+import { NbdServer } from '../nbd/server.js'
+import type { ExportedVolume } from './roles.js'
+
+type AcceptedEvent = Extract<AddonEvent, { type: 'accepted' }>
+
+export interface OpenListener {
+  /** The port is the real one. */
+  address: ListenAddress
+  close(): void
+}
+
+export interface NbdFrontOptions {
+  addon: Addon
+  events: EventSource
+  log: Logger
+}
+
+/** Connections that may wait for serve(). */
+const waitingMax = 256
+
+export class NbdFront {
+  private readonly exported = new Map<string, ExportedVolume>()
+  private readonly servers = new Set<NbdServer>()
+  private readonly unixPaths = new Set<string>()
+  private readonly waiting: AcceptedEvent[] = []
+  private serving = false
+
+  constructor(private readonly options: NbdFrontOptions) {
+    options.events.subscribe(event => {
+      if (event.type === 'accepted') this.accepted(event)
+    })
+  }
+
+  /** A listener for all exports of the masters, or for one copy alone. */
+  listen(address: ListenAddress, config: NbdConfig, only?: ExportedVolume): OpenListener {
+    if (address.kind === 'tcp' && !config.insecure && !isLoopback(address.host)) {
+      throw new UsageError(`listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, or [nbd] insecure = true`)
+    }
+    const exports = only === undefined ? mapSource(this.exported) : mapSource(new Map([[only.name, only]]))
+    const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log })
+    const native = address.kind === 'unix' ? { ...address, mode: config.unixMode, ...groupOf(config) } : address
+    const { port } = server.listen(native)
+    this.servers.add(server)
+    if (address.kind === 'unix') this.unixPaths.add(address.path)
+    return { address: address.kind === 'unix' ? address : { ...address, port }, close: () => this.closeServer(server, address) }
+  }
+
+  add(exported: ExportedVolume): void {
+    this.exported.set(exported.name, exported)
+  }
+
+  remove(name: string): void {
+    this.exported.delete(name)
+  }
+
+  serve(): void {
+    this.serving = true
+    for (const event of this.waiting.splice(0)) this.accepted(event)
+  }
+
+  close(): void {
+    for (const server of this.servers) server.close()
+    this.servers.clear()
+    for (const event of this.waiting.splice(0)) this.refuse(event)
+  }
+
+  /** Synchronous: for the very end of the process. */
+  cleanUp(): void {
+    for (const path of this.unixPaths) rmSync(path, { force: true })
+    this.unixPaths.clear()
+  }
+
+  private closeServer(server: NbdServer, address: ListenAddress): void {
+    if (!this.servers.delete(server)) return
+    server.close()
+    if (address.kind !== 'unix') return
+    rmSync(address.path, { force: true })
+    this.unixPaths.delete(address.path)
+  }
+
+  private accepted(event: AcceptedEvent): void {
+    if (!this.serving && this.waiting.length < waitingMax) {
+      this.waiting.push(event)
+      return
+    }
+    for (const server of this.servers) {
+      if (this.serving && server.accepted(event)) return
+    }
+    this.refuse(event)
+  }
+
+  private refuse(event: AcceptedEvent): void {
+    try {
+      closeSync(event.fd)
+      this.options.addon.release(event.connection)
+    } catch (error) {
+      this.options.log.warn(`${event.peer}: closing its connection: ${describe(error)}`)
+    }
+  }
+}
+
+function mapSource(exported: ReadonlyMap<string, ExportedVolume>): ExportSource {
+  return {
+    lookup: name => toNbd(exported.get(name)),
+    list: () => [...exported.values()].map(volume => ({ ...volume, description: '' })),
+  }
+}
+
+const toNbd = (volume: ExportedVolume | undefined): NbdExport | undefined => volume && { ...volume, description: '' }
+
+function groupOf(config: NbdConfig): { groupId?: number } {
+  return config.unixGroup === undefined ? {} : { groupId: groupIdOf(config.unixGroup) }
+}
+
+/** node has no getgrnam(3). */
+export function groupIdOf(group: string, groupFile = '/etc/group'): number {
+  if (/^\d{1,9}$/.test(group)) return Number(group)
+  for (const line of readFileSync(groupFile, 'utf8').split('\n')) {
+    const [name, , id] = line.split(':')
+    if (name === group && id !== undefined) return Number(id)
+  }
+  throw new OperationError('NO_GROUP', `unix socket: there is no group '${group}' on this host`)
+}

@@ -1,0 +1,77 @@
+/** What a changed understudy.toml asks of a running daemon, and what of it needs a restart. */
+import type { Config, GroupConfig } from '../core/config-types.js'
+import { formatAddress, type ListenAddress } from '../core/units.js'
+
+export interface ReloadPlan {
+  addGroups: GroupConfig[]
+  removeGroups: string[]
+  addListeners: ListenAddress[]
+  removeListeners: ListenAddress[]
+  /** The new list, when it changed. */
+  allow?: string[]
+  /** One line for each change that was not carried out. */
+  needRestart: string[]
+}
+
+export function planReload(before: Config, after: Config): ReloadPlan {
+  const old = new Map(before.groups.map(group => [group.name, group]))
+  const wanted = new Map(after.groups.map(group => [group.name, group]))
+  const oldListeners = new Set(before.nbd.listen.map(formatAddress))
+  const newListeners = new Set(after.nbd.listen.map(formatAddress))
+  const plan: ReloadPlan = {
+    addGroups: after.groups.filter(group => !old.has(group.name)),
+    removeGroups: before.groups.filter(group => !wanted.has(group.name)).map(group => group.name),
+    addListeners: after.nbd.listen.filter(address => !oldListeners.has(formatAddress(address))),
+    removeListeners: before.nbd.listen.filter(address => !newListeners.has(formatAddress(address))),
+    needRestart: restartReasons(before, after),
+  }
+  if (before.standby !== undefined && after.standby !== undefined && !same(before.standby.allow, after.standby.allow)) {
+    plan.allow = after.standby.allow
+  }
+  return plan
+}
+
+/** The configuration that is in force after the plan was carried out. */
+export function configAfter(before: Config, after: Config): Config {
+  const old = new Map(before.groups.map(group => [group.name, group]))
+  const config: Config = {
+    ...before,
+    groups: after.groups.map(group => old.get(group.name) ?? group),
+    nbd: { ...before.nbd, listen: after.nbd.listen },
+  }
+  if (before.standby !== undefined && after.standby !== undefined) config.standby = { ...before.standby, allow: after.standby.allow }
+  return config
+}
+
+function restartReasons(before: Config, after: Config): string[] {
+  const reasons: string[] = []
+  const compare = (key: string, old: unknown, wanted: unknown): void => {
+    if (!same(old, wanted)) reasons.push(`${key} has changed: restart the daemon to apply it`)
+  }
+  compare('state', before.state, after.state)
+  compare('metrics.listen', before.metrics, after.metrics)
+  compare('nbd.unix_mode', before.nbd.unixMode, after.nbd.unixMode)
+  compare('nbd.unix_group', before.nbd.unixGroup, after.nbd.unixGroup)
+  compare('nbd.insecure', before.nbd.insecure, after.nbd.insecure)
+  if ((before.standby === undefined) !== (after.standby === undefined)) {
+    reasons.push(`[standby] was ${after.standby === undefined ? 'removed' : 'added'}: restart the daemon to apply it`)
+  } else {
+    const { allow: _old, ...oldStandby } = before.standby ?? { allow: [] }
+    const { allow: _new, ...newStandby } = after.standby ?? { allow: [] }
+    compare('[standby]', oldStandby, newStandby)
+  }
+  for (const group of before.groups) {
+    const wanted = after.groups.find(other => other.name === group.name)
+    if (wanted !== undefined) compare(`group '${group.name}'`, group, wanted)
+  }
+  return reasons
+}
+
+const same = (left: unknown, right: unknown): boolean => text(left) === text(right)
+
+function text(value: unknown): string {
+  return JSON.stringify(value ?? null, (_key, part: unknown) => {
+    if (typeof part === 'bigint') return part.toString()
+    return part instanceof Map ? [...(part as Map<unknown, unknown>)] : part
+  })
+}
