@@ -1,0 +1,105 @@
+// Capture: gives each write of the group its sequence and its place: the replication log or the dirty map.
+//
+//   alone      no standby configured: counted, marked dirty
+//   detached   marked dirty
+//   streaming  logged; with a step open, what is dirty and not read yet stays dirty instead
+//
+// Engine thread only. A record is made when the device has answered, so its outcome is known before it is published:
+// `committed` is always the newest sequence, and a refused write never reaches the log (it only dirties its range).
+// That is legal: a write that was submitted after another one completed is numbered after it (G2).
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/event.h"
+#include "engine/peer.h"
+#include "engine/volume.h"
+
+namespace understudy::engine {
+
+enum class CaptureState : uint64_t { kAlone = 0, kDetached = 1, kStreaming = 2 };
+inline constexpr uint64_t kStateResync = 3;  // what the counters show while a step is open
+
+struct AttachRequest {
+  uint64_t session = 0;
+  wire::Position peer;  // the last record the standby has
+  bool fresh = false, initial = false, all_dirty = false;
+};
+
+class Capture {
+ public:
+  struct Options {
+    uint64_t incarnation = 0;
+    size_t log_bytes = 0;
+    bool replicated = false;
+  };
+  Capture(const Options &options, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page, EventSink events);
+
+  CaptureState state() const { return state_; }
+  bool step_open() const { return step_open_; }
+  uint64_t incarnation() const { return options_.incarnation; }
+  uint64_t last_sequence() const { return sequence_; }
+  uint64_t last_logged() const { return logged_; }
+  const std::shared_ptr<log::ReplicationLog> &log() const { return log_; }
+
+  // Whether the records of an operation on [start, end) find room, `payload` bytes of it with data. Always, unless
+  // streaming. Hold and unhold reserve that room while the operation is on a worker.
+  bool room(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
+  uint64_t log_bytes_needed(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
+
+  void record(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload);
+  void record_flush(Volume &volume);
+  // The device failed an operation: its range may differ from the standby's.
+  void refused(Volume &volume, uint64_t start, uint64_t end);
+
+  // A write is about to touch a watched range: opens a step first, so that no cut shows the new partition table
+  // without the contents that belong to it.
+  void watched_write(Volume &volume, uint64_t start, uint64_t end);
+
+  // Made by a resynchronisation or a verify; they pass the dirty map by.
+  void record_sync(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data);
+  void record_zeroes(Volume &volume, uint64_t start, uint64_t end);
+  void record_verify(Volume &volume, uint64_t start, uint64_t end, const wire::VerifyPayload &payload);
+
+  void open_step(bool initial);
+  void close_step();
+
+  // Resumes within the log, or starts over with a step; says which and from which position of the log the session
+  // must send.
+  struct Attached {
+    bool resumed;
+    uint64_t log_position;
+  };
+  Result<Attached> attach(const AttachRequest &request);
+  // Gives the log up for the dirty map: all that is logged beyond `durable` becomes dirty.
+  void detach(const char *reason, uint64_t durable);
+  void mark_unacknowledged(uint64_t durable);
+
+  // End of a turn: what was recorded becomes visible to link and counters. True if there is something new for the link.
+  bool publish();
+  void publish_volumes();  // their dirty bytes
+  bool any_dirty() const;
+  uint64_t dirty_bytes() const;
+
+ private:
+  void give_up_log(uint64_t durable);
+  bool find_resume_position(uint64_t received, uint64_t *position) const;
+  void append(Volume &volume, wire::RecordType type, uint8_t flags, uint64_t start, uint64_t length,
+              const void *payload, uint32_t payload_bytes);
+  void capture_part(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload);
+
+  const Options options_;
+  std::vector<std::unique_ptr<Volume>> &volumes_;
+  CounterPage page_;
+  EventSink events_;
+  CaptureState state_;
+  bool step_open_ = false;
+  uint64_t sequence_ = 0;       // of the last captured record
+  uint64_t logged_ = 0;         // of the last record that went to the log: the next one's predecessor
+  uint64_t written_bytes_ = 0;
+  std::shared_ptr<log::ReplicationLog> log_;
+};
+
+}  // namespace understudy::engine

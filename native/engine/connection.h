@@ -1,0 +1,88 @@
+// Connection: one NBD client in its transmission phase: bytes to requests, outcomes to replies. It knows the protocol,
+// not what a request does. Engine thread only.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/fd.h"
+#include "engine/buffer.h"
+#include "engine/volume.h"
+#include "wire/nbd.h"
+
+namespace understudy::engine {
+
+struct Negotiated {
+  bool structured_replies = false;
+  bool extended_headers = false;
+  uint32_t base_allocation_id = 0;
+  bool read_only = false;
+};
+
+struct ParsedRequest {
+  uint16_t type, flags;
+  uint64_t cookie, offset, length;
+  const uint8_t *payload;  // of a WRITE, `length` bytes
+  size_t total_bytes;      // header and payload in the buffer
+};
+
+class Connection {
+ public:
+  Connection(uint64_t id, Fd socket, Volume &volume, const Negotiated &negotiated);
+
+  const uint64_t id;
+  Volume &volume;
+  const Negotiated negotiated;
+  uint32_t outstanding = 0;   // requests not answered yet: a connection is not freed before that is 0
+  bool closing = false;       // DISC or end of stream: no more requests, answer what is outstanding, close
+  bool dead = false;          // the socket failed: answers are dropped
+  bool parked = false;        // waits for a range lock, log room or its own output to drain
+  bool readable = false;      // the kernel may have bytes for us
+  bool queued = false;        // is in the engine's list of connections to serve
+  bool large = false;         // holds one of the engine's few places for requests of more than kLargeBytes
+  bool polls_output = false;  // epoll watches for EPOLLOUT
+  uint64_t last_byte_ns = 0;  // when something was last received
+  std::string failure;        // why it ended, if not by DISC
+
+  int fd() const { return socket_.get(); }
+
+  // Bytes that were read during the handshake, before anything else.
+  void feed(const uint8_t *data, size_t bytes) { in_.append(data, bytes); }
+  // One recv. False: nothing came (EAGAIN), or the stream has ended (closing/dead is set).
+  bool receive();
+
+  enum class Parse { kRequest, kIncomplete, kInvalid, kBroken };
+  // kRequest: a whole request, to be consumed with done() when it was executed, or left for later.
+  // kInvalid: a WRITE too large to take; answer EINVAL, its payload is skipped as it comes. kBroken: close.
+  Parse next(ParsedRequest &request);
+  void done(const ParsedRequest &request) { in_.consume(request.total_bytes); }
+  bool mid_request() const { return !in_.empty() || skip_bytes_ != 0; }
+
+  // Replies; they leave with send().
+  void reply(uint16_t type, uint64_t cookie, uint64_t offset, uint32_t error);
+  // Room for a successful READ's data; cancel_read_reply() takes it back, with its header.
+  uint8_t *begin_read_reply(uint64_t cookie, uint64_t offset, size_t bytes);
+  void cancel_read_reply(size_t bytes);
+  void reply_block_status(uint64_t cookie, uint64_t offset, uint64_t length, bool one);
+
+  // Sends what is queued. False: the socket is full, wait until it can be written to.
+  bool send();
+  bool output_full() const { return out_.size() > kOutputMax; }
+  bool has_output() const { return !out_.empty(); }
+  size_t output_bytes() const { return out_.size(); }
+  size_t wanted_bytes() const { return wanted_bytes_; }  // still missing of the request at the front
+
+ private:
+  static constexpr size_t kOutputMax = 4u << 20;  // beyond this no more requests are taken until the client reads
+  size_t header_bytes() const { return negotiated.extended_headers ? sizeof(nbd::ExtendedRequest) : sizeof(nbd::Request); }
+  bool parse_header(ParsedRequest &request);
+  void put_chunk(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t bytes);
+  void put_error(uint64_t cookie, uint64_t offset, uint32_t error);
+
+  Fd socket_;
+  Buffer in_{256u << 10};
+  Buffer out_{64u << 10};
+  size_t wanted_bytes_ = 0;   // still missing of the request at the front
+  uint64_t skip_bytes_ = 0;   // payload of a refused WRITE that is still to come
+};
+
+}  // namespace understudy::engine

@@ -1,0 +1,130 @@
+// When a reply may leave (G3), and what happens when the standby does not keep up.
+//
+//   kind              waits for
+//   write, received   the standby's memory
+//   write, durable    the standby's disk and a flush of the device
+//   FLUSH, FUA        a flush of the device; but for `async` also the standby's disk
+//
+// The standby's half holds while the pair is in sync. Once it made no progress for the peer timeout it is `away`, and
+// (unless the policy is to block) nobody waits for it: such a flush counts as alone.
+#include <algorithm>
+
+#include "core/clock.h"
+#include "engine/group.h"
+
+namespace understudy::engine {
+
+bool Group::standby_counts() const {
+  if (capture_.state() == CaptureState::kAlone) return false;
+  if (options_.block_on_standby_loss) return true;
+  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !away_;
+}
+
+void Group::wait_for_durability(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes,
+                                bool flush) {
+  Volume &volume = connection.volume;
+  const bool both_disks = options_.durability == Durability::kDurable;
+  Waiter waiter{&connection, request.cookie, bytes, turn_ns_, 0, 0, 0, 0, kind};
+  if (flush || both_disks) waiter.flush_ticket = volume.flush.ask();
+  const bool standby = flush ? options_.durability != Durability::kAsync : true;
+  if (standby && standby_counts()) {
+    (flush || both_disks ? waiter.durable_need : waiter.received_need) = capture_.last_sequence();
+    if (!outstanding_) progress_ns_ = turn_ns_;
+    outstanding_ = true;
+  } else if (standby && flush && capture_.state() != CaptureState::kAlone) {
+    page_.add(kGroup_alone_flushes, 1);
+  }
+  connection.outstanding++;
+  (waiter.flush_ticket ? volume.flush_waiters : volume.received_waiters).push_back(waiter);
+}
+
+void Group::start_flushes() {
+  for (auto &entry : volumes_) {
+    Volume &volume = *entry;
+    if (!volume.flush.wanted || volume.flush.running) continue;
+    volume.flush.wanted = false;
+    volume.flush.running = true;
+    const uint64_t ticket = ++volume.flush.started;
+    operations_++;
+    pool_.submit([this, &volume, ticket, covered = volume.unflushed.take()] {
+      const int error = volume.device->flush();
+      post([this, &volume, ticket, error, covered] {
+        operations_--;
+        flush_ended(volume, ticket, error, covered);
+      });
+    });
+  }
+}
+
+void Group::flush_ended(Volume &volume, uint64_t ticket, int error, const std::vector<uint64_t> &covered) {
+  volume.flush.running = false;
+  for (Waiter &waiter : volume.flush_waiters) {
+    if (waiter.flush_ticket != ticket) continue;
+    waiter.flush_ticket = 0;
+    waiter.error = error;
+  }
+  if (!error) return;
+  // The kernel may have dropped what it could not write: nobody knows what the device holds now.
+  failed(volume, "flush", 0, volume.size_bytes, error);
+  for (uint64_t extent : covered)
+    refused(volume, extent * ExtentSet::kExtent, std::min(volume.size_bytes, (extent + 1) * ExtentSet::kExtent));
+}
+
+void Group::answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable) {
+  while (!queue.empty()) {
+    const Waiter &waiter = queue.front();
+    if (waiter.flush_ticket) return;
+    if (!waiter.error && (waiter.received_need > received || waiter.durable_need > durable)) return;
+    const uint16_t type = waiter.kind == RequestKind::kFlush ? nbd::kFlush : nbd::kWrite;
+    waiter.connection->outstanding--;
+    answer(*waiter.connection, type, waiter.cookie, 0, waiter.kind, waiter.bytes, waiter.start_ns, waiter.error);
+    queue.pop_front();
+  }
+}
+
+void Group::answer_waiters() {
+  const uint64_t received = peer_.received(), durable = peer_.durable();
+  for (auto &volume : volumes_) {
+    answer_queue(volume->received_waiters, received, durable);
+    answer_queue(volume->flush_waiters, received, durable);
+  }
+}
+
+// Nobody waits for the standby any longer.
+void Group::release_alone() {
+  for (auto &volume : volumes_) {
+    for (auto *queue : {&volume->received_waiters, &volume->flush_waiters}) {
+      for (Waiter &waiter : *queue) {
+        if (waiter.durable_need > peer_.durable()) page_.add(kGroup_alone_flushes, 1);
+        waiter.received_need = waiter.durable_need = 0;
+      }
+    }
+  }
+}
+
+// Follows the standby's watermarks and decides whether it is away.
+void Group::watch_standby() {
+  updates_seen_ = peer_.updates();
+  if (capture_.state() != CaptureState::kStreaming) {
+    outstanding_ = false;
+    // Detached while replies were waiting: they will not hear of the standby before a resynchronisation.
+    if (!options_.block_on_standby_loss) release_alone();
+    return;
+  }
+  const uint64_t received = peer_.received(), durable = peer_.durable(), applied = page_.get(kGroup_applied_sequence);
+  const bool moved = received != received_seen_ || durable != durable_seen_ || applied != applied_seen_;
+  received_seen_ = received, durable_seen_ = durable, applied_seen_ = applied;
+  const bool owes = durable < capture_.last_logged();
+  if (moved || !owes || !outstanding_) progress_ns_ = turn_ns_;
+  if (moved && away_) {
+    away_ = false;
+    page_.set(kGroup_away, 0);
+  }
+  outstanding_ = owes;
+  if (!owes || away_ || turn_ns_ - progress_ns_ < options_.peer_timeout_ns) return;
+  away_ = true;
+  page_.set(kGroup_away, 1);
+  if (!options_.block_on_standby_loss) release_alone();
+}
+
+}  // namespace understudy::engine

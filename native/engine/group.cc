@@ -1,0 +1,290 @@
+#include "engine/group.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "core/clock.h"
+#include "core/thread.h"
+
+namespace understudy::engine {
+namespace {
+constexpr uint64_t kStalledNs = 60'000'000'000;  // a client that stops in the middle of a request is dropped after this
+constexpr int kRetryMs = 5;                      // while something waits for log room: a net under the wake-ups
+constexpr int kWatchMs = 100;                    // while the standby owes something
+}  // namespace
+
+Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> volumes, WorkPool &pool, PeerLink *link,
+             EventSink events)
+    : options_(options),
+      volumes_(std::move(volumes)),
+      pool_(pool),
+      link_(link),
+      events_(std::move(events)),
+      page_(CounterPages::instance().take()),
+      peer_(page_, waker_),
+      capture_(options.capture, volumes_, page_, events_),
+      resync_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_, volumes_,
+              page_),
+      verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  for (auto &volume : volumes_) {
+    volume->page = CounterPages::instance().take();
+    volume->page.set(kSizeBytes, volume->size_bytes);
+  }
+  capture_.publish_volumes();
+  epoll_event event{};
+  event.events = EPOLLIN;
+  CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, waker_.fd(), &event) == 0);
+  thread_ = start_thread("us-engine", [this] { run(); });
+}
+
+Group::~Group() {
+  stopping_.store(true);
+  post([] {});
+  thread_.join();
+  for (auto &volume : volumes_) CounterPages::instance().give_back(volume->page);
+  CounterPages::instance().give_back(page_);
+}
+
+Volume *Group::volume_by_handle(uint32_t handle) {
+  for (auto &volume : volumes_)
+    if (volume->handle == handle) return volume.get();
+  return nullptr;
+}
+
+void Group::post(std::function<void()> task) {
+  {
+    std::lock_guard lock(tasks_mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  tasks_pending_.store(true, std::memory_order_release);
+  waker_.wake();
+}
+
+void Group::run_tasks() {
+  if (!tasks_pending_.exchange(false, std::memory_order_acquire)) return;
+  std::vector<std::function<void()>> tasks;
+  {
+    std::lock_guard lock(tasks_mutex_);
+    tasks.swap(tasks_);
+  }
+  for (auto &task : tasks) task();
+}
+
+void Group::run() {
+  // Stopping waits for what is on workers: their buffers and locks are ours.
+  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading()) {
+    wait(wait_limit_ms());
+    turn_ns_ = monotonic_ns();
+    run_tasks();
+    watch_standby();
+    serve_all();
+    if (!resync_.turn()) resync_waits_ = true;
+    verifier_.turn();
+    start_flushes();
+    if (capture_.publish() && link_) link_->published();
+    answer_waiters();
+    send_outputs();
+    if (quiesced_ && operations_ == 0 &&
+        std::all_of(connections_.begin(), connections_.end(), [](auto &c) { return c.second->outstanding == 0; }))
+      std::exchange(quiesced_, nullptr)();
+  }
+}
+
+void Group::serve_all() {
+  for (Connection *connection : std::exchange(parked_, {})) {  // whatever they waited for may have happened
+    connection->parked = false;
+    enqueue(*connection);
+  }
+  for (Connection *connection : std::exchange(readable_, {})) {
+    connection->queued = false;
+    serve(*connection);
+  }
+}
+
+void Group::enqueue(Connection &connection) {
+  if (!connection.queued) readable_.push_back(&connection);
+  connection.queued = true;
+}
+
+bool Group::needs_acks() const {
+  if (log_blocked_ || capture_.step_open() || verifier_.running()) return true;
+  return std::any_of(volumes_.begin(), volumes_.end(), [](const auto &volume) {
+    return !volume->received_waiters.empty() || !volume->flush_waiters.empty();
+  });
+}
+
+int Group::wait_limit_ms() {
+  const bool wants = needs_acks();
+  peer_.want(wants);
+  if (!readable_.empty() || peer_.updates() != updates_seen_) return wants || !readable_.empty() ? 0 : kWatchMs;
+  if (log_blocked_ || resync_waits_ || !parked_.empty()) return kRetryMs;
+  if (outstanding_ || wants) return kWatchMs;
+  const bool stalled = std::any_of(connections_.begin(), connections_.end(), [](auto &entry) {
+    return entry.second->mid_request() || entry.second->has_output();
+  });
+  return stalled ? 1000 : -1;
+}
+
+void Group::wait(int limit_ms) {
+  waker_.prepare();
+  if (tasks_pending_.load(std::memory_order_acquire) || stopping_.load() ||
+      (needs_acks() && peer_.updates() != updates_seen_)) {
+    waker_.cancel();
+    limit_ms = 0;
+  }
+  epoll_event events[64];
+  const int count = epoll_wait(epoll_.get(), events, 64, limit_ms);
+  bool woken = false;
+  for (int i = 0; i < count; i++) {
+    auto *connection = static_cast<Connection *>(events[i].data.ptr);
+    if (!connection) {
+      woken = true;
+    } else {
+      connection->readable = true;
+      enqueue(*connection);
+      if (events[i].events & EPOLLOUT) touch(*connection);
+    }
+  }
+  if (woken) {
+    waker_.woken();
+  } else {
+    waker_.cancel();
+  }
+  resync_waits_ = false;
+}
+
+void Group::adopt(uint64_t id, Fd socket, Volume &volume, const Negotiated &negotiated, std::vector<uint8_t> early) {
+  auto connection = std::make_unique<Connection>(id, std::move(socket), volume, negotiated);
+  connection->feed(early.data(), early.size());
+  connection->readable = true;
+  connection->last_byte_ns = monotonic_ns();
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+  event.data.ptr = connection.get();
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection->fd(), &event) != 0) return;
+  volume.page.add(kConnections, 1);
+  enqueue(*connection);
+  connections_.emplace(connection.get(), std::move(connection));
+}
+
+void Group::touch(Connection &connection) {
+  if (std::find(touched_.begin(), touched_.end(), &connection) == touched_.end()) touched_.push_back(&connection);
+}
+
+void Group::send_outputs() {
+  std::vector<Connection *> touched;
+  touched.swap(touched_);
+  for (Connection *connection : touched) {
+    const size_t before = connection->output_bytes();
+    const bool sent = connection->send();
+    if (connection->output_bytes() < before) connection->last_byte_ns = turn_ns_;
+    leave_large_place(*connection);
+    if (!sent != connection->polls_output) {
+      connection->polls_output = !sent;
+      epoll_event event{};
+      event.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (sent ? 0u : static_cast<uint32_t>(EPOLLOUT));
+      event.data.ptr = connection;
+      (void)epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection->fd(), &event);
+    }
+    settle(*connection);
+  }
+  if (turn_ns_ >= stall_check_ns_) drop_stalled();
+}
+
+void Group::drop_stalled() {
+  stall_check_ns_ = turn_ns_ + 1'000'000'000;
+  for (auto entry = connections_.begin(); entry != connections_.end();) {
+    Connection &connection = *(entry++)->second;
+    if (turn_ns_ < connection.last_byte_ns + kStalledNs || connection.parked || connection.outstanding) continue;
+    if (!connection.mid_request() && !connection.has_output()) continue;
+    connection.closing = connection.dead = true;
+    connection.failure = "the client stalled in the middle of a request";
+    (void)connection.send();  // drops what it never read
+    settle(connection);
+  }
+}
+
+void Group::settle(Connection &connection) {
+  if (!connection.closing || connection.outstanding || (connection.has_output() && !connection.dead)) return;
+  std::erase(readable_, &connection);
+  std::erase(parked_, &connection);
+  std::erase(touched_, &connection);
+  if (connection.large) large_--;
+  connection.volume.page.add(kConnections, ~uint64_t{0});
+  events_({"disconnected",
+           {{"connection", static_cast<double>(connection.id)},
+            {"volume", static_cast<double>(connection.volume.handle)},
+            {"reason", connection.failure}},
+           ""});
+  connections_.erase(&connection);
+}
+
+void Group::quiesce(std::function<void()> done) {
+  quiescing_ = true;
+  quiesced_ = std::move(done);
+}
+
+void Group::attach(const AttachRequest &request) {
+  auto attached = capture_.attach(request);
+  if (!attached.ok()) {
+    events_({"log", {{"level", std::string("error")}, {"message", "attach: " + attached.status.message}}, ""});
+    return;
+  }
+  session_ = request.session;
+  away_ = false;
+  progress_ns_ = monotonic_ns();
+  page_.set(kGroup_away, 0);
+  if (attached.value.resumed) {
+    resync_.session_changed(session_);
+  } else {
+    verifier_.cancel("the session was lost");
+    resync_.cancel();
+    resync_.start(session_, request.fresh);
+  }
+  capture_.publish();
+  link_->start_records(session_, capture_.log(), attached.value.log_position);
+  events_({"attached",
+           {{"session", request.session}, {"mode", std::string(attached.value.resumed ? "resume" : "resync")}},
+           ""});
+}
+
+void Group::session_lost(uint64_t session) {
+  if (session != session_) return;
+  session_ = 0;
+  resync_.session_changed(0);
+}
+
+void Group::detach(const char *reason) {
+  verifier_.cancel("the standby is away");
+  resync_.cancel();
+  capture_.detach(reason, peer_.durable());
+  session_ = 0;
+}
+
+void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) {
+  const RangeTable before = std::exchange(volume.excluded, std::move(excluded));
+  volume.watched = std::move(watched);
+  // Newly included: whatever the standby has there is stale. Newly left out: it must read as zeroes.
+  for (const Range &range : before.ranges())
+    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+  uint64_t left = 0;
+  before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
+    volume.excluded.inside(start, end, [&](uint64_t, uint64_t) { left++; });
+  });
+  const bool again = std::exchange(volume.watch_again, false);
+  volume.watch_outstanding = again;
+  if (capture_.state() == CaptureState::kStreaming && (left || capture_.any_dirty() || capture_.step_open())) {
+    capture_.open_step(false);
+    before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
+      volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
+    });
+    resync_.start(session_, false);
+    resync_.replan();
+  }
+  if (again) events_({"watched", {{"volume", static_cast<double>(volume.handle)}}, ""});
+}
+
+}  // namespace understudy::engine

@@ -1,0 +1,157 @@
+// Group: volumes that share one history, and the engine thread that serves them.
+//
+// One turn of the thread:
+//   wait -> commands -> standby's watermarks -> requests of each readable client -> resync, verify
+//        -> start device flushes -> publish the log -> replies that are due -> one send per client
+//
+// All writes of the group pass this one thread, so that their order on the device, in the log and in the sequence is
+// the same by construction. What may wait for a disk runs on workers, under a lock on its range (FlightTable).
+#pragma once
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "core/event.h"
+#include "core/waker.h"
+#include "core/work-pool.h"
+#include "engine/capture.h"
+#include "engine/connection.h"
+#include "engine/resync.h"
+#include "engine/verifier.h"
+
+namespace understudy::engine {
+
+enum class Durability : uint8_t { kAsync, kFlush, kReceived, kDurable };
+
+struct GroupOptions {
+  std::string name;
+  Capture::Options capture;
+  Durability durability = Durability::kFlush;
+  bool block_on_standby_loss = false;
+  uint64_t peer_timeout_ns = 5'000'000'000;
+};
+
+class Group {
+ public:
+  // The pool, the link and the sink must outlive the group. link may be null when nothing is replicated.
+  Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> volumes, WorkPool &pool, PeerLink *link,
+        EventSink events);
+  ~Group();  // stops the thread; connections are closed, what is in flight on workers is waited for
+
+  // Any thread: run on the engine thread.
+  void post(std::function<void()> task);
+  PeerMarks &peer() { return peer_; }
+  CounterPage page() const { return page_; }
+  const std::vector<std::unique_ptr<Volume>> &volumes() const { return volumes_; }
+  Volume *volume_by_handle(uint32_t handle);
+
+  // Engine thread (through post).
+  void adopt(uint64_t connection, Fd socket, Volume &volume, const Negotiated &negotiated, std::vector<uint8_t> early);
+  void attach(const AttachRequest &request);
+  void session_lost(uint64_t session);
+  void detach(const char *reason);
+  void set_ranges(Volume &volume, RangeTable excluded, RangeTable watched);
+  void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {
+    resync_.hashes_arrived(reply, entries);
+  }
+  void verify_arrived(const wire::VerifyResultBody &body) { verifier_.result(body); }
+  Verifier &verifier() { return verifier_; }
+  Capture &capture() { return capture_; }
+  // No request is taken any more; done is called when all that were taken are answered.
+  void quiesce(std::function<void()> done);
+
+ private:
+  enum class Outcome { kDone, kPark };
+
+  void run();
+  int wait_limit_ms();
+  void wait(int limit_ms);
+  void run_tasks();
+  void serve_all();
+
+  // requests.cc
+  void serve(Connection &connection);
+  void enqueue(Connection &connection);
+  bool take_large_place(Connection &connection);
+  void leave_large_place(Connection &connection);
+  Outcome execute(Connection &connection, const ParsedRequest &request);
+  uint32_t validate(const Connection &connection, const ParsedRequest &request) const;
+  Outcome read(Connection &connection, const ParsedRequest &request);
+  Outcome write(Connection &connection, const ParsedRequest &request);
+  Outcome zero(Connection &connection, const ParsedRequest &request, RequestKind kind);
+  Outcome flush(Connection &connection, const ParsedRequest &request);
+  Outcome others(Connection &connection, const ParsedRequest &request);
+  bool log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload);
+  void log_unblocked();
+  void finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error);
+  void zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error);
+  void refused(Volume &volume, uint64_t start, uint64_t end);
+  void failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);
+  void answer(Connection &connection, uint16_t type, uint64_t cookie, uint64_t offset, RequestKind kind,
+              uint64_t bytes, uint64_t start_ns, int error);
+  void run_on_worker(Connection &connection, const ParsedRequest &request, bool writes, uint64_t held,
+                     std::function<int()> job, std::function<void(int)> ended);
+
+  // durability.cc
+  bool standby_counts() const;
+  void wait_for_durability(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes,
+                           bool flush);
+  void start_flushes();
+  void flush_ended(Volume &volume, uint64_t ticket, int error, const std::vector<uint64_t> &covered);
+  void answer_waiters();
+  void answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable);
+  void release_alone();
+  void watch_standby();
+
+  void touch(Connection &connection);
+  void send_outputs();
+  void settle(Connection &connection);  // frees it when it has ended
+  void drop_stalled();
+  bool needs_acks() const;
+
+  const GroupOptions options_;
+  std::vector<std::unique_ptr<Volume>> volumes_;
+  WorkPool &pool_;
+  PeerLink *link_;
+  EventSink events_;
+  CounterPage page_;
+  Waker waker_;
+  PeerMarks peer_;
+  Capture capture_;
+  Resync resync_;
+  Verifier verifier_;
+
+  Fd epoll_;
+  std::mutex tasks_mutex_;
+  std::vector<std::function<void()>> tasks_;
+  std::atomic<bool> tasks_pending_{false};
+  std::atomic<bool> stopping_{false};
+
+  // Engine thread only.
+  std::unordered_map<Connection *, std::unique_ptr<Connection>> connections_;
+  std::vector<Connection *> readable_, touched_, parked_;
+  size_t operations_ = 0;     // on workers
+  size_t large_ = 0;          // places taken by large requests
+  uint64_t stall_check_ns_ = 0;
+  bool quiescing_ = false;
+  std::function<void()> quiesced_;
+  uint64_t turn_ns_ = 0;      // when this turn began: the start of every request taken in it
+  uint64_t session_ = 0;      // 0: none
+  bool away_ = false;         // no progress for the peer timeout: nobody waits for the standby
+  uint64_t progress_ns_ = 0;  // when a watermark last moved, or something to wait for first appeared
+  uint64_t updates_seen_ = 0;
+  uint64_t durable_seen_ = 0, received_seen_ = 0, applied_seen_ = 0;
+  bool outstanding_ = false;
+  bool resync_waits_ = false; // for log room or a range lock
+  bool log_blocked_ = false;
+  uint64_t log_blocked_ns_ = 0;
+  std::thread thread_;        // last: everything above is ready before it starts
+};
+
+}  // namespace understudy::engine

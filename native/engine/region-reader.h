@@ -1,0 +1,23 @@
+// Reads a range of a volume as the standby should have it, on a worker: what the filter leaves out counts as zeroes.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "engine/volume.h"
+#include "wire/control.h"
+
+namespace understudy::engine {
+
+// SHA-256, and the same of zeroes.
+void hash_bytes(const uint8_t *data, size_t bytes, uint8_t out[wire::kHashBytes]);
+bool all_zero(const uint8_t *data, size_t bytes);
+
+struct RegionData {
+  std::vector<uint8_t> bytes;
+  std::vector<uint64_t> unreadable;  // offsets of regions that could not be read: their bytes are zeroes
+  int error = 0;                     // of the first of them
+};
+// [start, end) of the device with `excluded` blanked; region by region where the whole cannot be read.
+RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end);
+
+}  // namespace understudy::engine

@@ -1,0 +1,332 @@
+// What each NBD request does: validated once, carried out inline or on a worker, captured, answered.
+#include <algorithm>
+#include <cerrno>
+
+#include "core/clock.h"
+#include "engine/group.h"
+
+namespace understudy::engine {
+
+using nbd::Command;
+using wire::RecordType;
+
+namespace {
+constexpr int kReceivesPerTurn = 8;              // of one client, so that others get their turn
+constexpr uint64_t kInlineZeroBytes = 1u << 20;  // a larger zero or trim goes to a worker
+constexpr uint64_t kLargeBytes = 1u << 20;       // a request above this needs one of the few large places
+constexpr size_t kLargeMax = 8;
+
+bool is_write_like(uint16_t type) { return type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes; }
+
+uint16_t allowed_flags(uint16_t type) {
+  switch (type) {
+    case nbd::kRead: return nbd::kDontFragment | nbd::kFua;
+    case nbd::kWrite: return nbd::kFua | nbd::kPayloadLength;
+    case nbd::kTrim: return nbd::kFua;
+    case nbd::kWriteZeroes: return nbd::kFua | nbd::kNoHole | nbd::kFastZero;
+    case nbd::kBlockStatus: return nbd::kRequestOne | nbd::kFua;
+    default: return nbd::kFua;  // meaningless there, harmless everywhere (proto.md: clients may set it on any command)
+  }
+}
+}  // namespace
+
+void Group::serve(Connection &connection) {
+  for (int receives = 0; !connection.parked; receives++) {
+    ParsedRequest request;
+    for (;;) {
+      if (connection.output_full() || quiescing_) {  // taken up again when the client has read, or never
+        connection.parked = true;
+        break;
+      }
+      const Connection::Parse parse = connection.closing && connection.dead ? Connection::Parse::kIncomplete
+                                                                            : connection.next(request);
+      if (parse == Connection::Parse::kIncomplete) break;
+      if (parse == Connection::Parse::kBroken) {
+        connection.closing = connection.dead = true;
+        break;
+      }
+      if (parse == Connection::Parse::kInvalid) {
+        connection.reply(request.type, request.cookie, request.offset, nbd::kEinval);
+        connection.done(request);
+        continue;
+      }
+      if (request.type == nbd::kDisconnect) {
+        connection.done(request);
+        connection.closing = true;
+        connection.failure.clear();
+        break;
+      }
+      if (execute(connection, request) == Outcome::kPark) {
+        connection.parked = true;
+        break;
+      }
+      connection.done(request);
+    }
+    if (connection.closing || connection.parked) break;
+    if (!connection.readable) break;
+    if (receives == kReceivesPerTurn) {
+      enqueue(connection);
+      break;
+    }
+    if (connection.wanted_bytes() > kLargeBytes && !take_large_place(connection)) {
+      connection.parked = true;
+      break;
+    }
+    if (!connection.receive()) {
+      connection.readable = false;
+      if (connection.closing) break;
+    } else {
+      connection.last_byte_ns = turn_ns_;
+    }
+  }
+  if (connection.parked) parked_.push_back(&connection);
+  touch(connection);
+}
+
+// Large requests need memory for as long as a client takes to send or read them: so many at a time, the rest wait.
+bool Group::take_large_place(Connection &connection) {
+  if (connection.large) return true;
+  if (large_ >= kLargeMax) return false;
+  connection.large = true;
+  large_++;
+  return true;
+}
+
+void Group::leave_large_place(Connection &connection) {
+  if (!connection.large || connection.has_output() || connection.outstanding || connection.wanted_bytes()) return;
+  connection.large = false;
+  large_--;
+}
+
+uint32_t Group::validate(const Connection &connection, const ParsedRequest &request) const {
+  const DeviceTraits &traits = connection.volume.device->traits();
+  if (is_write_like(request.type) && (connection.negotiated.read_only || connection.volume.read_only))
+    return nbd::kEperm;
+  if (request.type > nbd::kBlockStatus || (request.flags & ~allowed_flags(request.type))) return nbd::kEinval;
+  if (request.type == nbd::kFlush) return nbd::kOk;
+  const uint64_t size = connection.volume.size_bytes;
+  if (request.offset > size || request.length > size - request.offset)
+    return request.type == nbd::kWrite || request.type == nbd::kWriteZeroes ? nbd::kEnospc : nbd::kEinval;
+  if (request.offset % traits.block_bytes_min || request.length % traits.block_bytes_min) return nbd::kEinval;
+  if (request.type == nbd::kRead && request.length > wire::kPayloadBytesMax) return nbd::kEoverflow;
+  if (request.type == nbd::kBlockStatus && (!connection.negotiated.base_allocation_id || request.length == 0))
+    return nbd::kEinval;
+  return nbd::kOk;
+}
+
+Group::Outcome Group::execute(Connection &connection, const ParsedRequest &request) {
+  if (const uint32_t error = validate(connection, request)) {
+    static constexpr RequestKind kKinds[] = {RequestKind::kRead,  RequestKind::kWrite, RequestKind::kRead,
+                                             RequestKind::kFlush, RequestKind::kTrim,  RequestKind::kCache,
+                                             RequestKind::kZero,  RequestKind::kBlockStatus};
+    if (request.type <= nbd::kBlockStatus)
+      count_request(connection.volume.page, kKinds[request.type], 0, monotonic_ns() - turn_ns_, true);
+    connection.reply(request.type, request.cookie, request.offset, error);
+    return Outcome::kDone;
+  }
+  const uint64_t end = request.offset + request.length;
+  const bool writes = is_write_like(request.type);
+  if (request.type != nbd::kFlush && connection.volume.flights.conflicts(request.offset, end, writes))
+    return Outcome::kPark;
+  switch (request.type) {
+    case nbd::kRead: return read(connection, request);
+    case nbd::kWrite: return write(connection, request);
+    case nbd::kTrim: return zero(connection, request, RequestKind::kTrim);
+    case nbd::kWriteZeroes: return zero(connection, request, RequestKind::kZero);
+    case nbd::kFlush: return flush(connection, request);
+    default: return others(connection, request);
+  }
+}
+
+void Group::answer(Connection &connection, uint16_t type, uint64_t cookie, uint64_t offset, RequestKind kind,
+                   uint64_t bytes, uint64_t start_ns, int error) {
+  count_request(connection.volume.page, kind, bytes, monotonic_ns() - start_ns, error != 0);
+  connection.reply(type, cookie, offset, nbd::error_from_errno(error));
+  touch(connection);
+}
+
+// A range or buffer of the operation is not free before `ended` ran. `request` loses its payload.
+void Group::run_on_worker(Connection &connection, const ParsedRequest &request, bool writes, uint64_t held,
+                          std::function<int()> job, std::function<void(int)> ended) {
+  Volume &volume = connection.volume;
+  const uint64_t flight = volume.flights.add(request.offset, request.offset + request.length, writes);
+  const auto log = held ? capture_.log() : nullptr;
+  if (log) log->hold(held);
+  operations_++;
+  connection.outstanding++;
+  pool_.submit([this, &connection, &volume, flight, log, held, job = std::move(job), ended = std::move(ended)] {
+    const int error = job();
+    post([this, &connection, &volume, flight, log, held, ended, error] {
+      if (log) log->unhold(held);
+      volume.flights.remove(flight);
+      operations_--;
+      connection.outstanding--;
+      ended(error);
+      touch(connection);
+    });
+  });
+}
+
+Group::Outcome Group::read(Connection &connection, const ParsedRequest &request) {
+  Device &device = *connection.volume.device;
+  const size_t bytes = request.length;
+  if (bytes > kLargeBytes && (connection.has_output() || !take_large_place(connection))) return Outcome::kPark;
+  if (bytes == 0) {
+    answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, 0, turn_ns_, 0);
+    return Outcome::kDone;
+  }
+  uint8_t *data = connection.begin_read_reply(request.cookie, request.offset, bytes);
+  const int error = device.read_now(data, bytes, request.offset);
+  if (error == 0) {
+    count_request(connection.volume.page, RequestKind::kRead, bytes, monotonic_ns() - turn_ns_, false);
+    return Outcome::kDone;
+  }
+  connection.cancel_read_reply(bytes);
+  if (error != EAGAIN) {
+    failed(connection.volume, "read", request.offset, bytes, error);
+    answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, bytes, turn_ns_, error);
+    return Outcome::kDone;
+  }
+  auto cold = std::make_shared<std::vector<uint8_t>>(bytes);
+  ParsedRequest later = request;
+  run_on_worker(
+      connection, later, false, 0,
+      [&device, cold, later] { return device.read(cold->data(), cold->size(), later.offset); },
+      [this, &connection, cold, later, start_ns = turn_ns_](int result) {
+        if (result) {
+          failed(connection.volume, "read", later.offset, later.length, result);
+          return answer(connection, nbd::kRead, later.cookie, later.offset, RequestKind::kRead, later.length, start_ns,
+                        result);
+        }
+        if (!connection.dead)
+          memcpy(connection.begin_read_reply(later.cookie, later.offset, cold->size()), cold->data(), cold->size());
+        count_request(connection.volume.page, RequestKind::kRead, cold->size(), monotonic_ns() - start_ns, false);
+      });
+  return Outcome::kDone;
+}
+
+// False: no room. The standby being alive, that is back-pressure; is it away, the log is given up and there is room.
+bool Group::log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload) {
+  if (!capture_.room(volume, start, end, payload)) {
+    if (!away_ || options_.block_on_standby_loss) {
+      if (!log_blocked_) log_blocked_ns_ = turn_ns_;
+      log_blocked_ = true;
+      return false;
+    }
+    detach("log-full");
+  }
+  log_unblocked();
+  return true;
+}
+
+void Group::log_unblocked() {
+  if (log_blocked_) page_.add(kGroup_backpressure_ns, monotonic_ns() - log_blocked_ns_);
+  log_blocked_ = false;
+}
+
+void Group::failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error) {
+  events_({"device-error",
+           {{"volume", static_cast<double>(volume.handle)},
+            {"operation", std::string(operation)},
+            {"error", Status::failed(error, operation).message},
+            {"offset", offset},
+            {"length", length}},
+           ""});
+}
+
+Group::Outcome Group::write(Connection &connection, const ParsedRequest &request) {
+  Volume &volume = connection.volume;
+  const uint64_t start = request.offset, end = start + request.length;
+  if (!log_has_room(volume, start, end, true)) return Outcome::kPark;
+  if (request.length) {
+    capture_.watched_write(volume, start, end);
+    volume.unflushed.mark(start, end);
+    if (const int error = volume.device->write(request.payload, request.length, start)) {
+      failed(volume, "write", start, request.length, error);
+      refused(volume, start, end);
+      finish(connection, request, RequestKind::kWrite, request.length, error);
+      return Outcome::kDone;
+    }
+    capture_.record(volume, RecordType::kWrite, start, end, request.payload);
+  }
+  finish(connection, request, RequestKind::kWrite, request.length, 0);
+  return Outcome::kDone;
+}
+
+void Group::refused(Volume &volume, uint64_t start, uint64_t end) {
+  capture_.refused(volume, start, end);
+  if (!capture_.step_open()) return;
+  resync_.start(session_, false);
+  resync_.replan();
+}
+
+Group::Outcome Group::zero(Connection &connection, const ParsedRequest &request, RequestKind kind) {
+  Volume &volume = connection.volume;
+  const uint64_t start = request.offset, end = start + request.length;
+  const bool trim = kind == RequestKind::kTrim;
+  if (request.length == 0 || (trim && !volume.device->traits().can_zero)) {  // a TRIM that zeroes nothing is no record
+    finish(connection, request, kind, request.length, 0);
+    return Outcome::kDone;
+  }
+  if (!log_has_room(volume, start, end, false)) return Outcome::kPark;
+  capture_.watched_write(volume, start, end);
+  volume.unflushed.mark(start, end);
+  const ZeroHow how = trim || !(request.flags & nbd::kNoHole) ? ZeroHow::kPunch : ZeroHow::kKeep;
+  const bool fast = !trim && (request.flags & nbd::kFastZero);
+  Device &device = *volume.device;
+  auto job = [&device, start, bytes = request.length, how, fast] { return device.zero(start, bytes, how, fast); };
+  if (request.length <= kInlineZeroBytes && !device.traits().is_block) {
+    zero_ended(connection, request, kind, job());
+    return Outcome::kDone;
+  }
+  ParsedRequest later = request;
+  run_on_worker(connection, later, true, capture_.log_bytes_needed(volume, start, end, false), std::move(job),
+                [this, &connection, later, kind](int error) { zero_ended(connection, later, kind, error); });
+  return Outcome::kDone;
+}
+
+void Group::zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error) {
+  Volume &volume = connection.volume;
+  const uint64_t end = request.offset + request.length;
+  if (error && error != ENOTSUP) {
+    failed(volume, kind == RequestKind::kTrim ? "trim" : "zero", request.offset, request.length, error);
+    refused(volume, request.offset, end);
+  } else if (!error) {
+    const bool keep = kind == RequestKind::kZero && (request.flags & nbd::kNoHole);
+    capture_.record(volume, keep ? RecordType::kZero : RecordType::kTrim, request.offset, end, nullptr);
+  }
+  finish(connection, request, kind, request.length, error);
+}
+
+// A write-like request has its outcome on the device: answers now, or when `durability` allows.
+void Group::finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error) {
+  const bool fua = request.flags & nbd::kFua;
+  const bool waits = fua || options_.durability == Durability::kReceived || options_.durability == Durability::kDurable;
+  if (error || !waits)
+    return answer(connection, request.type, request.cookie, request.offset, kind, bytes, turn_ns_, error);
+  wait_for_durability(connection, request, kind, bytes, fua);
+}
+
+Group::Outcome Group::flush(Connection &connection, const ParsedRequest &request) {
+  if (connection.volume.read_only) {
+    answer(connection, nbd::kFlush, request.cookie, 0, RequestKind::kFlush, 0, turn_ns_, 0);
+    return Outcome::kDone;
+  }
+  if (!log_has_room(connection.volume, 0, 0, false)) return Outcome::kPark;
+  capture_.record_flush(connection.volume);
+  wait_for_durability(connection, request, RequestKind::kFlush, 0, true);
+  return Outcome::kDone;
+}
+
+Group::Outcome Group::others(Connection &connection, const ParsedRequest &request) {
+  if (request.type == nbd::kBlockStatus) {
+    count_request(connection.volume.page, RequestKind::kBlockStatus, request.length, monotonic_ns() - turn_ns_, false);
+    connection.reply_block_status(request.cookie, request.offset, request.length, request.flags & nbd::kRequestOne);
+    return Outcome::kDone;
+  }
+  connection.volume.device->prefetch(request.offset, request.length);
+  answer(connection, nbd::kCache, request.cookie, request.offset, RequestKind::kCache, request.length, turn_ns_, 0);
+  return Outcome::kDone;
+}
+
+}  // namespace understudy::engine

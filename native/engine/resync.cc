@@ -1,0 +1,231 @@
+#include "engine/resync.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "engine/region-reader.h"
+
+namespace understudy::engine {
+namespace {
+constexpr uint64_t kRegion = log::DirtyMap::kRegion;
+constexpr uint64_t kChunkBytes = 16 * kRegion;  // one read: 1 MiB
+constexpr size_t kChunksMax = 64;               // asked ahead, so that the round trip is hidden
+constexpr size_t kReadsMax = 3;
+}  // namespace
+
+struct Resync::ReadResult {
+  Volume *volume;
+  uint64_t start, end, flight, held, epoch;
+  std::vector<wire::HashEntry> theirs;
+  RegionData data;
+  std::vector<uint8_t> zero;     // per region: all zeroes
+  std::vector<uint8_t> differs;  // per region
+};
+
+Resync::Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page)
+    : host_(std::move(host)), capture_(capture), volumes_(volumes), page_(page) {}
+
+void Resync::start(uint64_t session, bool fresh) {
+  if (active_) return;  // a step is open already: what became dirty since is found by the cursor
+  active_ = true;
+  fresh_ = fresh;
+  session_ = session;
+  begin_sequence_ = capture_.last_sequence();
+  total_bytes_ = capture_.dirty_bytes();
+  cursor_volume_ = 0;
+  cursor_ = 0;
+  page_.set(kGroup_resync_sent_bytes, 0);
+}
+
+void Resync::session_changed(uint64_t session) {
+  session_ = session;
+  for (Chunk &chunk : chunks_)
+    if (chunk.stage == Chunk::kAsked) chunk.stage = Chunk::kWanted;
+}
+
+void Resync::replan() {
+  epoch_++;
+  chunks_.clear();
+  cursor_volume_ = 0;
+  cursor_ = 0;
+  fresh_ = false;
+}
+
+void Resync::cancel() {
+  active_ = false;
+  epoch_++;
+  chunks_.clear();
+  page_.set(kGroup_resync_done_bytes, 0);
+  page_.set(kGroup_resync_total_bytes, 0);
+}
+
+bool Resync::turn() {
+  if (!active_) return true;
+  plan();
+  for (Chunk &chunk : chunks_) {
+    if (chunk.stage == Chunk::kWanted) ask(chunk);
+    if (chunk.stage == Chunk::kReady) read(chunk);
+  }
+  std::erase_if(chunks_, [](const Chunk &chunk) { return chunk.stage == Chunk::kReading; });
+  const uint64_t dirty = capture_.dirty_bytes();
+  total_bytes_ = std::max(total_bytes_, dirty);
+  page_.set(kGroup_resync_total_bytes, total_bytes_);
+  page_.set(kGroup_resync_done_bytes, total_bytes_ - dirty);
+  if (!may_finish()) return chunks_.empty() && reads_ == 0;  // something waits for log room or a range lock
+  active_ = false;
+  capture_.close_step();
+  return true;
+}
+
+bool Resync::may_finish() const {
+  if (!chunks_.empty() || reads_ || capture_.any_dirty()) return false;
+  return std::none_of(volumes_.begin(), volumes_.end(), [](const auto &volume) { return volume->watch_outstanding; });
+}
+
+void Resync::plan() {
+  for (int steps = 0; steps < 256 && chunks_.size() < kChunksMax && plan_next(); steps++) {
+  }
+}
+
+// Takes the next dirty run into chunks_; false when there is none, or none may be taken now.
+bool Resync::plan_next() {
+  if (cursor_volume_ == volumes_.size()) {  // once round: what became dirty behind the cursor is next
+    if (!chunks_.empty() || reads_ || !capture_.any_dirty()) return false;
+    replan();
+  }
+  Volume &volume = *volumes_[cursor_volume_];
+  const log::DirtyMap::Run run = volume.dirty.next_run(cursor_, UINT64_MAX - cursor_);
+  if (run.start >= run.end) {
+    cursor_volume_++;
+    cursor_ = 0;
+    return cursor_volume_ < volumes_.size() || capture_.any_dirty();
+  }
+  const Device::Extent extent = volume.device->extent(run.start, run.end - run.start);
+  uint64_t end = run.start + extent.bytes;
+  if (extent.hole && end != volume.size_bytes) end = end / kRegion * kRegion;
+  if (extent.hole && end > run.start) {
+    if (!skip_hole(volume, run.start, end)) return false;
+    cursor_ = end;
+    return true;
+  }
+  end = std::min({run.end, (run.start / kChunkBytes + 1) * kChunkBytes});
+  chunks_.push_back({&volume, run.start, end, fresh_ ? Chunk::kReady : Chunk::kWanted, {}});
+  cursor_ = end;
+  return true;
+}
+
+// The device has nothing there: one record says so, or none if the standby has nothing either.
+bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
+  if (volume.flights.conflicts(start, end, false)) return false;
+  if (!fresh_) {
+    uint64_t parts = 0;
+    volume.excluded.outside(start, end, [&](uint64_t, uint64_t) { parts++; });
+    if (!capture_.log()->room(parts * sizeof(wire::RecordHeader))) return false;
+    volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
+  }
+  volume.dirty.clear(start, end);
+  return true;
+}
+
+void Resync::ask(Chunk &chunk) {
+  if (!session_) return;
+  wire::HashRequestBody request{};
+  request.begin_sequence = begin_sequence_;
+  request.offset = chunk.start;
+  request.count = static_cast<uint32_t>((chunk.end - chunk.start + kRegion - 1) / kRegion);
+  request.volume_index = chunk.volume->index;
+  chunk.stage = Chunk::kAsked;
+  host_.link->request_hashes(session_, request);
+}
+
+void Resync::hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {
+  if (!active_ || reply.begin_sequence != begin_sequence_) return;
+  for (Chunk &chunk : chunks_) {
+    if (chunk.stage != Chunk::kAsked || chunk.volume->index != reply.volume_index || chunk.start != reply.offset)
+      continue;
+    if (entries.size() != (chunk.end - chunk.start + kRegion - 1) / kRegion) return;
+    chunk.hashes = entries;
+    chunk.stage = Chunk::kReady;
+    return;
+  }
+}
+
+void Resync::read(Chunk &chunk) {
+  Volume &volume = *chunk.volume;
+  if (reads_ >= kReadsMax || volume.flights.conflicts(chunk.start, chunk.end, false)) return;
+  const auto &log = capture_.log();
+  const uint64_t regions = (chunk.end - chunk.start + kRegion - 1) / kRegion;
+  const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
+  const uint64_t bytes = chunk.end - chunk.start + (regions + edges) * sizeof(wire::RecordHeader);
+  if (log->bytes_used() + bytes > log->bytes_max() / 2 || !log->room(bytes)) return;
+  log->hold(bytes);
+  auto result = std::make_shared<ReadResult>();
+  *result = {&volume, chunk.start, chunk.end, volume.flights.add(chunk.start, chunk.end, false), bytes, epoch_,
+             std::move(chunk.hashes), {}, {}, {}};
+  chunk.stage = Chunk::kReading;
+  reads_++;
+  // The log lives as long as this read: its held room is given back to the same log.
+  host_.pool.submit([this, result, log, excluded = volume.excluded] {
+    result->data = read_regions(*result->volume->device, excluded, result->start, result->end);
+    for (uint64_t at = result->start; at < result->end; at += kRegion) {
+      const size_t index = (at - result->start) / kRegion, size = std::min<uint64_t>(kRegion, result->end - at);
+      const uint8_t *data = result->data.bytes.data() + (at - result->start);
+      result->zero.push_back(all_zero(data, size));
+      bool differs = true;
+      if (!result->theirs.empty() && !(result->theirs[index].flags & wire::kHashUnknown)) {
+        uint8_t ours[wire::kHashBytes];
+        hash_bytes(data, size, ours);
+        differs = memcmp(ours, result->theirs[index].hash, sizeof ours) != 0;
+      }
+      result->differs.push_back(differs);
+    }
+    host_.post([this, result, log] {
+      log->unhold(result->held);
+      reads_--;
+      result->volume->flights.remove(result->flight);
+      if (result->epoch == epoch_) emit(result);
+    });
+  });
+}
+
+void Resync::emit(const std::shared_ptr<ReadResult> &result) {
+  Volume &volume = *result->volume;
+  for (uint64_t at : result->data.unreadable) {  // the standby keeps its copy; this is listed, and does not hold up
+    const uint64_t end = std::min(at + kRegion, volume.size_bytes);
+    result->differs[(at - result->start) / kRegion] = false;
+    page_.add(kGroup_unreadable_bytes, end - at);
+    host_.events({"device-error",
+                  {{"volume", static_cast<double>(volume.handle)},
+                   {"operation", std::string("resync read")},
+                   {"error", Status::failed(result->data.error, "read").message},
+                   {"offset", at},
+                   {"length", end - at}},
+                  ""});
+  }
+  for (uint64_t at = result->start; at < result->end;) {
+    const size_t index = (at - result->start) / kRegion;
+    uint64_t end = at;
+    size_t last = index;
+    do {  // neighbours of one fate share a record
+      end = std::min(end + kRegion, result->end);
+      last++;
+    } while (end < result->end && result->differs[last] == result->differs[index] &&
+             result->zero[last] == result->zero[index]);
+    if (result->differs[index])
+      emit_region(volume, at, end, result->data.bytes.data() + (at - result->start), result->zero[index]);
+    at = end;
+  }
+  volume.dirty.clear(result->start, result->end);
+}
+
+void Resync::emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero) {
+  volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
+    if (zero && fresh_) return;
+    if (zero) return capture_.record_zeroes(volume, from, to);
+    capture_.record_sync(volume, from, to, data + (from - start));
+    page_.add(kGroup_resync_sent_bytes, to - from);
+  });
+}
+
+}  // namespace understudy::engine

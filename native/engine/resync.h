@@ -1,0 +1,76 @@
+// Resync: walks the dirty maps while a step is open and turns what differs into records, among the clients' writes.
+//
+//   dirty run -> [hashes asked of the standby] -> read on a worker, under a range lock -> compared -> records -> clean
+//
+// A run's bit is cleared in the same turn in which its record enters the log, so that each byte is at every moment
+// either dirty, or in the log, or at the standby. Holes and zeroes are not read or sent as data. The log is filled to
+// half at most, so that clients always find room. Engine thread only, but for the worker's read.
+#pragma once
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/work-pool.h"
+#include "engine/capture.h"
+
+namespace understudy::engine {
+
+class Resync {
+ public:
+  struct Host {  // what the group offers
+    WorkPool &pool;
+    std::function<void(std::function<void()>)> post;  // run on the engine thread; any thread
+    PeerLink *link;
+    EventSink events;
+  };
+  Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page);
+
+  // A step has been opened. fresh: the standby reads as zeroes everywhere, so nothing has to be compared.
+  void start(uint64_t session, bool fresh);
+  // The session is gone, or another one carries on: answers still owed by the old one must be asked for again.
+  void session_changed(uint64_t session);
+  // The filter has changed, or something behind the cursor became dirty: reads under way are not believed (their runs
+  // are still dirty), and the standby is no longer all zeroes where nothing was sent.
+  void replan();
+  void cancel();
+  void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries);
+  // Advances; closes the step when nothing is dirty and nothing is outstanding. False: it wants another turn soon.
+  bool turn();
+  bool reading() const { return reads_ != 0; }
+
+ private:
+  struct Chunk {
+    Volume *volume;
+    uint64_t start, end;
+    enum { kWanted, kAsked, kReady, kReading } stage;
+    std::vector<wire::HashEntry> hashes;  // empty: send it all, but for zeroes
+  };
+  struct ReadResult;
+
+  void plan();
+  bool plan_next();
+  bool skip_hole(Volume &volume, uint64_t start, uint64_t end);
+  void ask(Chunk &chunk);
+  void read(Chunk &chunk);
+  void emit(const std::shared_ptr<ReadResult> &result);
+  void emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero);
+  bool may_finish() const;
+
+  Host host_;
+  Capture &capture_;
+  std::vector<std::unique_ptr<Volume>> &volumes_;
+  CounterPage page_;
+  bool active_ = false;
+  bool fresh_ = false;
+  uint64_t session_ = 0;
+  uint64_t begin_sequence_ = 0;
+  uint64_t epoch_ = 0;  // reads started before a cancel() are not believed
+  uint64_t total_bytes_ = 0;
+  size_t cursor_volume_ = 0;
+  uint64_t cursor_ = 0;
+  size_t reads_ = 0;
+  std::deque<Chunk> chunks_;
+};
+
+}  // namespace understudy::engine

@@ -1,0 +1,119 @@
+// Volume: one protected device inside a group, with what the engine thread keeps about it.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/counters.h"
+#include "engine/device.h"
+#include "engine/range-table.h"
+#include "log/dirty-map.h"
+
+namespace understudy::engine {
+
+class Connection;
+
+// Operations under way on workers. A request waits for those it overlaps, unless both only read, so that the order of
+// overlapping writes is the same on the device and in the log.
+class FlightTable {
+ public:
+  uint64_t add(uint64_t start, uint64_t end, bool writes) {
+    flights_.push_back({++last_id_, start, end, writes});
+    return last_id_;
+  }
+  void remove(uint64_t id) {
+    std::erase_if(flights_, [id](const Flight &flight) { return flight.id == id; });
+  }
+  bool conflicts(uint64_t start, uint64_t end, bool writes) const {
+    return std::any_of(flights_.begin(), flights_.end(), [&](const Flight &flight) {
+      return (writes || flight.writes) && start < flight.end && flight.start < end;
+    });
+  }
+  bool empty() const { return flights_.empty(); }
+
+ private:
+  struct Flight {
+    uint64_t id, start, end;
+    bool writes;
+  };
+  std::vector<Flight> flights_;  // a handful: workers are few
+  uint64_t last_id_ = 0;
+};
+
+// A reply that is not due yet.
+struct Waiter {
+  Connection *connection;
+  uint64_t cookie;
+  uint64_t bytes;
+  uint64_t start_ns;
+  uint64_t received_need = 0;  // the standby must have received / made durable up to here; 0: nothing needed
+  uint64_t durable_need = 0;
+  uint64_t flush_ticket = 0;   // the device's flush that must have ended; 0: nothing needed
+  int error = 0;
+  RequestKind kind;
+};
+
+// Flushes of one device are coalesced: one runs, and all that ask meanwhile share the next.
+struct FlushState {
+  uint64_t started = 0;
+  bool running = false;
+  bool wanted = false;
+  uint64_t ask() {  // the ticket of the next flush to start: it covers everything written up to now
+    wanted = true;
+    return started + 1;
+  }
+};
+
+// Which 4 MiB extents were touched. Taking them costs as much as there are, whatever the volume's size.
+class ExtentSet {
+ public:
+  static constexpr uint64_t kExtent = 4u << 20;
+  explicit ExtentSet(uint64_t size_bytes) : bits_(size_bytes / kExtent + 1) {}
+  void mark(uint64_t start, uint64_t end) {
+    for (uint64_t extent = start / kExtent; extent * kExtent < end; extent++) {
+      if (bits_[extent]) continue;
+      bits_[extent] = true;
+      list_.push_back(extent);
+    }
+  }
+  std::vector<uint64_t> take() {
+    for (uint64_t extent : list_) bits_[extent] = false;
+    return std::exchange(list_, {});
+  }
+
+ private:
+  std::vector<bool> bits_;
+  std::vector<uint64_t> list_;
+};
+
+struct Volume {
+  Volume(std::string volume_name, uint16_t volume_index, std::unique_ptr<Device> volume_device)
+      : name(std::move(volume_name)),
+        index(volume_index),
+        device(std::move(volume_device)),
+        size_bytes(device->traits().size_bytes),
+        dirty(size_bytes) {}
+
+  const std::string name;
+  const uint16_t index;
+  const std::unique_ptr<Device> device;
+  const uint64_t size_bytes;
+  bool read_only = false;
+  uint32_t handle = 0;  // of the addon
+  CounterPage page;
+
+  RangeTable excluded, watched;
+  bool watch_outstanding = false;  // `watched` was raised and not answered by set_ranges yet
+  bool watch_again = false;        // and the range was written to once more since
+  log::DirtyMap dirty;
+  ExtentSet unflushed{size_bytes};  // written since the last flush began: what becomes dirty when it fails
+  FlightTable flights;
+  FlushState flush;
+  std::deque<Waiter> received_waiters, flush_waiters;  // each in the order of submission
+};
+
+}  // namespace understudy::engine
