@@ -1,0 +1,437 @@
+/**
+ * Real daemons for tests: `node dist/cli/main.js ...` on scratch directories, free ports and unix sockets.
+ *
+ * Guarantees: whatever a test starts here is gone when it ends, also after a failure (the runner kills the rest by
+ * process group); a failing test prints the ends of its daemons' logs; every wait has a limit that names what it
+ * waited for and what it saw instead.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { createSocket } from 'node:dgram'
+import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { open, truncate, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Test } from 'tap'
+import type { StatusDocument, VolumeStatus } from '../../src/core/status-types.js'
+
+export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
+export const MAIN = join(ROOT, 'dist/cli/main.js')
+
+const READY_LIMIT_MS = 20_000
+const LOG_BYTES_MAX = 1 << 20
+
+const alive = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of alive) child.kill('SIGKILL')
+})
+
+// ---- scratch ---------------------------------------------------------------------------------------------------------
+
+export interface Scratch {
+  folder: string
+  path(name: string): string
+}
+
+/** A folder of this test's own, short enough for unix sockets; removed at the end unless the test failed. */
+export function scratch(t: Test): Scratch {
+  const folder = mkdtempSync(join(tmpdir(), 'us-'))
+  t.teardown(() => {
+    if (t.passing()) rmSync(folder, { recursive: true, force: true })
+    else t.comment(`scratch files are kept in ${folder}`)
+  })
+  return { folder, path: name => join(folder, name) }
+}
+
+/** A file that reads as zeroes and takes no space. */
+export async function sparseFile(path: string, bytes: number): Promise<string> {
+  await writeFile(path, '')
+  await truncate(path, bytes)
+  return path
+}
+
+export function freeUdpPort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const socket = createSocket('udp4')
+    socket.once('error', reject)
+    socket.bind(0, '127.0.0.1', () => {
+      const { port } = socket.address()
+      socket.close(() => {
+        resolve(port)
+      })
+    })
+  })
+}
+
+export function freeTcpPort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer()
+    server.once('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address()
+      server.close(() => {
+        if (address === null || typeof address === 'string') reject(new Error('no port'))
+        else resolve(address.port)
+      })
+    })
+  })
+}
+
+// ---- processes -------------------------------------------------------------------------------------------------------
+
+export interface Ended {
+  code: number | null
+  signal: NodeJS.Signals | null
+}
+
+/** A process under test and what it printed. */
+export class Program {
+  readonly ended: Promise<Ended>
+  stdout = ''
+  stderr = ''
+
+  constructor(
+    readonly name: string,
+    readonly child: ChildProcess,
+  ) {
+    alive.add(child)
+    const keep = (text: string, chunk: Buffer): string => (text + chunk.toString()).slice(-LOG_BYTES_MAX)
+    child.stdout?.on('data', (chunk: Buffer) => (this.stdout = keep(this.stdout, chunk)))
+    child.stderr?.on('data', (chunk: Buffer) => (this.stderr = keep(this.stderr, chunk)))
+    this.ended = new Promise(resolve => {
+      child.once('error', error => {
+        this.stderr += `${error.message}\n`
+        alive.delete(child)
+        resolve({ code: 127, signal: null })
+      })
+      child.once('close', (code, signal) => {
+        alive.delete(child)
+        resolve({ code, signal })
+      })
+    })
+  }
+
+  get pid(): number {
+    return this.child.pid ?? 0
+  }
+
+  get running(): boolean {
+    return alive.has(this.child)
+  }
+
+  /** Waits until it has printed this on stdout. */
+  async printed(pattern: RegExp, limitMs = READY_LIMIT_MS): Promise<void> {
+    const left = this.ended.then(() => true)
+    const end = performance.now() + limitMs
+    while (!pattern.test(this.stdout)) {
+      const over = await Promise.race([left, sleep(20).then(() => false)])
+      if (over && !pattern.test(this.stdout)) throw new Error(`${this.name} ended before it printed ${pattern}: ${this.tail()}`)
+      if (performance.now() > end) throw new Error(`${this.name} did not print ${pattern} within ${limitMs} ms: ${this.tail()}`)
+    }
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.child.kill(signal)
+  }
+
+  /** SIGTERM; resolves when it is gone. Longer than the limit: SIGKILL and an error. */
+  async stop(limitMs = 40_000): Promise<Ended> {
+    if (this.running) this.child.kill('SIGTERM')
+    return this.gone(limitMs)
+  }
+
+  /** SIGKILL: a pulled plug for the process. */
+  async kill(): Promise<void> {
+    this.child.kill('SIGKILL')
+    await this.ended
+  }
+
+  async gone(limitMs = 40_000): Promise<Ended> {
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      this.child.kill('SIGKILL')
+    }, limitMs)
+    const ended = await this.ended
+    clearTimeout(timer)
+    if (late) throw new Error(`${this.name} was not gone within ${limitMs} ms: ${this.tail()}`)
+    return ended
+  }
+
+  tail(lines = 30): string {
+    const last = (text: string): string => text.trimEnd().split('\n').slice(-lines).join('\n')
+    return `\n--- ${this.name} stdout\n${last(this.stdout)}\n--- ${this.name} stderr\n${last(this.stderr)}`
+  }
+}
+
+/** Starts a program that the end of the test ends; its log is told when the test failed. */
+export function launch(t: Test, name: string, command: string, args: string[], options: { env?: NodeJS.ProcessEnv; cwd?: string } = {}): Program {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.env }, cwd: options.cwd })
+  const program = new Program(name, child)
+  t.teardown(async () => {
+    if (program.running) await program.kill()
+    if (!t.passing()) process.stderr.write(`${program.tail(60)}\n`)
+  })
+  return program
+}
+
+/** `understudy ARGS`, still running. */
+export const understudy = (t: Test, name: string, args: string[], env?: NodeJS.ProcessEnv): Program =>
+  launch(t, name, process.execPath, [MAIN, ...args], env === undefined ? {} : { env })
+
+export interface Output extends Ended {
+  stdout: string
+  stderr: string
+}
+
+/** Runs a program to its end. Never throws for its exit code. */
+export function execute(command: string, args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {}): Promise<Output> {
+  return new Promise(resolve => {
+    const child = execFile(
+      command,
+      args,
+      {
+        timeout: options.limitMs ?? 60_000,
+        killSignal: 'SIGKILL',
+        maxBuffer: 64 << 20,
+        env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C', ...options.env },
+        cwd: options.cwd,
+      },
+      (error, stdout, stderr) => {
+        alive.delete(child)
+        const failed = error !== null && child.exitCode === null && child.signalCode === null
+        resolve({ code: failed ? 127 : child.exitCode, signal: child.signalCode, stdout, stderr: failed ? `${stderr}${error.message}\n` : stderr })
+      },
+    )
+    alive.add(child)
+    child.stdin?.end()
+  })
+}
+
+/** As execute(), but a failure is thrown with what was printed. Returns stdout. */
+export async function succeed(command: string, args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {}): Promise<string> {
+  const output = await execute(command, args, options)
+  if (output.code !== 0) {
+    const ending = output.code === null ? `ended by ${output.signal}` : `exit code ${output.code}`
+    throw new Error(`${command} ${args.join(' ')}: ${ending}\n${output.stdout.slice(-4000)}${output.stderr.slice(-4000)}`)
+  }
+  return output.stdout
+}
+
+/** `understudy ARGS` to its end. */
+export const command = (args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv } = {}): Promise<Output> =>
+  execute(process.execPath, [MAIN, ...args], options)
+
+export async function identityOf(state: string): Promise<string> {
+  const output = await command(['identity', '--state', state])
+  const id = /^[0-9a-f]{64}$/m.exec(output.stdout)?.[0]
+  if (id === undefined) throw new Error(`identity --state ${state}: no id: ${output.stdout}${output.stderr}`)
+  return id
+}
+
+// ---- daemons ---------------------------------------------------------------------------------------------------------
+
+/** A daemon with a state directory; restart() starts it again with the same command line. */
+export class Daemon {
+  program!: Program
+
+  constructor(
+    private readonly t: Test,
+    readonly name: string,
+    readonly state: string,
+    private readonly args: () => string[],
+    private readonly env?: NodeJS.ProcessEnv,
+  ) {}
+
+  async start(): Promise<this> {
+    this.program = understudy(this.t, this.name, this.args(), this.env)
+    await this.program.printed(/^understudy: ready/m)
+    return this
+  }
+
+  stop(limitMs?: number): Promise<Ended> {
+    return this.program.stop(limitMs)
+  }
+
+  kill(): Promise<void> {
+    return this.program.kill()
+  }
+
+  async restart(): Promise<void> {
+    if (this.program.running) throw new Error(`restart: ${this.name} still runs`)
+    await this.start()
+  }
+
+  async status(): Promise<StatusDocument> {
+    const output = await command(['status', '--json', '--state', this.state])
+    if (output.code !== 0) throw new Error(`status --state ${this.state}: exit code ${output.code}: ${output.stderr}`)
+    return JSON.parse(output.stdout) as StatusDocument
+  }
+
+  async volume(name: string): Promise<VolumeStatus> {
+    const { volumes } = await this.status()
+    const volume = volumes.find(candidate => candidate.name === name)
+    if (volume === undefined) throw new Error(`${this.name}: no volume '${name}' in its status; it has: ${volumes.map(v => v.name).join(', ')}`)
+    return volume
+  }
+
+  /** Waits until the volume's status fulfils the condition; the error shows the last one seen. */
+  async until(name: string, what: string, condition: (volume: VolumeStatus) => boolean, limitMs = 20_000): Promise<VolumeStatus> {
+    const end = performance.now() + limitMs
+    let seen: unknown = 'nothing yet'
+    for (;;) {
+      try {
+        const volume = await this.volume(name)
+        if (condition(volume)) return volume
+        seen = volume
+      } catch (error) {
+        seen = error instanceof Error ? error.message : error
+      }
+      if (performance.now() > end) {
+        throw new Error(`${this.name}: ${name}: ${what}: not within ${limitMs} ms; last seen: ${JSON.stringify(seen)}${this.program.tail()}`)
+      }
+      await sleep(50)
+    }
+  }
+
+  command(args: string[], options: { limitMs?: number } = {}): Promise<Output> {
+    return command([...args, '--state', this.state], options)
+  }
+}
+
+export interface PairOptions {
+  volume?: string
+  sizeBytes?: number
+  /** An existing device instead of a new sparse file. */
+  device?: string
+  master?: string[]
+  standby?: string[]
+  /** Do not start anything yet. */
+  idle?: boolean
+  /** Do not wait until the pair is in sync. */
+  unsynchronized?: boolean
+  masterEnv?: NodeJS.ProcessEnv
+}
+
+export interface Pair {
+  scratch: Scratch
+  volume: string
+  device: string
+  image: string
+  /** Of the NBD export: the unix socket and its URI. */
+  socket: string
+  uri: string
+  master: Daemon
+  standby: Daemon
+  masterId: string
+  standbyId: string
+  standbyAddress: string
+  metrics: { master: number; standby: number }
+}
+
+/** A master and a standby of one volume, running and in sync. */
+export async function startPair(t: Test, options: PairOptions = {}): Promise<Pair> {
+  const files = scratch(t)
+  const volume = options.volume ?? 'disk1'
+  const [masterState, standbyState] = [files.path('m'), files.path('s')]
+  const [masterId, standbyId] = await Promise.all([identityOf(masterState), identityOf(standbyState)])
+  const [port, masterMetrics, standbyMetrics] = await Promise.all([freeUdpPort(), freeTcpPort(), freeTcpPort()])
+  const device = options.device ?? (await sparseFile(files.path('disk.img'), options.sizeBytes ?? 64 << 20))
+  const standbyAddress = `127.0.0.1:${port}`
+  const socket = files.path('nbd.sock')
+  const masterArgs = (): string[] => [
+    ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
+    ...['--standby', `${standbyId}@${standbyAddress}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...(options.master ?? [])],
+  ]
+  const standbyArgs = (): string[] => [
+    ...['standby', '--state', standbyState, '--store', files.path('store'), '--listen', standbyAddress],
+    ...['--allow', masterId, '--metrics', `127.0.0.1:${standbyMetrics}`, ...(options.standby ?? [])],
+  ]
+  const pair: Pair = {
+    scratch: files,
+    volume,
+    device,
+    image: join(files.path('store'), volume, 'image.raw'),
+    socket,
+    uri: `nbd+unix:///${volume}?socket=${socket}`,
+    master: new Daemon(t, 'master', masterState, masterArgs, options.masterEnv),
+    standby: new Daemon(t, 'standby', standbyState, standbyArgs),
+    masterId,
+    standbyId,
+    standbyAddress,
+    metrics: { master: masterMetrics, standby: standbyMetrics },
+  }
+  if (options.idle === true) return pair
+  await pair.standby.start()
+  await pair.master.start()
+  if (options.unsynchronized !== true) await inSync(pair)
+  return pair
+}
+
+/** Waits until the standby has applied everything and nothing is dirty; returns the master's view. */
+export function inSync(pair: Pair, limitMs = 30_000): Promise<VolumeStatus> {
+  const done = (volume: VolumeStatus): boolean =>
+    volume.state === 'replicating' && volume.applied === volume.written && volume.dirtyBytes === 0 && volume.usable
+  return pair.master.until(pair.volume, 'in sync', done, limitMs)
+}
+
+// ---- images ----------------------------------------------------------------------------------------------------------
+
+export async function sha256(path: string): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) hash.update(chunk)
+  return hash.digest('hex')
+}
+
+/** Asserts that two images have the same bytes; a failure names the first difference. */
+export async function sameBytes(t: Test, expected: string, found: string, title = 'the images are identical'): Promise<void> {
+  const difference = await firstDifference(expected, found)
+  t.equal(difference, 'none', title)
+}
+
+async function firstDifference(pathA: string, pathB: string): Promise<string> {
+  if (!existsSync(pathA)) return `${pathA} is not there`
+  if (!existsSync(pathB)) return `${pathB} is not there`
+  const [a, b] = await Promise.all([open(pathA), open(pathB)])
+  try {
+    const [sizeA, sizeB] = [(await a.stat()).size, (await b.stat()).size]
+    if (sizeA !== sizeB) return `sizes: ${sizeA} and ${sizeB}`
+    const [bufferA, bufferB] = [Buffer.alloc(1 << 20), Buffer.alloc(1 << 20)]
+    let regions = 0
+    let first = -1
+    for (let offset = 0; offset < sizeA; offset += bufferA.length) {
+      const [gotA, gotB] = await Promise.all([a.read(bufferA, 0, bufferA.length, offset), b.read(bufferB, 0, bufferB.length, offset)])
+      const [viewA, viewB] = [bufferA.subarray(0, gotA.bytesRead), bufferB.subarray(0, gotB.bytesRead)]
+      if (viewA.equals(viewB)) continue
+      for (let at = 0; at < viewA.length; at += 4096) {
+        if (viewA.subarray(at, at + 4096).equals(viewB.subarray(at, at + 4096))) continue
+        regions += 1
+        if (first < 0) first = offset + at
+      }
+    }
+    return regions === 0 ? 'none' : `${regions} blocks of 4096 bytes differ, the first at ${first}`
+  } finally {
+    await Promise.all([a.close(), b.close()])
+  }
+}
+
+/** Makes a folder below the scratch folder. */
+export function folder(files: Scratch, name: string): string {
+  mkdirSync(files.path(name), { recursive: true })
+  return files.path(name)
+}
+
+export const sleep = (milliseconds: number): Promise<void> => new Promise(resolve => setTimeout(resolve, milliseconds))
+
+/** The value of a sample on /metrics; labels must all match. Undefined: it is not there. */
+export async function metric(port: number, name: string, labels: Record<string, string> = {}): Promise<number | undefined> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+  for (const line of text.split('\n')) {
+    const match = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/.exec(line)
+    if (match === null || match[1] !== name) continue
+    if (Object.entries(labels).every(([key, value]) => (match[2] ?? '').includes(`${key}="${value}"`))) return Number(match[3])
+  }
+  return undefined
+}
