@@ -2,7 +2,7 @@
  * The names of the addon's counters that metrics are made of. A test holds them against Addon.counterLayout(): a name
  * that is misspelt on either side would otherwise be a metric that stays 0 for ever.
  */
-import type { PageKind } from './source.js'
+import type { PageKind } from '../native/counters.js'
 
 export const watermarks = ['written', 'sent', 'received', 'durable', 'committed', 'applied'] as const
 export type WatermarkName = (typeof watermarks)[number]

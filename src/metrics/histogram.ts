@@ -3,8 +3,9 @@
  * nanoseconds; bucket 0 also what was faster, bucket 31 also what was slower. A boundary value lies in the bucket above
  * it: at whole nanoseconds `le` is exact but for a request of precisely a power of two.
  */
+import type { Counters } from '../native/counters.js'
 import { latencyBuckets, type RequestKind } from './counter-names.js'
-import { counter, type Counters } from './source.js'
+import { counter } from './source.js'
 
 export interface LatencyHistogram {
   /** Cumulative, in rising order, the last with `le` +Inf and the total. Seconds. */

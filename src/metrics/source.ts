@@ -1,21 +1,12 @@
 /**
- * What the metrics are made of: the volumes' status and the addon's counter pages, read once per scrape so that every
- * figure of one scrape belongs to the same moment (within one volume `written` is never behind `applied`).
+ * What the metrics are made of: the volumes' status and the addon's counter pages, each read once per scrape. Native
+ * threads go on writing meanwhile, so that figures of one scrape are microseconds apart, not of one moment.
  *
  * The daemon implements MetricsSource; nothing here keeps state, and nothing runs between scrapes.
  */
 import type { Role, VolumeStatus } from '../core/status-types.js'
+import type { Counters, CounterReader } from '../native/counters.js'
 import type { ErrorCounts } from './error-counts.js'
-
-export type PageKind = 'volume' | 'group' | 'replica'
-
-/** All counters of one page, by the names of Addon.counterLayout(). */
-export type Counters = Readonly<Record<string, bigint>>
-
-/** The addon's counter pages; src/native/counters.ts has this shape. */
-export interface CounterPages {
-  read(kind: PageKind, page: number): Counters
-}
 
 /** A volume that NBD clients can reach: `page` is OpenedGroup.volumes[i].counterPage. */
 export interface VolumePage {
@@ -45,7 +36,7 @@ export interface ReplicaPage {
 export interface MetricsSource {
   /** package.json's version. */
   readonly version: string
-  readonly counters: CounterPages
+  readonly counters: Pick<CounterReader, 'read'>
   /** Errors seen by the daemon: pass every AddonEvent to its observe(). */
   readonly errors: ErrorCounts
   /** What `status` shows, both roles. */
@@ -118,7 +109,7 @@ function readVolumes(source: MetricsSource): VolumeSnapshot[] {
 }
 
 function sum(a: Counters, b: Counters): Counters {
-  const total: Record<string, bigint> = { ...a }
+  const total: Counters = { ...a }
   for (const [name, value] of Object.entries(b)) total[name] = (total[name] ?? 0n) + value
   return total
 }

@@ -1,7 +1,8 @@
 /** A MetricsSource over pages that a test fills in, for one volume in each role. */
 import { countersRead } from '../../../src/metrics/counter-names.js'
 import { ErrorCounts } from '../../../src/metrics/error-counts.js'
-import type { MetricsSource, PageKind } from '../../../src/metrics/source.js'
+import type { MetricsSource } from '../../../src/metrics/source.js'
+import type { PageKind } from '../../../src/native/counters.js'
 import type { VolumeStatus } from '../../../src/core/status-types.js'
 
 export const masterStatus: VolumeStatus = {

@@ -65,7 +65,7 @@ t.test('docs/metrics.md lists every metric that a scrape has, with its type and 
   const text = await createMetricsRegistry(new FakeSource()).scrape()
   const types = [...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)]
   t.equal(types.length, metricDefinitions().length)
-  for (const [, name, type] of types) t.ok(document.includes(`| \`${name}\` | ${type} |`), name)
+  for (const [, name, type] of types) t.ok(document.includes(`| \`${name}\` | ${type} |`), String(name))
 })
 
 t.test('promtool accepts the alert rules', async t => {
