@@ -33,6 +33,8 @@ export interface NbdServerOptions {
   engine: NbdEngine
   exports: ExportSource
   log?: Logger
+  /** Makes a stream of an accepted descriptor; tests put their own in its place. */
+  openSocket?: (fd: number) => Socket
   limits?: Partial<NbdServerLimits>
 }
 
@@ -54,9 +56,8 @@ export class NbdServer {
   readonly #limits: NbdServerLimits
   /** In the order they came: the first is the oldest. */
   readonly #negotiating = new Map<number, Negotiation>()
-  /** Also closed ones: their last events may still be on the way. */
   readonly #listeners = new Set<number>()
-  readonly #open = new Set<number>()
+  readonly #open: (fd: number) => Socket
   readonly #failures: FailureLog
   #stopping = false
 
@@ -65,6 +66,7 @@ export class NbdServer {
     this.#exports = options.exports
     this.#log = options.log ?? rootLog.area('nbd')
     this.#limits = { ...defaultLimits, negotiatingMax: 256, lingerMs: 1000, ...options.limits }
+    this.#open = options.openSocket ?? openDescriptor
     this.#failures = new FailureLog(this.#log)
   }
 
@@ -74,7 +76,6 @@ export class NbdServer {
     try {
       const { listener, port } = this.#engine.listen(address)
       this.#listeners.add(listener)
-      this.#open.add(listener)
       return { port }
     } catch (cause) {
       throw new NativeError(`listen on ${text}`, cause)
@@ -88,14 +89,14 @@ export class NbdServer {
   /** False: the event is about a listener of somebody else. */
   accepted(event: AcceptedEvent): boolean {
     if (!this.#listeners.has(event.listener)) return false
-    if (!this.#open.has(event.listener) || this.#stopping) {
-      closeSync(event.fd)
+    const socket = this.#openSocket(event)
+    if (socket === undefined) return true
+    if (this.#stopping) {
+      socket.destroy()
       this.#release(event.connection)
       return true
     }
     this.#makeRoom()
-    const socket = this.#adoptDescriptor(event)
-    if (socket === undefined) return true
     const negotiation: Negotiation = { connection: event.connection, peer: event.peer, socket }
     this.#negotiating.set(event.connection, negotiation)
     void this.#serve(negotiation)
@@ -104,9 +105,10 @@ export class NbdServer {
 
   /** No new connections; options of those that negotiate are answered with ERR_SHUTDOWN. */
   stopListening(): void {
+    if (this.#stopping) return
     this.#stopping = true
-    for (const listener of this.#open) this.#engine.closeListener(listener)
-    this.#open.clear()
+    // They stay in the set: events of theirs may still be on the way.
+    for (const listener of this.#listeners) this.#engine.closeListener(listener)
   }
 
   /** stopListening(), and those that negotiate are dropped. Adopted connections are the engine's. */
@@ -117,16 +119,14 @@ export class NbdServer {
     }
   }
 
-  #adoptDescriptor(event: AcceptedEvent): Socket | undefined {
-    // allowHalfOpen: otherwise node would answer the client's FIN with one of its own, on a socket that is not its own.
-    const options = { fd: event.fd, readable: true, writable: true, allowHalfOpen: true }
+  #openSocket(event: AcceptedEvent): Socket | undefined {
     try {
-      const socket = new Socket({ ...options, readableHighWaterMark: handshakeBufferBytes } as SocketConstructorOpts)
+      const socket = this.#open(event.fd)
       // A stream without an error listener ends the process; whoever waits hears of it through the reader as well.
       socket.on('error', () => undefined)
       return socket
     } catch (error) {
-      // The client has gone already.
+      // The client has gone already, or there is no memory; the descriptor is still ours.
       closeSync(event.fd)
       this.#release(event.connection)
       this.#failures.add(event.peer, describe(error))
@@ -249,6 +249,12 @@ class FailureLog {
     this.#lines++
     this.#log.warn(`${peer}: connection dropped: ${why}`)
   }
+}
+
+/** allowHalfOpen: otherwise node would answer the client's FIN with one of its own, on a socket that is not its own. */
+function openDescriptor(fd: number): Socket {
+  const options = { fd, readable: true, writable: true, allowHalfOpen: true }
+  return new Socket({ ...options, readableHighWaterMark: handshakeBufferBytes } as SocketConstructorOpts)
 }
 
 function lost(cause?: unknown): HandshakeError {
