@@ -4,9 +4,8 @@ import { Command } from 'commander'
 import { configFromFlags } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
 import { formatSize } from '../core/units.js'
-import { runDaemon } from '../daemon/main.js'
 import { flagOf, type MasterFlags, masterTree } from './flags.js'
-import { repeatable } from './options.js'
+import { repeatable, requireFlags, startDaemon } from './options.js'
 
 const help = `
 Durability says when a client's write is answered: async and flush when this host's device has it (flush: FLUSH and
@@ -21,10 +20,11 @@ Example: understudy master --state /var/lib/understudy --device disk1.img --expo
 export function masterCommand(): Command {
   return new Command('master')
     .description('run the daemon for one volume of which this host is the master')
-    .requiredOption('--state <dir>', 'identity, dirty maps, control socket; made when missing')
-    .requiredOption('--device <path>', 'the master device: a file or block device')
-    .requiredOption('--export <name>', "the volume's name, for NBD clients and on the standby")
-    .requiredOption('--listen <addr>', 'for NBD clients: unix:PATH or HOST:PORT (repeatable)', repeatable)
+    .usage('--state DIR --device PATH --export NAME --listen ADDR [--standby ID@HOST:PORT] [options]')
+    .option('--state <dir>', 'identity, dirty maps, control socket; made when missing')
+    .option('--device <path>', 'the master device: a file or block device')
+    .option('--export <name>', "the volume's name, for NBD clients and on the standby")
+    .option('--listen <addr>', 'for NBD clients: unix:PATH or HOST:PORT (repeatable)', repeatable)
     .option('--standby <id@host:port>', 'the standby; without it this is a plain NBD server that keeps the dirty map')
     .option('--durability <mode>', `async, flush, received or durable (default: ${defaults.durability})`)
     .option('--on-standby-loss <what>', `continue or block (default: ${defaults.onStandbyLoss})`)
@@ -42,6 +42,7 @@ export function masterCommand(): Command {
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
     .addHelpText('after', help)
     .action(async (flags: MasterFlags) => {
-      await runDaemon(configFromFlags(masterTree(flags), flagOf))
+      requireFlags('master', flags, ['state', 'device', 'export', 'listen'])
+      await startDaemon(configFromFlags(masterTree(flags), flagOf))
     })
 }

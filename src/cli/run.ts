@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import { loadConfig } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
 import { formatSize } from '../core/units.js'
-import { runDaemon } from '../daemon/main.js'
+import { startDaemon } from './options.js'
 
 const help = `
 An understudy.toml (every key but state, and export and device of a volume, may be left out):
@@ -50,6 +50,6 @@ export function runCommand(): Command {
     .option('--config <file>', 'the configuration', '/etc/understudy/understudy.toml')
     .addHelpText('after', help)
     .action(async (flags: { config: string }) => {
-      await runDaemon(loadConfig(flags.config))
+      await startDaemon(loadConfig(flags.config))
     })
 }

@@ -3,9 +3,8 @@ import { Command, InvalidArgumentError } from 'commander'
 
 import { configFromFlags } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
-import { runDaemon } from '../daemon/main.js'
 import { flagOf, type StandbyFlags, standbyTree } from './flags.js'
-import { repeatable } from './options.js'
+import { repeatable, requireFlags, startDaemon } from './options.js'
 
 const help = `
 A volume's copy is STORE/VOLUME/image.raw. It is a cut of the master's history when this daemon is stopped; while it
@@ -18,16 +17,18 @@ Example: understudy standby --state /var/lib/understudy --store /srv/understudy 
 export function standbyCommand(): Command {
   return new Command('standby')
     .description('run the daemon as the standby of other hosts')
-    .requiredOption('--state <dir>', 'identity, control socket; made when missing')
-    .requiredOption('--store <dir>', 'the copies and their logs; made when missing')
-    .requiredOption('--listen <host:port>', 'where masters connect (UDP, encrypted)')
-    .requiredOption('--allow <id>', "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)", repeatable)
+    .usage('--state DIR --store DIR --listen HOST:PORT --allow ID [options]')
+    .option('--state <dir>', 'identity, control socket; made when missing')
+    .option('--store <dir>', 'the copies and their logs; made when missing')
+    .option('--listen <host:port>', 'where masters connect (UDP, encrypted)')
+    .option('--allow <id>', "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)", repeatable)
     .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--drain-timeout <time>', `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`)
     .addHelpText('after', help)
     .action(async (flags: StandbyFlags) => {
-      await runDaemon(configFromFlags(standbyTree(flags), flagOf))
+      requireFlags('standby', flags, ['state', 'store', 'listen', 'allow'])
+      await startDaemon(configFromFlags(standbyTree(flags), flagOf))
     })
 }
 

@@ -1,13 +1,13 @@
 /** understudy wait: returns when a volume has come to a state. */
 import { Argument, Command, Option } from 'commander'
 
-import { OperationError } from '../core/errors.js'
+import { OperationError, UsageError } from '../core/errors.js'
 import { parseDuration } from '../core/units.js'
 import { type WaitCondition, waitConditions, type WaitEvent, type WaitRequest } from '../daemon/control-protocol.js'
 import { connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
 
 interface WaitFlags extends StateFlag {
-  for: WaitCondition
+  for?: WaitCondition
   timeout?: number
 }
 
@@ -23,7 +23,7 @@ export function waitCommand(): Command {
   return new Command('wait')
     .description('wait until a volume is protected, drained or usable')
     .addArgument(new Argument('<volume>', "the volume's name"))
-    .addOption(new Option('--for <condition>', 'what to wait for').choices([...waitConditions]).makeOptionMandatory())
+    .addOption(new Option('--for <condition>', 'what to wait for').choices([...waitConditions]))
     .option('--timeout <time>', 'give up (exit code 1) after so long: 30, 500ms, 5m (default: never)', parser(parseDuration))
     .addOption(stateOption())
     .addHelpText('after', help)
@@ -31,6 +31,7 @@ export function waitCommand(): Command {
 }
 
 async function waitForVolume(volume: string, flags: WaitFlags): Promise<void> {
+  if (flags.for === undefined) throw new UsageError(`wait: --for is missing; one of ${waitConditions.join(', ')}`)
   const signal = interruptSignal()
   const request: WaitRequest = { volume, for: flags.for, timeoutMs: flags.timeout ?? null }
   const progress = new ProgressLine()

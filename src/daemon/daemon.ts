@@ -173,7 +173,7 @@ export class Daemon {
   }
 
   private async openGroup(config: GroupConfig): Promise<void> {
-    const group = await this.options.openMaster(config, this.deps(`group ${config.name}`))
+    const group = await this.options.openMaster(config, this.deps('master'))
     this.masters.set(config.name, group)
     for (const exported of group.exports()) this.front.add(exported)
   }
