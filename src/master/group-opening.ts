@@ -1,0 +1,95 @@
+/**
+ * Opening a prepared group: its files first, then the engine, and the files put back when the engine refuses.
+ *
+ *   1. new volumes' files and the group's file (clean = false) are on disk  2. the engine opens the devices
+ *   A crash after 1: an unclean stop, everything is compared. A refusal in 2: the files become what they were.
+ */
+import { removeDurably, writeJson } from '../core/atomic-file.js'
+import type { Clock } from '../core/clock.js'
+import type { GroupConfig } from '../core/config-types.js'
+import { NativeError, OperationError } from '../core/errors.js'
+import type { Addon, DeviceInfo, OpenedGroup } from '../native/binding.js'
+import type { EventSource } from '../native/events.js'
+import { QuicTransport } from '../transport/quic.js'
+import type { Transport } from '../transport/transport.js'
+import { encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import type { PreparedGroup } from './group-preparation.js'
+import { encodeVolume, volumePath } from './volume-file.js'
+
+export interface OpeningDeps {
+  addon: Addon
+  events: EventSource
+  identity: { pem: string }
+}
+
+export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport {
+  return new QuicTransport({
+    addon: deps.addon,
+    events: deps.events,
+    identityPem: deps.identity.pem,
+    idleTimeoutMs: config.peerTimeoutMs,
+    ...(config.packetBytesMax === undefined ? {} : { packetBytesMax: config.packetBytesMax }),
+  })
+}
+
+export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: PreparedGroup): OpenedGroup {
+  const { clean } = prepared
+  try {
+    return deps.addon.openGroup({
+      name: config.name,
+      volumes: prepared.volumes.map(({ config: volume, ranges, excludedBefore }) => ({
+        name: volume.name,
+        device: { path: volume.device },
+        readOnly: volume.readOnly,
+        // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
+        excluded: excludedBefore ?? ranges.excluded,
+        watched: ranges.watched,
+      })),
+      incarnation: prepared.incarnation,
+      durability: config.durability,
+      onStandbyLoss: config.onStandbyLoss,
+      logBytes: config.logBytes,
+      peerTimeoutMs: config.peerTimeoutMs,
+      replicated: config.standby !== undefined,
+      ...(clean === undefined || prepared.before === undefined
+        ? {}
+        : {
+            history: {
+              incarnation: prepared.before.incarnation,
+              sequence: clean.sequence,
+              dirtyFiles: clean.volumes.map(volume => volume.dirtyFile),
+            },
+          }),
+    })
+  } catch (error) {
+    throw new NativeError(`open ${config.volumes.map(volume => `volume ${volume.name} (${volume.device})`).join(', ')}`, error)
+  }
+}
+
+export function openedVolume(native: OpenedGroup, index: number): { handle: number; device: DeviceInfo; counterPage: number } {
+  const volume = native.volumes[index]
+  if (volume === undefined) throw new OperationError('NATIVE', `open group: the engine opened ${native.volumes.length} volumes only`)
+  return { handle: volume.volume, device: volume.device, counterPage: volume.counterPage }
+}
+
+/** As the engine is opened with; a change that the configuration brings is written when the engine has been told. */
+export function excludedOf(prepared: PreparedGroup): Record<string, bigint[]> {
+  return Object.fromEntries(prepared.volumes.map(({ identity, ranges, excludedBefore }) => [identity.uuid, [...(excludedBefore ?? ranges.excluded)]]))
+}
+
+export function carriedSince(prepared: PreparedGroup, clock: Clock): number | undefined {
+  return prepared.clean === undefined ? clock.wallMs() : prepared.clean.dirtySinceMs
+}
+
+export function persist(config: GroupConfig, state: string, prepared: PreparedGroup, record: GroupRecord): void {
+  for (const { identity, isNew } of prepared.volumes) if (isNew) writeJson(volumePath(state, identity.name), encodeVolume(identity))
+  writeJson(groupPath(state, config.name), encodeGroup(record))
+}
+
+/** The engine was not opened, so nothing has changed since. */
+export function restore(config: GroupConfig, state: string, prepared: PreparedGroup): void {
+  for (const { identity, isNew } of prepared.volumes) if (isNew) removeDurably(volumePath(state, identity.name))
+  const path = groupPath(state, config.name)
+  if (prepared.before === undefined) removeDurably(path)
+  else writeJson(path, encodeGroup(prepared.before))
+}

@@ -1,0 +1,97 @@
+/**
+ * Everything about a group that can be judged before a device is opened or a file written: sizes, identities, ranges,
+ * and whether the last stop left something to rely on. A refusal here leaves no trace.
+ */
+import { randomBytes } from 'node:crypto'
+
+import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
+import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
+import type { Logger } from '../core/log.js'
+import { type CompiledRanges } from '../filter/compile.js'
+import { RangeFollower } from '../filter/follow.js'
+import type { Addon } from '../native/binding.js'
+import { type CleanStop, type GroupRecord, readGroup } from './group-file.js'
+import { identifyVolume, type VolumeIdentity } from './volume-file.js'
+
+export interface PreparedVolume {
+  config: VolumeConfig
+  identity: VolumeIdentity
+  /** The file of the identity is still to be written. */
+  isNew: boolean
+  facts: DeviceFacts
+  follower: RangeFollower
+  /** What the policy and the partition table say now. */
+  ranges: CompiledRanges
+  /** What was left out when the group ran last, if it did. */
+  excludedBefore: BigUint64Array | undefined
+}
+
+export interface PreparedGroup {
+  volumes: PreparedVolume[]
+  incarnation: bigint
+  generation: string
+  /** The group's file as it was found. */
+  before: GroupRecord | undefined
+  /** What can be relied on; undefined: nothing. */
+  clean: CleanStop | undefined
+}
+
+export interface PreparationDeps {
+  addon: Pick<Addon, 'partitions'>
+  state: string
+  log: Logger
+  /** For each volume, by its place in the group: addon.setRanges, once the group is open. */
+  setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array) => void
+}
+
+export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): Promise<PreparedGroup> {
+  const before = readGroup(deps.state, config.name)
+  const volumes: PreparedVolume[] = []
+  for (const [index, volume] of config.volumes.entries()) volumes.push(await prepareVolume(volume, index, before, deps))
+  const clean = before?.clean
+  const doubt = clean === undefined ? undefined : whatHasChanged(clean, volumes)
+  if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
+  return {
+    volumes,
+    incarnation: random64(),
+    generation: before?.generation === undefined || before.generation === '' ? random64().toString(16).padStart(16, '0') : before.generation,
+    before,
+    clean: doubt === undefined ? clean : undefined,
+  }
+}
+
+async function prepareVolume(config: VolumeConfig, index: number, before: GroupRecord | undefined, deps: PreparationDeps): Promise<PreparedVolume> {
+  const facts = readDeviceFacts(config.device, `volume ${config.name}`)
+  const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
+  const follower = new RangeFollower({
+    policy: { partitions: config.partitions, exclude: config.exclude },
+    sizeBytes: facts.sizeBytes,
+    device: config.device,
+    readEntries: () => deps.addon.partitions(config.device),
+    setRanges: (excluded, watched) => deps.setRanges(index, excluded, watched),
+    log: (level, message) => deps.log[level](`volume ${config.name}: ${message}`),
+  })
+  const ranges = await follower.start()
+  const excluded = before?.excluded[identity.uuid]
+  return { config, identity, isNew, facts, follower, ranges, excludedBefore: excluded === undefined ? undefined : BigUint64Array.from(excluded) }
+}
+
+/** Why the dirty maps of the last stop cannot be believed; undefined: they can. */
+function whatHasChanged(clean: CleanStop, volumes: PreparedVolume[]): string | undefined {
+  if (clean.volumes.length !== volumes.length) return 'the volumes of the group have changed'
+  for (const [index, volume] of volumes.entries()) {
+    const then = clean.volumes[index]
+    if (then?.uuid !== volume.identity.uuid) return 'the volumes of the group have changed'
+    if (then.device !== volume.config.device) return `volume ${volume.config.name} is on another device than before (${then.device})`
+    if (then.changeMark !== volume.facts.changeMark) return `${volume.config.device} was changed by another program since the last stop`
+  }
+  return undefined
+}
+
+/** Never 0, which stands for no history. */
+export function random64(): bigint {
+  for (;;) {
+    const value = randomBytes(8).readBigUInt64LE()
+    if (value !== 0n) return value
+  }
+}

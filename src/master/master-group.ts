@@ -1,0 +1,415 @@
+/**
+ * MasterGroup: one group in the role of master: its volumes in the engine, its session to the standby, its files.
+ *
+ * Guarantees: before the first client is served, STATE/groups/NAME.json says that this incarnation runs; the engine is
+ * told that its dirty map holds for a standby only when attach-decision.ts finds that it does (G4, G5); close() leaves
+ * a file that the next start may rely on, or none. A refused open() leaves STATE as it was.
+ * Does not: move bytes (the engine does), or serve NBD (nbd/ does, with exports()).
+ */
+import { hostname } from 'node:os'
+
+import { writeJson } from '../core/atomic-file.js'
+import { type Clock, systemClock } from '../core/clock.js'
+import type { GroupConfig } from '../core/config-types.js'
+import { readDeviceFacts } from '../core/device-facts.js'
+import { describe, OperationError, UsageError } from '../core/errors.js'
+import type { Logger } from '../core/log.js'
+import type { LastVerify, VolumeStatus } from '../core/status-types.js'
+import { programVersion } from '../core/version.js'
+import { sameTable } from '../filter/ranges.js'
+import type { Addon, AddonEvent, DeviceInfo, OpenedGroup } from '../native/binding.js'
+import { CounterReader, type Counters } from '../native/counters.js'
+import type { EventSource } from '../native/events.js'
+import { type Hello, protocol, type Welcome } from '../transport/messages.js'
+import type { Session, Transport } from '../transport/transport.js'
+import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
+import { flushDevice, waitDrained } from './clean-stop.js'
+import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import { carriedSince, excludedOf, openedVolume, openNative, openTransport, persist, restore } from './group-opening.js'
+import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
+import { type PreparedGroup, type PreparedVolume, prepareGroup } from './group-preparation.js'
+import { masterVolumeStatus } from './master-status.js'
+import { SessionKeeper } from './session-keeper.js'
+import { runVerify, type VerifyReport } from './verify-run.js'
+
+export interface MasterDeps {
+  addon: Addon
+  events: EventSource
+  identity: { pem: string; id: string }
+  stateDirectory: string
+  log: Logger
+  clock?: Clock
+  random?: () => number
+  /** Instead of QUIC. */
+  transport?: Transport
+}
+
+export interface ExportedVolume {
+  name: string
+  volume: number
+  device: DeviceInfo
+  readOnly: boolean
+  counterPage: number
+}
+
+export interface CloseOutcome {
+  drained: boolean
+  dirtyBytes: number
+}
+
+interface OpenVolume extends PreparedVolume {
+  handle: number
+  device: DeviceInfo
+  counterPage: number
+  lastVerify: LastVerify | null
+  verifying: boolean
+}
+
+const sampleMs = 100
+
+export class MasterGroup {
+  readonly config: GroupConfig
+  readonly counterPage: number
+  readonly #deps: MasterDeps
+  readonly #log: Logger
+  readonly #clock: Clock
+  readonly #counters: CounterReader
+  readonly #group: number
+  readonly #volumes: OpenVolume[]
+  readonly #record: GroupRecord
+  readonly #progress: GroupProgress
+  readonly #transport: Transport | undefined
+  readonly #keeper: SessionKeeper | undefined
+  readonly #unsubscribe: () => void
+  readonly #stopSampling: () => void
+  #known: KnownCopy | undefined
+  /** The most the standby ever acknowledged as durable in this incarnation. */
+  #durable = 0n
+  #attached = false
+  #closing: Promise<CloseOutcome> | undefined
+
+  /** Throws, having changed nothing, when a device or a file is not what it should be. */
+  static async open(config: GroupConfig, deps: MasterDeps): Promise<MasterGroup> {
+    const log = deps.log.area(`group ${config.name}`)
+    let opened: MasterGroup | undefined
+    const prepared = await prepareGroup(config, {
+      addon: deps.addon,
+      state: deps.stateDirectory,
+      log,
+      setRanges: (index, excluded, watched) => opened?.setRanges(index, excluded, watched),
+    })
+    const record: GroupRecord = { incarnation: prepared.incarnation, generation: prepared.generation, excluded: excludedOf(prepared) }
+    persist(config, deps.stateDirectory, prepared, record)
+    try {
+      const native = openNative(config, deps, prepared)
+      opened = new MasterGroup(config, deps, log, prepared, record, native)
+      opened.#begin()
+      return opened
+    } catch (error) {
+      restore(config, deps.stateDirectory, prepared)
+      throw error
+    }
+  }
+
+  private constructor(config: GroupConfig, deps: MasterDeps, log: Logger, prepared: PreparedGroup, record: GroupRecord, native: OpenedGroup) {
+    this.config = config
+    this.counterPage = native.counterPage
+    this.#deps = deps
+    this.#log = log
+    this.#clock = deps.clock ?? systemClock
+    this.#counters = new CounterReader(deps.addon)
+    this.#group = native.group
+    this.#record = record
+    this.#known = prepared.clean?.known
+    this.#volumes = prepared.volumes.map((volume, index) => ({ ...volume, ...openedVolume(native, index), lastVerify: null, verifying: false }))
+    const replicated = config.standby !== undefined
+    this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
+    this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
+    this.#stopSampling = this.#clock.every(sampleMs, () => this.#sample())
+    try {
+      if (config.standby !== undefined) {
+        this.#transport = deps.transport ?? openTransport(config, deps)
+        this.#keeper = this.#makeKeeper(this.#transport, config.standby)
+      }
+    } catch (error) {
+      this.#release()
+      void deps.addon.closeGroup(native.group)
+      throw error
+    }
+  }
+
+  exports(): ExportedVolume[] {
+    return this.#volumes.map(({ config, handle, device, counterPage }) => ({
+      name: config.name,
+      volume: handle,
+      device,
+      readOnly: config.readOnly,
+      counterPage,
+    }))
+  }
+
+  status(): VolumeStatus[] {
+    this.#sample()
+    const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() }
+    const counters = this.#groupCounters()
+    const dirty = this.#volumes.map(volume => this.#dirtyBytes(volume))
+    const state = this.#state(counters)
+    return this.#volumes.map((volume, index) =>
+      masterVolumeStatus({
+        config: this.config,
+        name: volume.config.name,
+        sizeBytes: volume.identity.sizeBytes,
+        generation: this.#record.generation,
+        counters,
+        dirtyBytes: dirty[index] ?? 0n,
+        groupDirtyBytes: sum(dirty),
+        state,
+        link: this.#link(),
+        progress: this.#progress,
+        now,
+        lastVerify: volume.lastVerify,
+      }),
+    )
+  }
+
+  async verify(name: string): Promise<VerifyReport> {
+    const index = this.#volumes.findIndex(volume => volume.config.name === name)
+    const volume = this.#volumes[index]
+    if (volume === undefined) throw new UsageError(`verify: group ${this.config.name} has no volume '${name}'`)
+    const { state, reason } = this.#state(this.#groupCounters())
+    if (state !== 'replicating') {
+      throw new OperationError('NOT_REPLICATING', `verify ${name}: the standby has no complete copy now (${state}: ${reason}); wait until it replicates`)
+    }
+    if (volume.verifying) throw new OperationError('BUSY', `verify ${name}: a verification is running already; wait for its end`)
+    volume.verifying = true
+    try {
+      const report = await runVerify({
+        addon: this.#deps.addon,
+        events: this.#deps.events,
+        clock: this.#clock,
+        group: this.#group,
+        volume: volume.handle,
+        volumeIndex: index,
+        name,
+        interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
+      })
+      volume.lastVerify = { time: new Date(this.#clock.wallMs()).toISOString(), chunks: report.chunks, different: report.different }
+      return report
+    } finally {
+      volume.verifying = false
+    }
+  }
+
+  /** Once: further calls get the same promise. */
+  close(options: { drainMs: number }): Promise<CloseOutcome> {
+    this.#closing ??= this.#close(options.drainMs)
+    return this.#closing
+  }
+
+  setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array): void {
+    const volume = this.#volumes[index]
+    if (volume === undefined) return
+    this.#deps.addon.setRanges(volume.handle, excluded, watched)
+    this.#record.excluded[volume.identity.uuid] = [...excluded]
+    this.#saveRecord()
+  }
+
+  #begin(): void {
+    for (const [index, volume] of this.#volumes.entries()) {
+      const { excludedBefore, ranges } = volume
+      if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
+      this.#log.info(`volume ${volume.config.name}: what is replicated has changed since the last start`)
+      this.setRanges(index, ranges.excluded, ranges.watched)
+    }
+    this.#keeper?.start()
+  }
+
+  #makeKeeper(transport: Transport, peer: NonNullable<GroupConfig['standby']>): SessionKeeper {
+    return new SessionKeeper({
+      transport,
+      peer,
+      ownId: this.#deps.identity.id,
+      clock: this.#clock,
+      random: this.#deps.random ?? Math.random,
+      log: this.#log,
+      hello: () => this.#hello(),
+      welcomed: (session, welcome) => this.#attach(session, welcome),
+      lost: () => {
+        this.#attached = false
+      },
+    })
+  }
+
+  #hello(): Hello {
+    return {
+      protocol: protocol.newest,
+      protocolOldest: protocol.oldest,
+      program: programVersion,
+      group: this.config.name,
+      incarnation: this.#record.incarnation,
+      generation: this.#record.generation,
+      durability: this.config.durability,
+      hostname: hostname(),
+      volumes: this.#volumes.map(({ identity, device }) => ({
+        name: identity.name,
+        uuid: identity.uuid,
+        sizeBytes: identity.sizeBytes,
+        blockMin: device.blockMin,
+      })),
+    }
+  }
+
+  #attach(session: Session, welcome: Welcome): void {
+    this.#noteDurable(this.#groupCounters())
+    const facts: AttachFacts = { incarnation: this.#record.incarnation, durable: this.#durable, known: this.#known, welcome }
+    const decision = decideAttach(facts)
+    const { fresh, initial, allDirty } = decision
+    this.#deps.addon.attach(this.#group, {
+      session: session.id,
+      peerIncarnation: welcome.incarnation,
+      peerReceived: welcome.received,
+      fresh,
+      initial,
+      allDirty,
+    })
+    this.#known = knownAfterAttach(facts, decision)
+    this.#log.info(`session with the standby at ${session.address}: ${decision.why}${allDirty ? '; everything is compared' : ''}`)
+  }
+
+  #handle(event: AddonEvent): void {
+    if (!('group' in event) || event.group !== this.#group) return
+    if (event.type === 'attached') {
+      this.#attached = true
+      this.#log.info(event.mode === 'resume' ? 'replication goes on within the log' : 'resynchronisation begins')
+    } else if (event.type === 'detached') {
+      this.#detached(event.reason)
+    } else if (event.type === 'resync-done') {
+      this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
+    } else if (event.type === 'watched') {
+      this.#volumes.find(volume => volume.handle === event.volume)?.follower.watched()
+    } else if (event.type === 'device-error') {
+      const name = this.#volumes.find(volume => volume.handle === event.volume)?.config.name ?? this.config.name
+      this.#log.error(`volume ${name}: ${event.operation} of ${event.length} bytes at ${event.offset}: ${event.error}`)
+    }
+  }
+
+  /** The log was given up. A new session tells anew where the standby stands, and brings the resynchronisation. */
+  #detached(reason: string): void {
+    const why = { 'log-full': 'the replication log is full', 'peer-timeout': 'the standby made no progress', requested: 'as requested' }[reason] ?? reason
+    this.#log.warn(`detached (${why}): writes are marked in the dirty map until the standby is back`)
+    this.#attached = false
+    this.#keeper?.restart(`the master detached: ${why}`)
+  }
+
+  #sample(): void {
+    const counters = this.#groupCounters()
+    this.#noteDurable(counters)
+    const { state } = this.#state(counters)
+    this.#progress.observe(this.#clock.monotonicMs(), this.#clock.wallMs(), counters, state)
+  }
+
+  #noteDurable(counters: Counters): void {
+    const { durable } = marksOf(counters)
+    if (durable > this.#durable) this.#durable = durable
+  }
+
+  #state(counters: Counters): GroupState {
+    return groupState(counters, this.#link(), sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+  }
+
+  #link(): LinkFacts {
+    const keeper = this.#keeper
+    return { state: keeper?.state, reason: keeper?.reason ?? '', refusal: keeper?.refusal ?? '', attached: this.#attached }
+  }
+
+  #groupCounters(): Counters {
+    return this.#counters.read('group', this.counterPage)
+  }
+
+  #dirtyBytes(volume: OpenVolume): bigint {
+    return this.#counters.read('volume', volume.counterPage)['dirty_bytes'] ?? 0n
+  }
+
+  #saveRecord(): void {
+    writeJson(groupPath(this.#deps.stateDirectory, this.config.name), encodeGroup(this.#record))
+  }
+
+  #release(): void {
+    this.#stopSampling()
+    this.#unsubscribe()
+    this.#transport?.close()
+  }
+
+  /**
+   * 1. no request is read any more  2. the standby gets what it lacks, within the time  3. the dirty maps are written,
+   * with everything it has not made durable  4. the devices are flushed and closed  5. the group's file says clean.
+   * A crash before 5 is an unclean stop: everything is compared.
+   */
+  async #close(drainMs: number): Promise<CloseOutcome> {
+    const { addon } = this.#deps
+    await Promise.all(this.#volumes.map(volume => volume.follower.close()))
+    await addon.quiesce(this.#group)
+    const drained = this.#keeper === undefined || (await this.#drain(drainMs))
+    const clean = await this.#saveClean()
+    const dirtyBytes = Number(sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+    this.#keeper?.stop('the master has stopped')
+    this.#release()
+    await addon.closeGroup(this.#group)
+    if (clean !== undefined) this.#writeClean(clean)
+    if (!drained) this.#log.warn(`stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`)
+    return { drained, dirtyBytes }
+  }
+
+  #drain(drainMs: number): Promise<boolean> {
+    return waitDrained({
+      clock: this.#clock,
+      drainMs,
+      reconnectMs: this.config.peerTimeoutMs,
+      connected: () => this.#keeper?.state === 'connected',
+      drained: () => {
+        const counters = this.#groupCounters()
+        const { written, applied } = marksOf(counters)
+        return this.#attached && written === applied && this.#state(counters).state === 'replicating'
+      },
+    })
+  }
+
+  /** Undefined: something could not be made sure of; the stop is not a clean one. */
+  async #saveClean(): Promise<CleanStop | undefined> {
+    try {
+      const counters = this.#groupCounters()
+      this.#noteDurable(counters)
+      const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() }
+      const marks = marksOf(counters)
+      const clean: CleanStop = { sequence: marks.written, volumes: [] }
+      for (const volume of this.#volumes) {
+        const dirtyFile = dirtyMapPath(this.#deps.stateDirectory, volume.config.name)
+        const { sequence } = await this.#deps.addon.saveDirty(volume.handle, dirtyFile)
+        if (sequence > clean.sequence) clean.sequence = sequence
+        await flushDevice(volume.config.device)
+        clean.volumes.push({ uuid: volume.identity.uuid, device: volume.config.device, dirtyFile })
+      }
+      const known = knownAtStop(this.#known, this.#record.incarnation, this.#durable)
+      if (known !== undefined) clean.known = known
+      const missingSince = this.#progress.oldestMissingMs(now.monotonicMs, now.wallMs, marks.applied)
+      if (missingSince !== undefined) clean.dirtySinceMs = missingSince
+      return clean
+    } catch (error) {
+      this.#log.error(`stop: cannot write down what the standby has: ${describe(error)}; everything will be compared at the next start`)
+      return undefined
+    }
+  }
+
+  /** After the devices are closed, so that their change marks are the last ones. */
+  #writeClean(clean: CleanStop): void {
+    for (const [index, volume] of this.#volumes.entries()) {
+      const { changeMark } = readDeviceFacts(volume.config.device, `volume ${volume.config.name}`)
+      const entry = clean.volumes[index]
+      if (entry !== undefined && changeMark !== undefined) entry.changeMark = changeMark
+    }
+    this.#record.clean = clean
+    this.#saveRecord()
+  }
+}
+
+const sum = (values: readonly bigint[]): bigint => values.reduce((total, value) => total + value, 0n)
