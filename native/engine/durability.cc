@@ -24,7 +24,7 @@ void Group::wait_for_durability(Connection &connection, const ParsedRequest &req
                                 bool flush) {
   Volume &volume = connection.volume;
   const bool both_disks = options_.durability == Durability::kDurable;
-  Waiter waiter{&connection, request.cookie, bytes, turn_ns_, 0, 0, 0, 0, kind};
+  Waiter waiter{&connection, request.cookie, request.offset, bytes, turn_ns_, 0, 0, 0, 0, kind};
   if (flush || both_disks) waiter.flush_ticket = volume.flush.ask();
   const bool standby = flush ? options_.durability != Durability::kAsync : true;
   if (standby && standby_counts()) {
@@ -77,7 +77,7 @@ void Group::answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t 
     if (!waiter.error && (waiter.received_need > received || waiter.durable_need > durable)) return;
     const uint16_t type = waiter.kind == RequestKind::kFlush ? nbd::kFlush : nbd::kWrite;
     waiter.connection->outstanding--;
-    answer(*waiter.connection, type, waiter.cookie, 0, waiter.kind, waiter.bytes, waiter.start_ns, waiter.error);
+    answer(*waiter.connection, type, waiter.cookie, waiter.offset, waiter.kind, waiter.bytes, waiter.start_ns, waiter.error);
     queue.pop_front();
   }
 }

@@ -18,10 +18,11 @@ constexpr size_t kLargeMax = 8;
 
 bool is_write_like(uint16_t type) { return type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes; }
 
-uint16_t allowed_flags(uint16_t type) {
+uint16_t allowed_flags(uint16_t type, const Negotiated &negotiated) {
+  const bool chunks = negotiated.structured_replies || negotiated.extended_headers;
   switch (type) {
-    case nbd::kRead: return nbd::kDontFragment | nbd::kFua;
-    case nbd::kWrite: return nbd::kFua | nbd::kPayloadLength;
+    case nbd::kRead: return chunks ? nbd::kDontFragment | nbd::kFua : nbd::kFua;
+    case nbd::kWrite: return negotiated.extended_headers ? nbd::kFua | nbd::kPayloadLength : nbd::kFua;
     case nbd::kTrim: return nbd::kFua;
     case nbd::kWriteZeroes: return nbd::kFua | nbd::kNoHole | nbd::kFastZero;
     case nbd::kBlockStatus: return nbd::kRequestOne | nbd::kFua;
@@ -102,7 +103,7 @@ uint32_t Group::validate(const Connection &connection, const ParsedRequest &requ
   const DeviceTraits &traits = connection.volume.device->traits();
   if (is_write_like(request.type) && (connection.negotiated.read_only || connection.volume.read_only))
     return nbd::kEperm;
-  if (request.type > nbd::kBlockStatus || (request.flags & ~allowed_flags(request.type))) return nbd::kEinval;
+  if (request.type > nbd::kBlockStatus || (request.flags & ~allowed_flags(request.type, connection.negotiated))) return nbd::kEinval;
   if (request.type == nbd::kFlush) return nbd::kOk;
   const uint64_t size = connection.volume.size_bytes;
   if (request.offset > size || request.length > size - request.offset)
@@ -309,7 +310,7 @@ void Group::finish(Connection &connection, const ParsedRequest &request, Request
 
 Group::Outcome Group::flush(Connection &connection, const ParsedRequest &request) {
   if (connection.volume.read_only) {
-    answer(connection, nbd::kFlush, request.cookie, 0, RequestKind::kFlush, 0, turn_ns_, 0);
+    answer(connection, nbd::kFlush, request.cookie, request.offset, RequestKind::kFlush, 0, turn_ns_, 0);
     return Outcome::kDone;
   }
   if (!log_has_room(connection.volume, 0, 0, false)) return Outcome::kPark;

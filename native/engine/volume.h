@@ -48,6 +48,7 @@ class FlightTable {
 struct Waiter {
   Connection *connection;
   uint64_t cookie;
+  uint64_t offset;  // the request's: extended replies repeat it
   uint64_t bytes;
   uint64_t start_ns;
   uint64_t received_need = 0;  // the standby must have received / made durable up to here; 0: nothing needed
