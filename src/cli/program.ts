@@ -5,7 +5,7 @@
 import { Command, CommanderError } from 'commander'
 
 import { ConfigError, describe, exitCodeOf, UnderstudyError } from '../core/errors.js'
-import { programVersion } from '../core/version.js'
+import { version } from '../core/version.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
 import { identityCommand } from './identity.js'
@@ -38,7 +38,7 @@ export function createProgram(extra: Command[] = []): Command {
   const program = new Command('understudy')
     .description(introduction)
     .addHelpText('after', epilogue)
-    .version(programVersion, '--version', 'print the version')
+    .version(version, '--version', 'print the version')
     .helpOption('-h, --help', 'explain')
     .helpCommand('help [command]', 'explain a command')
   const commands = [

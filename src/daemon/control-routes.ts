@@ -1,6 +1,6 @@
 /** What each request of the control socket does. */
 import { OperationError, SafetyRefusal } from '../core/errors.js'
-import { programVersion } from '../core/version.js'
+import { version } from '../core/version.js'
 import {
   type ExportEvent, type ExportRequest, type Fields, type HealthReply, type PromoteReply, type ReloadReply, type UnexportReply,
   type VerifyEvent, waitConditions, type WaitRequest,
@@ -32,7 +32,7 @@ function reply<T>(document: T): Answer {
 }
 
 function health(daemon: Daemon): HealthReply {
-  return { version: programVersion, pid: process.pid, id: daemon.id, addresses: daemon.addresses() }
+  return { version, pid: process.pid, id: daemon.id, addresses: daemon.addresses() }
 }
 
 function wait(daemon: Daemon, fields: Fields): Answer {

@@ -1,12 +1,12 @@
 /** What a scrape reads of a daemon. */
-import { programVersion } from '../core/version.js'
+import { version } from '../core/version.js'
 import type { MetricsSource } from '../metrics/source.js'
 import type { CounterReader } from '../native/counters.js'
 import type { Daemon } from './daemon.js'
 
 export function metricsSource(daemon: Daemon, counters: CounterReader): MetricsSource {
   return {
-    version: programVersion,
+    version,
     counters,
     errors: daemon.errors,
     volumes: () => daemon.status().volumes,
