@@ -21,6 +21,7 @@ CounterPages::CounterPages() {
 }
 
 CounterPage CounterPages::take() {
+  std::lock_guard lock(mutex_);
   for (uint32_t number = 0; number < kPages; number++) {
     if (used_[number / 64] >> (number % 64) & 1) continue;
     used_[number / 64] |= 1ull << (number % 64);
@@ -32,7 +33,10 @@ CounterPage CounterPages::take() {
   return {};
 }
 
-void CounterPages::give_back(CounterPage page) { used_[page.number() / 64] &= ~(1ull << (page.number() % 64)); }
+void CounterPages::give_back(CounterPage page) {
+  std::lock_guard lock(mutex_);
+  used_[page.number() / 64] &= ~(1ull << (page.number() % 64));
+}
 
 void count_request(CounterPage &page, RequestKind kind, uint64_t bytes, uint64_t latency_ns, bool failed) {
   page.add(kind_word(kind, 0), 1);

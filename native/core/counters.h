@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 
 namespace understudy {
 
@@ -23,7 +24,7 @@ class CounterPage {
   uint32_t number_ = 0;
 };
 
-// Hands out pages of one mapping that is never unmapped (JavaScript may hold it for ever). JavaScript thread only.
+// Hands out pages of one mapping that is never unmapped (JavaScript may hold it for ever). Any thread.
 class CounterPages {
  public:
   static constexpr uint32_t kPages = 4096;
@@ -35,6 +36,7 @@ class CounterPages {
 
  private:
   CounterPages();
+  std::mutex mutex_;  // of used_
   std::atomic<uint64_t> *words_;
   uint64_t used_[kPages / 64] = {};
 };

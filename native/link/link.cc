@@ -1,0 +1,206 @@
+#include "link/link.h"
+
+#include <cerrno>
+
+#include "core/clock.h"
+
+namespace understudy::link {
+namespace {
+constexpr size_t kOutgoingMax = 4096;                  // frames waiting for room; beyond this the session ends
+constexpr uint64_t kStatsEveryNs = 100'000'000;
+
+template <typename Body>
+bool take(std::span<const uint8_t> bytes, Body &body) {
+  if (bytes.size() < sizeof body) return false;
+  memcpy(&body, bytes.data(), sizeof body);
+  return true;
+}
+
+const char *reason_name(quic::CloseReason reason) {
+  switch (reason) {
+    case quic::CloseReason::kLocal: return "local";
+    case quic::CloseReason::kPeer: return "peer";
+    case quic::CloseReason::kTimeout: return "timeout";
+    case quic::CloseReason::kPeerNotAllowed: return "peer-not-allowed";
+    case quic::CloseReason::kRefusedByPeer: return "refused-by-peer";
+    case quic::CloseReason::kProtocol: return "protocol";
+  }
+  return "protocol";
+}
+}  // namespace
+
+Link::~Link() { endpoint_.reset(); }
+
+Status Link::open(const quic::EndpointOptions &options) {
+  auto endpoint = quic::Endpoint::open(options, *this);
+  if (!endpoint.ok()) return endpoint.status;
+  endpoint_ = std::move(endpoint.value);
+  return Status::good();
+}
+
+void Link::run_on_link_thread(std::function<void()> task) {
+  std::promise<void> done;
+  endpoint_->post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+void Link::send_json(uint64_t session, const std::string &json) {
+  send_frame(session, make_frame(wire::FrameType::kJson, json.data(), json.size()));
+}
+
+void Link::send_frame(uint64_t session, std::vector<uint8_t> frame) {
+  endpoint_->post([this, session, frame = std::move(frame)]() mutable {
+    if (quic::Session *found = endpoint_->find(session); found && state_of(*found)) queue(*found, std::move(frame));
+  });
+}
+
+void Link::queue(quic::Session &session, std::vector<uint8_t> frame) {
+  SessionState &state = *state_of(session);
+  state.outgoing.push_back(std::move(frame));
+  flush_outgoing(session);
+  if (state.outgoing.size() > kOutgoingMax) session.close("the peer does not read its control stream");
+}
+
+void Link::flush_outgoing(quic::Session &session) {
+  SessionState &state = *state_of(session);
+  while (!state.outgoing.empty() && session.send_control(state.outgoing.front())) state.outgoing.pop_front();
+}
+
+void Link::established(quic::Session &session) {
+  session.user = std::make_shared<SessionState>();
+  events_({"session-established",
+           {{"session", session.id},
+            {"endpoint", handle},
+            {"outgoing", session.outgoing},
+            {"fingerprint", session.peer_fingerprint},
+            {"address", session.peer_address}},
+           ""});
+}
+
+void Link::closed(quic::Session &session, quic::CloseReason reason, const std::string &text) {
+  if (SessionState *state = state_of(session)) {
+    if (GroupLink *group = state->group) {
+      if (engine::Group *owner = group->group_; owner && group->session_ == session.id) {
+        group->session_ = 0;
+        owner->page().set(kGroup_session, 0);
+        owner->post([owner, id = session.id] { owner->session_lost(id); });
+      }
+    }
+    if (ReplicaLink *replica = state->replica) {
+      std::lock_guard lock(replica->mutex_);
+      if (replica->session_ == session.id) {
+        replica->session_ = 0;
+        replica->link_ = nullptr;
+      }
+    }
+    session.user.reset();
+  }
+  events_({"session-closed",
+           {{"session", session.id},
+            {"endpoint", handle},
+            {"outgoing", session.outgoing},
+            {"reason", std::string(reason_name(reason))},
+            {"text", text}},
+           ""});
+}
+
+void Link::control_received(quic::Session &session, std::span<const uint8_t> bytes) {
+  const auto keep = session.user;  // a frame may end the session
+  if (!keep) return;
+  const Status status = state_of(session)->reader.feed(
+      bytes, [&](wire::FrameType type, std::span<const uint8_t> body) { frame_received(session, type, body); });
+  if (!status.ok()) session.close(status.message);
+}
+
+void Link::frame_received(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body) {
+  SessionState *state = state_of(session);
+  if (!state) return;
+  if (type == wire::FrameType::kJson) {
+    events_({"session-message", {{"session", session.id}}, std::string(body.begin(), body.end())});
+  } else if (state->group) {
+    master_frame(session, type, body);
+  } else if (state->replica) {
+    standby_frame(session, type, body);
+  } else {
+    session.close("a frame came before the welcome");
+  }
+}
+
+void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body) {
+  SessionState &state = *state_of(session);
+  engine::Group *group = state.group->group_;
+  if (type == wire::FrameType::kWatermarks) {
+    wire::WatermarksBody marks;
+    if (!take(body, marks)) return session.close("watermarks: too short");
+    // Until our first record is there the numbers are another incarnation's and mean nothing here.
+    if (marks.incarnation != group->capture().incarnation())
+      marks.received = marks.durable = marks.committed = marks.applied = {};
+    if (state.source) state.source->durable(marks.durable.sequence);
+    group->peer().update(marks);
+  } else if (type == wire::FrameType::kHashReply) {
+    wire::HashReplyBody reply;
+    if (!take(body, reply) || body.size() != sizeof reply + reply.count * sizeof(wire::HashEntry))
+      return session.close("hash reply: wrong length");
+    std::vector<wire::HashEntry> entries(reply.count);
+    memcpy(entries.data(), body.data() + sizeof reply, reply.count * sizeof(wire::HashEntry));
+    group->post([group, reply, entries = std::move(entries)] { group->hashes_arrived(reply, entries); });
+  } else if (type == wire::FrameType::kVerifyResult) {
+    wire::VerifyResultBody result;
+    if (!take(body, result)) return session.close("verify result: too short");
+    group->post([group, result] { group->verify_arrived(result); });
+  }
+}
+
+void Link::standby_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body) {
+  if (type != wire::FrameType::kHashRequest) return;
+  wire::HashRequestBody request;
+  if (!take(body, request)) return session.close("hash request: too short");
+  if (Status status = state_of(session)->replica->replica_->hash(request); !status.ok()) session.close(status.message);
+}
+
+void Link::records_received(quic::Session &session, std::span<const uint8_t> bytes) {
+  SessionState *state = state_of(session);
+  if (!state || !state->replica) return session.close("records came before the welcome");
+  if (Status status = state->replica->replica_->receive(bytes); !status.ok()) {
+    events_({"log", {{"level", std::string("error")}, {"message", "session with " + session.peer_address + ": " + status.message}}, ""});
+    session.close(status.message);
+  }
+}
+
+void Link::tell_watermarks(quic::Session &session, SessionState &state) {
+  const wire::WatermarksBody marks = state.replica->replica_->watermarks();
+  if (memcmp(&marks, &state.told, sizeof marks) == 0 || state.outgoing.size() > 16) return;
+  state.told = marks;
+  queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
+}
+
+void Link::turn(quic::Session &session) {
+  SessionState *state = state_of(session);
+  if (!state) return;
+  flush_outgoing(session);
+  if (state->replica) {
+    if (const size_t consumed = state->replica->replica_->take_consumed()) session.records_consumed(consumed);
+    tell_watermarks(session, *state);
+  }
+  if (state->source) state->source->count_sent();
+  const uint64_t now = monotonic_ns();
+  if (now < state->stats_ns) return;
+  state->stats_ns = now + kStatsEveryNs;
+  if (state->replica) state->replica->publish_counters();
+  if (!state->group) return;
+  CounterPage page = state->group->group_->page();
+  page.set(kGroup_session_rtt_ns, session.stats.rtt_ns);
+  page.set(kGroup_session_cwnd_bytes, session.stats.congestion_window_bytes);
+  page.set(kGroup_session_packet_bytes, session.stats.packet_bytes);
+  page.set(kGroup_session_packets_sent, session.stats.packets_sent);
+  page.set(kGroup_session_packets_received, session.stats.packets_received);
+  page.set(kGroup_session_packets_lost, session.stats.packets_lost);
+  page.set(kGroup_session_bytes_sent, session.stats.bytes_sent);
+  page.set(kGroup_session_bytes_received, session.stats.bytes_received);
+  page.set(kGroup_session_bytes_retransmitted, session.stats.bytes_retransmitted);
+}
+
+}  // namespace understudy::link

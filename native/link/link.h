@@ -1,0 +1,122 @@
+// Link: what happens on an endpoint's sessions: records leave the log of a group, or enter a replica; watermarks,
+// hashes and verdicts travel on the control stream; messages between the TypeScript halves pass through as JSON.
+//
+//   master:   GroupLink   engine thread -> start_records, published      link thread -> PeerMarks, Group::post
+//   standby:  ReplicaLink logger, applier, hasher threads -> progressed  link thread -> Replica::receive
+#pragma once
+#include <atomic>
+#include <deque>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/event.h"
+#include "engine/group.h"
+#include "link/frames.h"
+#include "link/log-source.h"
+#include "quic/endpoint.h"
+#include "replay/replica.h"
+
+namespace understudy::link {
+
+class GroupLink;
+class ReplicaLink;
+
+class Link final : public quic::SessionHandler {
+ public:
+  explicit Link(EventSink events) : events_(std::move(events)) {}
+  ~Link() override;
+  Status open(const quic::EndpointOptions &options);
+  quic::Endpoint &endpoint() { return *endpoint_; }
+  double handle = 0;  // of the addon
+
+  // Any thread.
+  void send_json(uint64_t session, const std::string &json);
+  void send_frame(uint64_t session, std::vector<uint8_t> frame);
+  // Runs `task` on the link thread and waits for it. Not from the link thread.
+  void run_on_link_thread(std::function<void()> task);
+
+  struct SessionState {
+    FrameReader reader;
+    std::deque<std::vector<uint8_t>> outgoing;  // frames the session had no room for
+    GroupLink *group = nullptr;
+    std::unique_ptr<LogSource> source;
+    ReplicaLink *replica = nullptr;
+    wire::WatermarksBody told;  // the last watermarks that were sent
+    uint64_t stats_ns = 0;
+  };
+  static SessionState *state_of(quic::Session &session) { return static_cast<SessionState *>(session.user.get()); }
+
+ private:
+  void established(quic::Session &session) override;
+  void control_received(quic::Session &session, std::span<const uint8_t> bytes) override;
+  void records_received(quic::Session &session, std::span<const uint8_t> bytes) override;
+  void turn(quic::Session &session) override;
+  void closed(quic::Session &session, quic::CloseReason reason, const std::string &text) override;
+
+  void frame_received(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
+  void master_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
+  void standby_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
+  void queue(quic::Session &session, std::vector<uint8_t> frame);
+  void flush_outgoing(quic::Session &session);
+  void tell_watermarks(quic::Session &session, SessionState &state);
+  friend class GroupLink;
+  friend class ReplicaLink;
+
+  EventSink events_;
+  std::unique_ptr<quic::Endpoint> endpoint_;
+};
+
+// A group's way to its standby: bound to whatever endpoint its session is on.
+class GroupLink final : public engine::PeerLink {
+ public:
+  explicit GroupLink(Link &link) : link_(link) {}
+  ~GroupLink() override { unbind(); }
+  void bind(engine::Group &group) { group_ = &group; }
+  void unbind();  // no call into the group comes after this
+
+  void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) override;
+  void published() override { link_.endpoint().wake(); }
+  void request_hashes(uint64_t session, const wire::HashRequestBody &request) override;
+
+ private:
+  friend class Link;
+  Link &link_;
+  engine::Group *group_ = nullptr;  // link thread, once bound
+  uint64_t session_ = 0;            // link thread
+};
+
+// A replica's way to its master, and its counters.
+class ReplicaLink final : public replay::ReplicaListener {
+ public:
+  ReplicaLink(double handle, EventSink events, CounterPage page)
+      : handle_(handle), events_(std::move(events)), page_(page) {}
+  void bind(replay::Replica &replica) { replica_ = &replica; }
+  // Routes the session's records here; returns where the history stands. ENOTCONN: the session is gone.
+  Result<wire::Position> attach(Link &link, uint64_t session);
+  void detach();  // no call into the replica comes after this
+  void publish_counters();
+
+  void progressed() override;
+  void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) override;
+  void verified(const wire::VerifyResultBody &result) override;
+  void failed(const std::string &message) override;
+
+ private:
+  friend class Link;
+  void send(wire::FrameType type, const std::vector<uint8_t> &body);
+  const double handle_;
+  EventSink events_;
+  CounterPage page_;
+  replay::Replica *replica_ = nullptr;
+  std::mutex mutex_;       // of the three below; also of publish_counters
+  Link *link_ = nullptr;   // of the session that feeds us, if any
+  uint64_t session_ = 0;
+};
+
+// The words of a replica's page are the fields of ReplicaState in their order.
+extern const std::vector<const char *> kReplicaCounterNames;
+
+}  // namespace understudy::link

@@ -1,0 +1,91 @@
+#include <cerrno>
+
+#include "link/link.h"
+
+namespace understudy::link {
+
+const std::vector<const char *> kReplicaCounterNames = {
+    "incarnation",       "received_sequence", "received_bytes",  "durable_sequence", "durable_bytes",
+    "committed_sequence", "committed_bytes",  "applied_sequence", "applied_bytes",   "phase",
+    "segments",          "segment_bytes",     "segment_syncs",   "image_syncs",      "staged_bytes",
+    "records_received",  "records_applied",   "verify_equal",    "verify_different", "last_heard_ns",
+    "errors",            "last_errno"};
+static_assert(sizeof(replay::ReplicaState) == 22 * sizeof(uint64_t));
+
+Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
+  Result<wire::Position> result(Status::failed(ENOTCONN, "attach replica: the session has ended"));
+  link.run_on_link_thread([&] {
+    quic::Session *session = link.endpoint().find(id);
+    Link::SessionState *state = session ? Link::state_of(*session) : nullptr;
+    if (!state) return;
+    {
+      std::lock_guard lock(mutex_);
+      if (link_ && session_ != id)
+        if (quic::Session *before = link_->endpoint().find(session_)) {
+          if (Link::SessionState *old = Link::state_of(*before)) old->replica = nullptr;
+        }
+      link_ = &link;
+      session_ = id;
+    }
+    state->replica = this;
+    result = Result<wire::Position>(replica_->start_session());
+  });
+  return result;
+}
+
+void ReplicaLink::detach() {
+  Link *link;
+  {
+    std::lock_guard lock(mutex_);
+    link = link_;
+  }
+  if (!link) return;
+  link->run_on_link_thread([&] {
+    if (quic::Session *session = link->endpoint().find(session_)) {
+      if (Link::SessionState *state = Link::state_of(*session)) state->replica = nullptr;
+      session->close("the standby is closing");
+    }
+    std::lock_guard lock(mutex_);
+    link_ = nullptr;
+    session_ = 0;
+  });
+}
+
+void ReplicaLink::publish_counters() {
+  if (!replica_) return;
+  const auto *words = reinterpret_cast<const std::atomic<uint64_t> *>(&replica_->state());
+  std::lock_guard lock(mutex_);
+  for (size_t word = 0; word < kReplicaCounterNames.size(); word++)
+    page_.set(word, words[word].load(std::memory_order_relaxed));
+}
+
+void ReplicaLink::progressed() {
+  publish_counters();
+  std::lock_guard lock(mutex_);
+  if (link_) link_->endpoint().wake();
+}
+
+void ReplicaLink::send(wire::FrameType type, const std::vector<uint8_t> &body) {
+  std::lock_guard lock(mutex_);
+  if (link_) link_->send_frame(session_, make_frame(type, body.data(), body.size()));
+}
+
+void ReplicaLink::hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) {
+  std::vector<uint8_t> body(sizeof reply + entries.size() * sizeof entries[0]);
+  memcpy(body.data(), &reply, sizeof reply);
+  memcpy(body.data() + sizeof reply, entries.data(), entries.size() * sizeof entries[0]);
+  send(wire::FrameType::kHashReply, body);
+}
+
+void ReplicaLink::verified(const wire::VerifyResultBody &result) {
+  std::vector<uint8_t> body(sizeof result);
+  memcpy(body.data(), &result, sizeof result);
+  send(wire::FrameType::kVerifyResult, body);
+}
+
+void ReplicaLink::failed(const std::string &message) {
+  publish_counters();
+  events_({"replica-error", {{"replica", handle_}, {"message", message}}, ""});
+}
+
+}  // namespace understudy::link
