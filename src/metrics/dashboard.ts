@@ -77,9 +77,14 @@ function addOverview(dashboard: DashboardBuilder): void {
   dashboard
     .withRow(new RowBuilder('Overview'))
     .withPanel(
-      yesNo('Protected', 'The standby keeps up within the policy and nothing is dirty.', [`understudy_protected{${ofVolume}}`, volumeLegend]),
+      yesNo('Protected', 'The standby keeps up within the policy and nothing is dirty.', [
+        `understudy_protected{${ofVolume}}`,
+        volumeLegend,
+      ]),
     )
-    .withPanel(yesNo('Usable', 'The copy can be exported and promoted.', [`understudy_usable{${ofVolume}}`, volumeLegend]))
+    .withPanel(
+      yesNo('Usable', 'The copy can be exported and promoted.', [`understudy_usable{${ofVolume}}`, volumeLegend]),
+    )
     .withPanel(
       new StateTimelineBuilder()
         .title('State')
@@ -91,10 +96,14 @@ function addOverview(dashboard: DashboardBuilder): void {
         .height(8),
     )
     .withPanel(
-      graph('Lag in time', 'Age of the oldest write that is not yet applied.', 's', [[`understudy_lag_seconds{${ofVolume}}`, volumeLegend]]),
+      graph('Lag in time', 'Age of the oldest write that is not yet applied.', 's', [
+        [`understudy_lag_seconds{${ofVolume}}`, volumeLegend],
+      ]),
     )
     .withPanel(
-      graph('Lag in bytes', 'Written and not yet applied.', 'bytes', [[`understudy_lag_bytes{${ofVolume}}`, volumeLegend]]),
+      graph('Lag in bytes', 'Written and not yet applied.', 'bytes', [
+        [`understudy_lag_bytes{${ofVolume}}`, volumeLegend],
+      ]),
     )
 }
 
@@ -115,20 +124,39 @@ function addRequests(dashboard: DashboardBuilder): void {
     `histogram_quantile(${fraction}, sum by (le, kind) (rate(understudy_request_duration_seconds_bucket{${ofVolume}}[$__rate_interval])))`,
     `p${fraction * 100} {{kind}}`,
   ]
-  const byKind = (metric: string): Query => [`sum by (kind) (rate(${metric}{${ofVolume}}[$__rate_interval]))`, '{{kind}}']
+  const byKind = (metric: string): Query => [
+    `sum by (kind) (rate(${metric}{${ofVolume}}[$__rate_interval]))`,
+    '{{kind}}',
+  ]
   dashboard
     .withRow(new RowBuilder('Requests'))
-    .withPanel(graph('Latency by kind', 'From a request being read to its reply being sent.', 's', [quantile(0.5), quantile(0.95), quantile(0.99)]))
+    .withPanel(
+      graph('Latency by kind', 'From a request being read to its reply being sent.', 's', [
+        quantile(0.5),
+        quantile(0.95),
+        quantile(0.99),
+      ]),
+    )
     .withPanel(graph('Requests by kind', 'Answered NBD requests.', 'reqps', [byKind('understudy_requests_total')]))
-    .withPanel(graph('Bytes by kind', 'Bytes that NBD requests covered.', 'Bps', [byKind('understudy_request_bytes_total')]))
-    .withPanel(graph('Connections', 'NBD connections in transmission.', 'short', [[`understudy_connections{${ofVolume}}`, volumeLegend]]))
+    .withPanel(
+      graph('Bytes by kind', 'Bytes that NBD requests covered.', 'Bps', [byKind('understudy_request_bytes_total')]),
+    )
+    .withPanel(
+      graph('Connections', 'NBD connections in transmission.', 'short', [
+        [`understudy_connections{${ofVolume}}`, volumeLegend],
+      ]),
+    )
 }
 
 function addLink(dashboard: DashboardBuilder): void {
   const rate = (metric: string) => `rate(${metric}{${ofGroup}}[$__rate_interval])`
   dashboard
     .withRow(new RowBuilder('Link'))
-    .withPanel(graph('Round-trip time', 'Smoothed; 0 without a session.', 's', [[`understudy_link_rtt_seconds{${ofGroup}}`, groupLegend]]))
+    .withPanel(
+      graph('Round-trip time', 'Smoothed; 0 without a session.', 's', [
+        [`understudy_link_rtt_seconds{${ofGroup}}`, groupLegend],
+      ]),
+    )
     .withPanel(
       graph('Packet loss', 'Of the packets sent.', 'percentunit', [
         [`${rate('understudy_link_packets_lost_total')} / ${rate('understudy_link_packets_sent_total')}`, groupLegend],
@@ -183,10 +211,15 @@ function addLog(dashboard: DashboardBuilder): void {
       ]),
     )
     .withPanel(
-      graph('Back-pressure and detaches', 'Share of the time that clients waited for room in the log; detaches by reason.', 'short', [
-        [`rate(understudy_backpressure_seconds_total{${ofGroup}}[$__rate_interval])`, `back-pressure ${groupLegend}`],
-        [`increase(understudy_detaches_total{${ofGroup}}[$__rate_interval])`, `detach {{reason}} ${groupLegend}`],
-      ]),
+      graph(
+        'Back-pressure and detaches',
+        'Share of the time that clients waited for room in the log; detaches by reason.',
+        'short',
+        [
+          [`rate(understudy_backpressure_seconds_total{${ofGroup}}[$__rate_interval])`, `back-pressure ${groupLegend}`],
+          [`increase(understudy_detaches_total{${ofGroup}}[$__rate_interval])`, `detach {{reason}} ${groupLegend}`],
+        ],
+      ),
     )
 }
 
@@ -200,7 +233,11 @@ function addStandby(dashboard: DashboardBuilder): void {
         [`understudy_standby_staged_bytes{${ofGroup}}`, 'staged {{group}}'],
       ]),
     )
-    .withPanel(graph('fdatasync', 'Of segments and of images.', 'ops', [[rate('understudy_standby_fsyncs_total'), '{{file}} {{group}}']]))
+    .withPanel(
+      graph('fdatasync', 'Of segments and of images.', 'ops', [
+        [rate('understudy_standby_fsyncs_total'), '{{file}} {{group}}'],
+      ]),
+    )
     .withPanel(
       graph('Records', 'Accepted from the link and replayed into images.', 'wps', [
         [rate('understudy_standby_accepted_records_total'), 'accepted {{group}}'],
@@ -218,7 +255,11 @@ function addErrors(dashboard: DashboardBuilder): void {
   const increase = (metric: string, selector: string) => `increase(${metric}{${selector}}[$__rate_interval])`
   dashboard
     .withRow(new RowBuilder('Errors'))
-    .withPanel(graph('Requests with an error', 'By kind.', 'short', [[increase('understudy_request_errors_total', ofVolume), '{{kind}} {{volume}}']]))
+    .withPanel(
+      graph('Requests with an error', 'By kind.', 'short', [
+        [increase('understudy_request_errors_total', ofVolume), '{{kind}} {{volume}}'],
+      ]),
+    )
     .withPanel(
       graph('Errors of the daemon', 'By kind; of the standby: segments and images.', 'short', [
         ['increase(understudy_errors_total[$__rate_interval])', '{{kind}} {{instance}}'],
@@ -226,10 +267,15 @@ function addErrors(dashboard: DashboardBuilder): void {
       ]),
     )
     .withPanel(
-      graph('Voids and flushes alone', 'Records that failed on the master; flushes answered without the standby.', 'short', [
-        [increase('understudy_voids_total', ofGroup), `voids ${groupLegend}`],
-        [increase('understudy_alone_flushes_total', ofGroup), `flushes alone ${groupLegend}`],
-      ]),
+      graph(
+        'Voids and flushes alone',
+        'Records that failed on the master; flushes answered without the standby.',
+        'short',
+        [
+          [increase('understudy_voids_total', ofGroup), `voids ${groupLegend}`],
+          [increase('understudy_alone_flushes_total', ofGroup), `flushes alone ${groupLegend}`],
+        ],
+      ),
     )
     .withPanel(
       graph('Verify', 'Chunks that differed.', 'short', [

@@ -23,4 +23,9 @@ export interface MetricDefinition {
   samples(snapshot: Snapshot): Sample[]
 }
 
-export const metricDefinitions = (): MetricDefinition[] => [...statusMetrics, ...groupMetrics, ...requestMetrics, ...standbyMetrics]
+export const metricDefinitions = (): MetricDefinition[] => [
+  ...statusMetrics,
+  ...groupMetrics,
+  ...requestMetrics,
+  ...standbyMetrics,
+]

@@ -34,6 +34,9 @@ scrape_configs:
 `
 
 function table(definitions: readonly MetricDefinition[]): string {
-  const rows = definitions.map(({ name, type, labels, help }) => `| \`${name}\` | ${type} | ${labels.map(label => `\`${label}\``).join(' ')} | ${help} |`)
+  const rows = definitions.map(
+    ({ name, type, labels, help }) =>
+      `| \`${name}\` | ${type} | ${labels.map(label => `\`${label}\``).join(' ')} | ${help} |`,
+  )
   return ['| metric | type | labels | what it says |', '|---|---|---|---|', ...rows].join('\n') + '\n'
 }

@@ -14,7 +14,11 @@ const meanings: Record<WatermarkName, string> = {
   applied: "in the standby's image",
 }
 
-const detachReasons = { 'log-full': 'detaches_log_full', 'peer-timeout': 'detaches_peer_timeout', requested: 'detaches_requested' } as const
+const detachReasons = {
+  'log-full': 'detaches_log_full',
+  'peer-timeout': 'detaches_peer_timeout',
+  requested: 'detaches_requested',
+} as const
 
 export const groupMetrics: MetricDefinition[] = [
   ...watermarks.flatMap(watermarkMetrics),
@@ -25,16 +29,55 @@ export const groupMetrics: MetricDefinition[] = [
     help: 'How often the log was given up for the dirty map.',
     samples: ({ masters }) =>
       masters.flatMap(group =>
-        Object.entries(detachReasons).map(([reason, name]) => ({ labels: { ...ofGroup(group), reason }, value: counter(group.counters, name) })),
+        Object.entries(detachReasons).map(([reason, name]) => ({
+          labels: { ...ofGroup(group), reason },
+          value: counter(group.counters, name),
+        })),
       ),
   },
-  masterMetric('counter', 'understudy_alone_flushes_total', 'Flushes that were answered without the standby.', 'alone_flushes'),
-  masterMetric('counter', 'understudy_backpressure_seconds_total', 'Time for which clients waited because the log was full.', 'backpressure_ns', 1e9),
-  masterMetric('counter', 'understudy_voids_total', 'Records that failed on the master and were followed by a void.', 'voids'),
-  masterMetric('gauge', 'understudy_resync_sent_bytes', 'Bytes of the running or last resynchronisation that differed and were sent.', 'resync_sent_bytes'),
-  masterMetric('gauge', 'understudy_unreadable_bytes', 'Bytes that the master device refused to read for a resynchronisation.', 'unreadable_bytes'),
-  masterMetric('gauge', 'understudy_link_away', '1 while the standby counts as away: no progress for the peer timeout, else 0.', 'away'),
-  masterMetric('gauge', 'understudy_link_session', '1 while a session with the standby is established, else 0.', 'session'),
+  masterMetric(
+    'counter',
+    'understudy_alone_flushes_total',
+    'Flushes that were answered without the standby.',
+    'alone_flushes',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_backpressure_seconds_total',
+    'Time for which clients waited because the log was full.',
+    'backpressure_ns',
+    1e9,
+  ),
+  masterMetric(
+    'counter',
+    'understudy_voids_total',
+    'Records that failed on the master and were followed by a void.',
+    'voids',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_resync_sent_bytes',
+    'Bytes of the running or last resynchronisation that differed and were sent.',
+    'resync_sent_bytes',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_unreadable_bytes',
+    'Bytes that the master device refused to read for a resynchronisation.',
+    'unreadable_bytes',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_link_away',
+    '1 while the standby counts as away: no progress for the peer timeout, else 0.',
+    'away',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_link_session',
+    '1 while a session with the standby is established, else 0.',
+    'session',
+  ),
   {
     name: 'understudy_link_rtt_seconds',
     type: 'gauge',
@@ -42,19 +85,62 @@ export const groupMetrics: MetricDefinition[] = [
     help: 'Smoothed round-trip time of the session; 0 without one.',
     samples: linkRtt,
   },
-  masterMetric('gauge', 'understudy_link_congestion_window_bytes', 'Congestion window of the session; 0 without one.', 'session_cwnd_bytes'),
-  masterMetric('gauge', 'understudy_link_packet_bytes', 'UDP payload of a full packet of the session; 0 without one.', 'session_packet_bytes'),
+  masterMetric(
+    'gauge',
+    'understudy_link_congestion_window_bytes',
+    'Congestion window of the session; 0 without one.',
+    'session_cwnd_bytes',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_link_packet_bytes',
+    'UDP payload of a full packet of the session; 0 without one.',
+    'session_packet_bytes',
+  ),
   masterMetric('counter', 'understudy_link_packets_sent_total', 'Packets sent by the session.', 'session_packets_sent'),
-  masterMetric('counter', 'understudy_link_packets_received_total', 'Packets received by the session.', 'session_packets_received'),
-  masterMetric('counter', 'understudy_link_packets_lost_total', 'Packets of the session that were declared lost.', 'session_packets_lost'),
-  masterMetric('counter', 'understudy_link_bytes_sent_total', 'Bytes of UDP payload sent by the session.', 'session_bytes_sent'),
-  masterMetric('counter', 'understudy_link_bytes_received_total', 'Bytes of UDP payload received by the session.', 'session_bytes_received'),
-  masterMetric('counter', 'understudy_link_retransmitted_bytes_total', 'Bytes the session had to send again.', 'session_bytes_retransmitted'),
-  masterMetric('counter', 'understudy_link_reconnects_total', 'Sessions that were established after the first one.', 'reconnects'),
+  masterMetric(
+    'counter',
+    'understudy_link_packets_received_total',
+    'Packets received by the session.',
+    'session_packets_received',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_packets_lost_total',
+    'Packets of the session that were declared lost.',
+    'session_packets_lost',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_bytes_sent_total',
+    'Bytes of UDP payload sent by the session.',
+    'session_bytes_sent',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_bytes_received_total',
+    'Bytes of UDP payload received by the session.',
+    'session_bytes_received',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_retransmitted_bytes_total',
+    'Bytes the session had to send again.',
+    'session_bytes_retransmitted',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_reconnects_total',
+    'Sessions that were established after the first one.',
+    'reconnects',
+  ),
 ]
 
 function watermarkMetrics(mark: WatermarkName): MetricDefinition[] {
-  const groupsOf = (snapshot: Snapshot) => [...snapshot.masters, ...(standbyWatermarks.includes(mark) ? snapshot.standbys : [])]
+  const groupsOf = (snapshot: Snapshot) => [
+    ...snapshot.masters,
+    ...(standbyWatermarks.includes(mark) ? snapshot.standbys : []),
+  ]
   const samples =
     (name: string): MetricDefinition['samples'] =>
     snapshot =>
@@ -78,7 +164,13 @@ function watermarkMetrics(mark: WatermarkName): MetricDefinition[] {
   ]
 }
 
-function masterMetric(type: 'counter' | 'gauge', name: string, help: string, from: GroupCounter, divisor = 1): MetricDefinition {
+function masterMetric(
+  type: 'counter' | 'gauge',
+  name: string,
+  help: string,
+  from: GroupCounter,
+  divisor = 1,
+): MetricDefinition {
   const samples: MetricDefinition['samples'] = ({ masters }) =>
     masters.map(group => ({ labels: ofGroup(group), value: counter(group.counters, from) / divisor }))
   return { name, type, labels, help, samples }
@@ -86,7 +178,10 @@ function masterMetric(type: 'counter' | 'gauge', name: string, help: string, fro
 
 /** A master's link counts in its page; a standby's session is known from its status. */
 function linkRtt({ masters, groupStatus }: Snapshot): Sample[] {
-  const ofMasters = masters.map(group => ({ labels: ofGroup(group), value: counter(group.counters, 'session_rtt_ns') / 1e9 }))
+  const ofMasters = masters.map(group => ({
+    labels: ofGroup(group),
+    value: counter(group.counters, 'session_rtt_ns') / 1e9,
+  }))
   const ofStandbys = groupStatus
     .filter(status => status.role === 'standby')
     .map(status => ({ labels: { group: status.group, role: status.role }, value: status.peers[0]?.rttSeconds ?? 0 }))

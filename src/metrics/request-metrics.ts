@@ -14,11 +14,20 @@ export const requestMetrics: MetricDefinition[] = [
     type: 'gauge',
     labels: volumeLabels,
     help: 'NBD connections that are in transmission.',
-    samples: ({ clients }) => clients.map(client => ({ labels: ofVolume(client), value: counter(client.counters, 'connections') })),
+    samples: ({ clients }) =>
+      clients.map(client => ({ labels: ofVolume(client), value: counter(client.counters, 'connections') })),
   },
   requestCounter('understudy_requests_total', 'NBD requests that were answered.', kind => `requests_${kind}`),
-  requestCounter('understudy_request_bytes_total', 'Bytes covered by NBD requests that succeeded.', kind => `bytes_${kind}`),
-  requestCounter('understudy_request_errors_total', 'NBD requests that were answered with an error.', kind => `errors_${kind}`),
+  requestCounter(
+    'understudy_request_bytes_total',
+    'Bytes covered by NBD requests that succeeded.',
+    kind => `bytes_${kind}`,
+  ),
+  requestCounter(
+    'understudy_request_errors_total',
+    'NBD requests that were answered with an error.',
+    kind => `errors_${kind}`,
+  ),
   {
     name: durationName,
     type: 'histogram',
@@ -31,7 +40,10 @@ export const requestMetrics: MetricDefinition[] = [
 function requestCounter(name: string, help: string, from: (kind: RequestKind) => string): MetricDefinition {
   const samples: MetricDefinition['samples'] = ({ clients }) =>
     clients.flatMap(client =>
-      requestKinds.map(kind => ({ labels: { ...ofVolume(client), kind }, value: counter(client.counters, from(kind)) })),
+      requestKinds.map(kind => ({
+        labels: { ...ofVolume(client), kind },
+        value: counter(client.counters, from(kind)),
+      })),
     )
   return { name, type: 'counter', labels, help, samples }
 }
@@ -40,7 +52,11 @@ function durationSamples(client: VolumeSnapshot, kind: RequestKind): Sample[] {
   const { buckets, sumSeconds, count } = latencyHistogram(client.counters, kind)
   const shared = { ...ofVolume(client), kind }
   return [
-    ...buckets.map(bucket => ({ metricName: `${durationName}_bucket`, labels: { ...shared, le: bucket.le }, value: bucket.count })),
+    ...buckets.map(bucket => ({
+      metricName: `${durationName}_bucket`,
+      labels: { ...shared, le: bucket.le },
+      value: bucket.count,
+    })),
     { metricName: `${durationName}_sum`, labels: shared, value: sumSeconds },
     { metricName: `${durationName}_count`, labels: shared, value: count },
   ]

@@ -29,7 +29,12 @@ export async function startMetricsServer(
   logger: Logger = createLogger('metrics'),
 ): Promise<MetricsServer> {
   const server = createServer(
-    { maxHeaderSize: headerBytesMax, headersTimeout: headersTimeoutMs, requestTimeout: requestTimeoutMs, connectionsCheckingInterval: 1_000 },
+    {
+      maxHeaderSize: headerBytesMax,
+      headersTimeout: headersTimeoutMs,
+      requestTimeout: requestTimeoutMs,
+      connectionsCheckingInterval: 1_000,
+    },
     (request, response) => void answer(request, response, registry, logger),
   )
   server.maxConnections = connectionsMax
@@ -42,9 +47,15 @@ export async function startMetricsServer(
   return { address: { host: address.host, port }, close: () => close(server) }
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, registry: MetricsRegistry, logger: Logger): Promise<void> {
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  registry: MetricsRegistry,
+  logger: Logger,
+): Promise<void> {
   const path = (request.url ?? '/').split('?', 1)[0]
-  if (path !== '/metrics' && path !== '/healthz') return reply(response, 404, 'not found: there are /metrics and /healthz')
+  if (path !== '/metrics' && path !== '/healthz')
+    return reply(response, 404, 'not found: there are /metrics and /healthz')
   if (request.method !== 'GET') {
     response.setHeader('Allow', 'GET')
     return reply(response, 405, 'method not allowed: only GET')

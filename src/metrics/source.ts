@@ -78,8 +78,12 @@ export function takeSnapshot(source: MetricsSource): Snapshot {
     volumes,
     groupStatus: firstOfEachGroup(volumes),
     clients: readVolumes(source),
-    masters: source.groupPages().map(({ group, page }) => ({ group, role: 'master', counters: source.counters.read('group', page) })),
-    standbys: source.replicaPages().map(({ group, page }) => ({ group, role: 'standby', counters: source.counters.read('replica', page) })),
+    masters: source
+      .groupPages()
+      .map(({ group, page }) => ({ group, role: 'master', counters: source.counters.read('group', page) })),
+    standbys: source
+      .replicaPages()
+      .map(({ group, page }) => ({ group, role: 'standby', counters: source.counters.read('replica', page) })),
   }
 }
 

@@ -22,40 +22,96 @@ export const statusMetrics: MetricDefinition[] = [
     labels: [...volumeLabels, 'durability', 'generation'],
     help: 'Always 1; the labels say what an acknowledgement means for this volume, and its generation.',
     samples: ({ volumes }) =>
-      volumes.map(status => ({ labels: { ...ofVolume(status), durability: status.durability, generation: status.generation }, value: 1 })),
+      volumes.map(status => ({
+        labels: { ...ofVolume(status), durability: status.durability, generation: status.generation },
+        value: 1,
+      })),
   },
-  volumeGauge('understudy_protected', '1 if the standby keeps up within the policy and nothing is dirty, else 0.', status => Number(status.protected)),
-  volumeGauge('understudy_usable', '1 if the copy on the standby can be exported and promoted, else 0.', status => Number(status.usable)),
+  volumeGauge(
+    'understudy_protected',
+    '1 if the standby keeps up within the policy and nothing is dirty, else 0.',
+    status => Number(status.protected),
+  ),
+  volumeGauge('understudy_usable', '1 if the copy on the standby can be exported and promoted, else 0.', status =>
+    Number(status.usable),
+  ),
   {
     name: 'understudy_state',
     type: 'gauge',
     labels: [...volumeLabels, 'state'],
     help: 'The state of the volume: 1 for the one it is in, 0 for the others.',
     samples: ({ volumes }) =>
-      volumes.flatMap(status => states.map(state => ({ labels: { ...ofVolume(status), state }, value: Number(status.state === state) }))),
+      volumes.flatMap(status =>
+        states.map(state => ({ labels: { ...ofVolume(status), state }, value: Number(status.state === state) })),
+      ),
   },
-  volumeGauge('understudy_state_since_timestamp_seconds', 'Unix time at which the volume entered its state.', status => unixSeconds(status.since)),
-  volumeGauge('understudy_lag_seconds', 'Age of the oldest write that is not yet applied on the standby.', status => status.lagSeconds),
-  volumeGauge('understudy_lag_bytes', 'Bytes written and not yet applied on the standby.', status => status.lagBytes),
-  volumeGauge('understudy_dirty_bytes', 'Bytes that may differ on the standby and have to be compared or sent again.', status => status.dirtyBytes),
-  volumeGauge('understudy_size_bytes', 'Size of the volume.', status => status.sizeBytes),
-  groupGauge('understudy_log_bytes', 'Bytes in the log: not yet acknowledged (master), not yet removed (standby).', status => status.logBytes),
-  groupGauge('understudy_log_max_bytes', 'Most bytes the log may hold; 0 without a maximum.', status => status.logMaxBytes),
-  groupGauge('understudy_resync_done_bytes', 'Bytes compared or sent by the running resynchronisation; 0 when none runs.', status => status.resync?.doneBytes ?? 0),
-  groupGauge('understudy_resync_total_bytes', 'Bytes the running resynchronisation has to go through; 0 when none runs.', status => status.resync?.totalBytes ?? 0),
-  groupGauge('understudy_resync_rate_bytes', 'Bytes a second of the running resynchronisation; 0 when none runs.', status => status.resync?.rate ?? 0),
-  groupGauge('understudy_resync_eta_seconds', 'Time left of the running resynchronisation; 0 when none runs or it is unknown.', status => status.resync?.etaSeconds ?? 0),
-  volumeGauge('understudy_last_verify_timestamp_seconds', 'Unix time at which the last verify ended; 0 if there was none.', status =>
-    status.lastVerify === null ? 0 : unixSeconds(status.lastVerify.time),
+  volumeGauge('understudy_state_since_timestamp_seconds', 'Unix time at which the volume entered its state.', status =>
+    unixSeconds(status.since),
   ),
-  volumeGauge('understudy_last_verify_chunks', 'Chunks compared by the last verify.', status => status.lastVerify?.chunks ?? 0),
-  volumeGauge('understudy_last_verify_different_chunks', 'Chunks that differed in the last verify.', status => status.lastVerify?.different ?? 0),
+  volumeGauge(
+    'understudy_lag_seconds',
+    'Age of the oldest write that is not yet applied on the standby.',
+    status => status.lagSeconds,
+  ),
+  volumeGauge('understudy_lag_bytes', 'Bytes written and not yet applied on the standby.', status => status.lagBytes),
+  volumeGauge(
+    'understudy_dirty_bytes',
+    'Bytes that may differ on the standby and have to be compared or sent again.',
+    status => status.dirtyBytes,
+  ),
+  volumeGauge('understudy_size_bytes', 'Size of the volume.', status => status.sizeBytes),
+  groupGauge(
+    'understudy_log_bytes',
+    'Bytes in the log: not yet acknowledged (master), not yet removed (standby).',
+    status => status.logBytes,
+  ),
+  groupGauge(
+    'understudy_log_max_bytes',
+    'Most bytes the log may hold; 0 without a maximum.',
+    status => status.logMaxBytes,
+  ),
+  groupGauge(
+    'understudy_resync_done_bytes',
+    'Bytes compared or sent by the running resynchronisation; 0 when none runs.',
+    status => status.resync?.doneBytes ?? 0,
+  ),
+  groupGauge(
+    'understudy_resync_total_bytes',
+    'Bytes the running resynchronisation has to go through; 0 when none runs.',
+    status => status.resync?.totalBytes ?? 0,
+  ),
+  groupGauge(
+    'understudy_resync_rate_bytes',
+    'Bytes a second of the running resynchronisation; 0 when none runs.',
+    status => status.resync?.rate ?? 0,
+  ),
+  groupGauge(
+    'understudy_resync_eta_seconds',
+    'Time left of the running resynchronisation; 0 when none runs or it is unknown.',
+    status => status.resync?.etaSeconds ?? 0,
+  ),
+  volumeGauge(
+    'understudy_last_verify_timestamp_seconds',
+    'Unix time at which the last verify ended; 0 if there was none.',
+    status => (status.lastVerify === null ? 0 : unixSeconds(status.lastVerify.time)),
+  ),
+  volumeGauge(
+    'understudy_last_verify_chunks',
+    'Chunks compared by the last verify.',
+    status => status.lastVerify?.chunks ?? 0,
+  ),
+  volumeGauge(
+    'understudy_last_verify_different_chunks',
+    'Chunks that differed in the last verify.',
+    status => status.lastVerify?.different ?? 0,
+  ),
   {
     name: 'understudy_peer_session',
     type: 'gauge',
     labels: [...groupLabels, 'peer', 'address', 'session'],
     help: 'The session with a peer: 1 for what it is, 0 for the others. The address of a master is shown without its port.',
-    samples: ({ groupStatus }) => groupStatus.flatMap(status => status.peers.flatMap(peer => peerSamples(status, peer))),
+    samples: ({ groupStatus }) =>
+      groupStatus.flatMap(status => status.peers.flatMap(peer => peerSamples(status, peer))),
   },
   {
     name: 'understudy_errors_total',
@@ -67,7 +123,8 @@ export const statusMetrics: MetricDefinition[] = [
 ]
 
 function volumeGauge(name: string, help: string, value: (status: VolumeStatus) => number): MetricDefinition {
-  const samples: MetricDefinition['samples'] = ({ volumes }) => volumes.map(status => ({ labels: ofVolume(status), value: value(status) }))
+  const samples: MetricDefinition['samples'] = ({ volumes }) =>
+    volumes.map(status => ({ labels: ofVolume(status), value: value(status) }))
   return { name, type: 'gauge', labels: volumeLabels, help, samples }
 }
 

@@ -45,7 +45,11 @@ export class FakeSource implements MetricsSource {
   readonly errors = new ErrorCounts()
   statuses: VolumeStatus[] = [{ ...masterStatus }, { ...standbyStatus }]
   exports: ReturnType<MetricsSource['volumePages']> = [{ volume: 'disk', group: 'pair', role: 'master', page: 1 }]
-  readonly pages: Record<PageKind, Map<number, Record<string, bigint>>> = { group: new Map(), volume: new Map(), replica: new Map() }
+  readonly pages: Record<PageKind, Map<number, Record<string, bigint>>> = {
+    group: new Map(),
+    volume: new Map(),
+    replica: new Map(),
+  }
   reads = 0
 
   readonly counters = {

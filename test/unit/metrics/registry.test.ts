@@ -18,7 +18,11 @@ t.test('every metric is there at the first scrape, with 0 where nothing has happ
     t.ok(found.length > 0, `${name} has a series`)
     const lacking = found.filter(([key]) => labels.some(label => !key.includes(`${label}="`)))
     t.same(lacking, [], `${name} has all its labels`)
-    if (type !== 'gauge') t.ok(found.every(([, value]) => value === 0), `${name} is 0`)
+    if (type !== 'gauge')
+      t.ok(
+        found.every(([, value]) => value === 0),
+        `${name} is 0`,
+      )
   }
 })
 
@@ -29,17 +33,27 @@ t.test('promtool check metrics has nothing to say, at rest and with figures', as
   for (const [kind, names] of Object.entries(countersRead()) as ['group', string[]][]) {
     for (const page of [0, 1, 2]) names.forEach((name, index) => (source.page(kind, page)[name] = BigInt(index + 1)))
   }
-  source.statuses = [{ ...masterStatus, name: 'odd "name"\\ \n of a volume', lagSeconds: 0.25, resync: { doneBytes: 1, totalBytes: 2, rate: 3, etaSeconds: null } }]
+  source.statuses = [
+    {
+      ...masterStatus,
+      name: 'odd "name"\\ \n of a volume',
+      lagSeconds: 0.25,
+      resync: { doneBytes: 1, totalBytes: 2, rate: 3, etaSeconds: null },
+    },
+  ]
   t.same(promtool(['check', 'metrics'], await registry.scrape()), { status: 0, output: '' })
 })
 
-t.test('every name begins with understudy_, every counter and nothing else ends in _total, help is one sentence', async t => {
-  for (const { name, type, help } of metricDefinitions()) {
-    t.match(name, /^understudy_[a-z]+(_[a-z]+)*$/)
-    t.equal(name.endsWith('_total'), type === 'counter', name)
-    t.match(help, /^[A-Z1].*\.$/, name)
-  }
-})
+t.test(
+  'every name begins with understudy_, every counter and nothing else ends in _total, help is one sentence',
+  async t => {
+    for (const { name, type, help } of metricDefinitions()) {
+      t.match(name, /^understudy_[a-z]+(_[a-z]+)*$/)
+      t.equal(name.endsWith('_total'), type === 'counter', name)
+      t.match(help, /^[A-Z1].*\.$/, name)
+    }
+  },
+)
 
 t.test('1000 writes of 4 KiB move the watermarks by exactly 1000 records and 4,096,000 bytes', async t => {
   const source = new FakeSource()
@@ -58,13 +72,18 @@ t.test('1000 writes of 4 KiB move the watermarks by exactly 1000 records and 4,0
   }
   t.equal(seriesValue(text, 'understudy_applied_records_total', standby), 1000)
   t.equal(seriesValue(text, 'understudy_applied_bytes_total', standby), 4_096_000)
-  t.equal(seriesValue(text, 'understudy_written_bytes_total', standby), undefined, 'a standby does not claim to know what is written')
+  t.equal(
+    seriesValue(text, 'understudy_written_bytes_total', standby),
+    undefined,
+    'a standby does not claim to know what is written',
+  )
 })
 
 t.test('counters show the absolute value, however often they are scraped', async t => {
   const source = new FakeSource()
   const registry = createMetricsRegistry(source)
-  const requests = () => registry.scrape().then(text => seriesValue(text, 'understudy_requests_total', { volume: 'disk', kind: 'write' }))
+  const requests = () =>
+    registry.scrape().then(text => seriesValue(text, 'understudy_requests_total', { volume: 'disk', kind: 'write' }))
   source.page('volume', 1)['requests_write'] = 5n
   t.same(await Promise.all([requests(), requests()]), [5, 5])
   source.page('volume', 1)['requests_write'] = 7n
@@ -86,9 +105,14 @@ t.test('a latency histogram is cumulative, in seconds, and agrees with its count
   page['latency_sum_ns_read'] = 1_500_000_000n
   const text = await createMetricsRegistry(source).scrape()
   const prefix = 'understudy_request_duration_seconds'
-  const buckets = [...parseSeries(text)].filter(([name]) => name.startsWith(`${prefix}_bucket{`) && name.includes('kind="read"'))
+  const buckets = [...parseSeries(text)].filter(
+    ([name]) => name.startsWith(`${prefix}_bucket{`) && name.includes('kind="read"'),
+  )
   const bounds = buckets.map(([name]) => /[{,]le="([^"]+)"/.exec(name)?.[1] ?? '')
-  t.same(bounds.slice(0, 31).map(Number), Array.from({ length: 31 }, (_, bucket) => 2 ** (bucket + 9) / 1e9))
+  t.same(
+    bounds.slice(0, 31).map(Number),
+    Array.from({ length: 31 }, (_, bucket) => 2 ** (bucket + 9) / 1e9),
+  )
   t.equal(bounds[31], '+Inf')
   t.same(
     buckets.map(([, count]) => count),
@@ -137,7 +161,8 @@ t.test('what status shows is there in the same words', async t => {
     last_verify_different_chunks: 2,
     state_since_timestamp_seconds: Date.parse(masterStatus.since) / 1000,
   }
-  for (const [name, value] of Object.entries(expected)) t.equal(seriesValue(text, `understudy_${name}`, master), value, name)
+  for (const [name, value] of Object.entries(expected))
+    t.equal(seriesValue(text, `understudy_${name}`, master), value, name)
   t.equal(seriesValue(text, 'understudy_state', { ...master, state: 'resyncing' }), 1)
   t.equal(seriesValue(text, 'understudy_state', { ...master, state: 'replicating' }), 0)
   t.equal(seriesValue(text, 'understudy_volume_info', { durability: 'flush', generation: masterStatus.generation }), 1)
@@ -175,7 +200,8 @@ t.test('several exports of one volume are added up; no series is there twice', a
 t.test('every kind of request and of error has its own series', async t => {
   const text = await createMetricsRegistry(new FakeSource()).scrape()
   for (const kind of requestKinds) {
-    for (const name of ['requests', 'request_bytes', 'request_errors']) t.equal(seriesValue(text, `understudy_${name}_total`, { kind }), 0)
+    for (const name of ['requests', 'request_bytes', 'request_errors'])
+      t.equal(seriesValue(text, `understudy_${name}_total`, { kind }), 0)
   }
   for (const kind of errorKinds) t.equal(seriesValue(text, 'understudy_errors_total', { kind }), 0)
 })
@@ -214,7 +240,9 @@ t.test('a source that throws makes the scrape fail, and the next one works', asy
 })
 
 t.test('a counter that the addon lacks is named', async t => {
-  const layout = Object.fromEntries(Object.entries(countersRead()).map(([kind, names]) => [kind, Object.fromEntries(names.map(name => [name, 0]))]))
+  const layout = Object.fromEntries(
+    Object.entries(countersRead()).map(([kind, names]) => [kind, Object.fromEntries(names.map(name => [name, 0]))]),
+  )
   t.same(missingCounters(layout), [])
   delete layout['group']?.['voids']
   t.same(missingCounters(layout), ['group.voids'])

@@ -11,7 +11,10 @@ import { FakeSource } from './fake-source.js'
 const lines: string[] = []
 const logger = createLogger('metrics', line => lines.push(line))
 
-async function serve(t: Test, registry: MetricsRegistry = createMetricsRegistry(new FakeSource())): Promise<MetricsServer> {
+async function serve(
+  t: Test,
+  registry: MetricsRegistry = createMetricsRegistry(new FakeSource()),
+): Promise<MetricsServer> {
   const server = await startMetricsServer({ host: '127.0.0.1', port: 0 }, registry, logger)
   t.teardown(() => server.close())
   return server
@@ -47,7 +50,10 @@ t.test('/healthz says ok; other paths and methods are refused with one line', as
 })
 
 t.test('a scrape that fails is answered 500 with one line, and logged', async t => {
-  const server = await serve(t, { contentType: 'text/plain', scrape: () => Promise.reject(new Error('status: no page 3\n at x')) })
+  const server = await serve(t, {
+    contentType: 'text/plain',
+    scrape: () => Promise.reject(new Error('status: no page 3\n at x')),
+  })
   t.match(await ask(server, '/metrics'), { status: 500, body: 'scrape: status: no page 3 at x\n' })
   t.match(lines.at(-1), /error metrics: scrape: status: no page 3/)
   t.match(await ask(server, '/healthz'), { status: 200 }, 'and the server goes on')
