@@ -1,0 +1,137 @@
+// The applier's life around its turns: when it syncs, how it starts, rests and stops. The turns are in applier.cc.
+#include <poll.h>
+
+#include "core/check.h"
+#include "core/clock.h"
+#include "core/thread.h"
+#include "replay/applier.h"
+
+namespace understudy::replay {
+namespace {
+constexpr uint64_t kSyncBytes = 256u << 20;
+constexpr uint64_t kSyncNs = 1'000'000'000;
+constexpr uint64_t kRetryNs = 1'000'000'000;
+constexpr uint64_t kIdleNs = 10'000'000'000;
+}  // namespace
+
+void Applier::start(const Watermark &from, uint64_t redo_end) {
+  cursor_ = persisted_ = from;
+  redo_end_ = redo_end;
+  phase_ = from.phase;
+  publish();
+  thread_ = start_thread("us-applier", [this] { run(); });
+}
+
+void Applier::stop() {
+  stopping_.store(true);
+  waker_.wake();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Applier::run() {
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    Turn result = turn();
+    if (!sync_when_due(result)) result = Turn::kFailed;
+    gate_->turned();
+    if (result == Turn::kWorked)
+      listener_.progressed();
+    else
+      rest(result);
+  }
+  if (!progress_.is_failing(Progress::Part::kImage)) sync_now();
+}
+
+bool Applier::sync_when_due(Turn last) {
+  // In the middle of a step the watermark cannot move: the step is all or nothing.
+  if (is_clean_ || phase_ == ReplicaPhase::kStepping || last == Turn::kFailed) return true;
+  const bool wanted = last == Turn::kIdle && sync_wanted_.load(std::memory_order_relaxed);
+  if (!wanted && unsynced_bytes_ < kSyncBytes && monotonic_ns() - unsynced_since_ns_ < kSyncNs) return true;
+  return sync_now();
+}
+
+bool Applier::sync_now() {
+  if (is_clean_ || phase_ == ReplicaPhase::kStepping || is_closing_) return true;
+  lock_ = gate_->turn();
+  const bool good = sync(phase_);
+  lock_.unlock();
+  return good;
+}
+
+// Images to stable storage, then the watermark file, then the segments below it go. `phase`: what the file is to say.
+// With the gate held, but not while the disk is waited for: nothing but this thread moves what is written here.
+bool Applier::sync(ReplicaPhase phase) {
+  Watermark mark = cursor_;
+  mark.phase = phase == ReplicaPhase::kStaging ? ReplicaPhase::kCut : phase;
+  mark.durable_offset = ledger_.durable_offset();
+  mark.segment_index_next = log_.index_next();
+  lock_.unlock();
+  const Status flushed = flush_images();
+  const int error = flushed.ok() ? file_.store(mark) : 0;
+  lock_ = gate_->turn();
+  is_sync_failing_ = !flushed.ok() || error;
+  if (!flushed.ok()) replay_from_last_sync();
+  if (!flushed.ok()) return fail(flushed), false;
+  if (error) return fail(Status::failed(error, "write the watermark file")), false;
+  progress_.well(Progress::Part::kImage);
+  persisted_ = mark;
+  is_clean_ = true;
+  unsynced_bytes_ = 0;
+  log_.remove_below(mark.log_offset);
+  ledger_.forget_below(mark.log_offset);
+  return true;
+}
+
+Status Applier::flush_images() {
+  for (auto &image : images_) {
+    state_.image_syncs.fetch_add(1, std::memory_order_relaxed);
+    if (int error = image->flush()) return Status::failed(error, "flush the image of volume " + image->name());
+  }
+  return Status::good();
+}
+
+// What a failed flush covered may be gone: everything since the last good one is written once more.
+void Applier::replay_from_last_sync() {
+  redo_end_ = std::max(redo_end_, cursor_.log_offset);
+  cursor_ = persisted_;
+  phase_ = persisted_.phase;
+  step_end_ = 0;
+  is_closing_ = false;
+  unsynced_bytes_ = 0;
+  publish();
+}
+
+void Applier::rest(Turn last) {
+  const uint64_t now = monotonic_ns();
+  uint64_t limit = now + kIdleNs;
+  if (last == Turn::kFailed)
+    limit = now + kRetryNs;
+  else if (!is_clean_)
+    limit = std::max(now, std::min(limit, unsynced_since_ns_ + kSyncNs));
+  for (uint64_t at = now; at < limit; at = monotonic_ns()) {
+    waker_.prepare();
+    const bool news = last == Turn::kIdle && (ledger_.epoch() != idle_epoch_ || (sync_wanted_.load() && !is_clean_));
+    if (stopping_.load() || news) {
+      waker_.cancel();
+      return;
+    }
+    pollfd wait{waker_.fd(), POLLIN, 0};
+    poll(&wait, 1, static_cast<int>((limit - at) / 1'000'000 + 1));
+    waker_.woken();
+  }
+}
+
+Status Applier::drain(uint64_t deadline_ns) {
+  sync_wanted_.store(true);
+  waker_.wake();
+  const bool done = gate_->wait(deadline_ns, [&] {
+    waker_.wake();
+    return is_clean_ && idle_epoch_ == ledger_.epoch() && !is_redoing();
+  });
+  sync_wanted_.store(false);
+  if (done) return Status::good();
+  auto gate = gate_->visit();
+  return Status::failed(ETIMEDOUT, "drain: the images stand at record " + std::to_string(cursor_.applied.sequence) +
+                                       ", the log ends at " + std::to_string(ledger_.durable().sequence));
+}
+
+}  // namespace understudy::replay

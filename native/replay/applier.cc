@@ -1,0 +1,181 @@
+#include "replay/applier.h"
+
+#include <cstring>
+
+#include "core/check.h"
+#include "core/clock.h"
+#include "core/thread.h"
+#include "replay/digest.h"
+
+namespace understudy::replay {
+
+using wire::RecordHeader;
+using wire::RecordType;
+
+namespace {
+constexpr uint64_t kTurnBytesMax = 4u << 20;
+constexpr int kTurnRecordsMax = 1024;
+constexpr uint64_t kZeroPieceBytes = 1u << 30;
+}  // namespace
+
+Applier::Turn Applier::turn() {
+  lock_ = gate_->turn();
+  const uint64_t before = cursor_.log_offset;
+  Turn result = is_closing_ ? finish_step() : Turn::kWorked;
+  uint64_t epoch = ledger_.epoch();
+  if (result == Turn::kWorked && phase_ == ReplicaPhase::kStaging) result = stage();
+  if (result == Turn::kWorked) {
+    const Ledger::Plan plan = ledger_.plan(cursor_.log_offset);
+    epoch = plan.epoch;
+    result = apply_some(plan, step_end_ ? std::min(plan.end, step_end_) : plan.end);
+  }
+  if (result == Turn::kIdle && cursor_.log_offset != before) result = Turn::kWorked;
+  if (result == Turn::kIdle) {
+    redo_end_ = 0;  // all that could have been in the images is applied: they are a cut again
+    idle_epoch_ = epoch;
+  }
+  publish();
+  lock_.unlock();
+  return result;
+}
+
+// Staging: is the step complete by now?
+Applier::Turn Applier::stage() {
+  const auto closing = ledger_.closing(cursor_.log_offset);
+  if (!closing) return Turn::kIdle;
+  if (closing->became_initial) {
+    if (!sync(ReplicaPhase::kInitial)) return Turn::kFailed;
+    phase_ = ReplicaPhase::kInitial;
+  } else {
+    step_end_ = closing->step_end;
+    phase_ = ReplicaPhase::kStepping;
+  }
+  publish();
+  return Turn::kWorked;
+}
+
+Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
+  const uint64_t first = cursor_.log_offset;
+  for (int count = 0; count < kTurnRecordsMax && cursor_.log_offset < end; count++) {
+    if (stopping_.load(std::memory_order_relaxed) || cursor_.log_offset - first >= kTurnBytesMax) return Turn::kWorked;
+    LogReader::Record record;
+    if (Status status = reader_.read(cursor_.log_offset, end, &record); !status.ok()) return fail(status);
+    const RecordHeader &header = record.header;
+    const bool sequenced = wire::is_sequenced(header.type);
+    const bool committed = !sequenced || header.sequence <= plan.committed;
+    if (!committed && !plan.discard_uncommitted) return Turn::kIdle;
+    const bool skip = !committed || (plan.has_voids && sequenced && ledger_.is_void({header.incarnation, header.sequence}));
+    if (!skip && header.type == RecordType::kBegin && phase_ != ReplicaPhase::kInitial && !step_end_)
+      return open_step(header);
+    if (!skip)
+      if (int error = apply(record))
+        return fail(Status::failed(error, "apply: image of volume " + images_[header.volume_index]->name() +
+                                              ": record " + std::to_string(header.sequence)));
+    if (!is_sync_failing_) progress_.well(Progress::Part::kImage);
+    consume(header);
+    if (!skip && header.type == RecordType::kStep && (step_end_ || phase_ == ReplicaPhase::kInitial)) {
+      is_closing_ = true;
+      return finish_step();
+    }
+  }
+  return cursor_.log_offset == first ? Turn::kIdle : Turn::kWorked;
+}
+
+Applier::Turn Applier::open_step(const RecordHeader &header) {
+  const bool initial = (header.flags & wire::kBeginInitial) || phase_ == ReplicaPhase::kFresh;
+  if (!initial) {
+    phase_ = ReplicaPhase::kStaging;  // in a redo the step may be half in the images: stage() looks before any view
+    return Turn::kWorked;
+  }
+  // On disk first: from the next record on the image is no cut.
+  if (!sync(ReplicaPhase::kInitial)) return Turn::kFailed;
+  phase_ = ReplicaPhase::kInitial;
+  publish();
+  consume(header);
+  return Turn::kWorked;
+}
+
+// The kStep has been consumed. Visible only when it is on stable storage, so that it is never undone.
+Applier::Turn Applier::finish_step() {
+  if (!sync(ReplicaPhase::kCut)) return Turn::kFailed;
+  is_closing_ = false;
+  step_end_ = 0;
+  phase_ = ReplicaPhase::kCut;
+  return Turn::kWorked;
+}
+
+int Applier::apply(const LogReader::Record &record) {
+  const RecordHeader &header = record.header;
+  switch (header.type) {
+    case RecordType::kWrite:
+    case RecordType::kSync:
+      CHECK(header.volume_index < images_.size());
+      return images_[header.volume_index]->write(record.payload, header.payload_bytes, header.offset);
+    case RecordType::kZero:
+    case RecordType::kTrim:
+      return apply_zero(header);
+    case RecordType::kVerify:
+      if (!is_redoing()) verify(record);
+      return 0;
+    default:
+      return 0;
+  }
+}
+
+int Applier::apply_zero(const RecordHeader &header) {
+  CHECK(header.volume_index < images_.size());
+  VolumeImage &image = *images_[header.volume_index];
+  const ZeroHow how = header.type == RecordType::kZero ? ZeroHow::kKeep : ZeroHow::kPunch;
+  for (uint64_t at = 0; at < header.length;) {
+    const uint64_t bytes = std::min(kZeroPieceBytes, header.length - at);
+    if (int error = image.zero(header.offset + at, bytes, how)) return error;
+    at += bytes;
+    if (stopping_.load(std::memory_order_relaxed) && at < header.length) return EINTR;  // done again at the next start
+  }
+  return 0;
+}
+
+void Applier::verify(const LogReader::Record &record) {
+  CHECK(record.header.volume_index < images_.size());
+  wire::VerifyPayload payload;
+  memcpy(&payload, record.payload, sizeof payload);
+  Digest digest;
+  Device &device = images_[record.header.volume_index]->device();
+  const int error = digest_range(device, record.header.offset, record.header.length, &digest);
+  const bool equal = !error && memcmp(digest.data(), payload.hash, digest.size()) == 0;
+  (equal ? state_.verify_equal : state_.verify_different).fetch_add(1, std::memory_order_relaxed);
+  listener_.verified({payload.id, record.header.offset, record.header.length, record.header.volume_index,
+                      static_cast<uint16_t>(equal), static_cast<uint32_t>(error)});
+}
+
+void Applier::consume(const RecordHeader &header) {
+  const uint64_t bytes = record_bytes(header);
+  cursor_.log_offset += bytes;
+  if (header.incarnation != cursor_.applied.incarnation) cursor_.committed = 0;
+  cursor_.committed = std::max(cursor_.committed, header.committed);
+  if (header.type == RecordType::kBegin) cursor_.begin_sequence = header.sequence;
+  if (wire::is_sequenced(header.type)) {
+    cursor_.applied = {header.incarnation, header.sequence};
+    cursor_.bytes = header.written_bytes;
+    applied_count_++;
+  }
+  if (is_clean_) unsynced_since_ns_ = monotonic_ns();
+  is_clean_ = false;
+  unsynced_bytes_ += bytes;
+}
+
+// What others are told. A redo is told as a step: the images are no cut until it is through.
+void Applier::publish() {
+  state_.records_applied.fetch_add(std::exchange(applied_count_, 0), std::memory_order_relaxed);
+  if (phase_ != ReplicaPhase::kStepping) progress_.applied(cursor_.log_offset, cursor_.applied, cursor_.bytes);
+  const bool on_cut = phase_ == ReplicaPhase::kCut || phase_ == ReplicaPhase::kStaging;
+  const ReplicaPhase told = on_cut && is_redoing() ? ReplicaPhase::kStepping : phase_;
+  state_.phase.store(static_cast<uint64_t>(told), std::memory_order_release);
+}
+
+Applier::Turn Applier::fail(const Status &status) {
+  if (!(status.error == EINTR && stopping_.load())) progress_.failed(Progress::Part::kImage, status);
+  return Turn::kFailed;
+}
+
+}  // namespace understudy::replay

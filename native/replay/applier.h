@@ -1,0 +1,112 @@
+// Applier: the thread that brings the images to the log, record by record, in order.
+//
+//   phase        record            does
+//   kFresh       kBegin            as with kBeginInitial: an image that never was a cut cannot be staged upon
+//   kCut         kBegin            -> kStaging, and stays before it
+//   kCut         kBegin initial    watermark file says kInitial, then -> kInitial
+//   kStaging     (kStep is there)  -> kStepping: applies all to the kStep, flush, watermark file, -> kCut
+//   kStaging     kBegin initial    -> kInitial
+//   kInitial     kStep             flush, watermark file, -> kCut
+//
+// Crash cases: the images may be ahead of the watermark file in any mixture. Replaying from there ends in the same
+// bytes (idempotent), and until it has reached the point where the log ended at the start (`redo`), no view is given:
+// phase kStepping. The same is done when an image fdatasync fails: what it covered may be gone from memory and disk,
+// so all since the last good one is written again.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "core/waker.h"
+#include "replay/ledger.h"
+#include "replay/log-reader.h"
+#include "replay/progress.h"
+#include "replay/turn-gate.h"
+#include "replay/volume-image.h"
+#include "replay/watermark-file.h"
+
+namespace understudy::replay {
+
+struct ApplierParts {
+  std::vector<std::shared_ptr<VolumeImage>> images;
+  std::shared_ptr<TurnGate> gate;
+  WatermarkFile file;
+};
+
+class Applier {
+ public:
+  Applier(ApplierParts parts, SegmentLog &log, Ledger &ledger, Progress &progress, ReplicaState &state,
+          ReplicaListener &listener, Waker &waker)
+      : images_(std::move(parts.images)), gate_(std::move(parts.gate)), file_(std::move(parts.file)), log_(log),
+        ledger_(ledger), progress_(progress), state_(state), listener_(listener), waker_(waker), reader_(log) {}
+  ~Applier() { stop(); }
+  // Where to go on; everything below redo_end may be in the images already.
+  void start(const Watermark &from, uint64_t redo_end);
+  // Joins the thread after a last flush and watermark, if nothing fails.
+  void stop();
+
+  // Waits until all that may be applied is applied and synced.
+  Status drain(uint64_t deadline_ns);
+  std::shared_ptr<TurnGate> gate() const { return gate_; }
+  WatermarkFile &file() { return file_; }  // before start()
+
+  // With the gate held.
+  ReplicaPhase phase() const { return phase_; }
+  bool is_redoing() const { return cursor_.log_offset < redo_end_; }
+  uint64_t log_offset() const { return cursor_.log_offset; }
+  wire::Position applied() const { return cursor_.applied; }
+
+ private:
+  enum class Turn : uint8_t { kWorked, kIdle, kFailed };
+  void run();
+  Turn turn();
+  Turn stage();
+  Turn apply_some(const Ledger::Plan &plan, uint64_t end);
+  Turn open_step(const wire::RecordHeader &header);
+  Turn finish_step();
+  int apply(const LogReader::Record &record);
+  int apply_zero(const wire::RecordHeader &header);
+  void verify(const LogReader::Record &record);
+  void consume(const wire::RecordHeader &header);
+  bool sync(ReplicaPhase phase);
+  bool sync_now();
+  Status flush_images();
+  void replay_from_last_sync();
+  bool sync_when_due(Turn last);
+  void rest(Turn last);
+  void publish();
+  Turn fail(const Status &status);
+
+  std::vector<std::shared_ptr<VolumeImage>> images_;
+  std::shared_ptr<TurnGate> gate_;
+  WatermarkFile file_;
+  SegmentLog &log_;
+  Ledger &ledger_;
+  Progress &progress_;
+  ReplicaState &state_;
+  ReplicaListener &listener_;
+  Waker &waker_;
+  LogReader reader_;
+
+  // Applier thread; read by others with the gate held.
+  Watermark cursor_;                           // where it stands; durable_offset and segment_index_next unused
+  Watermark persisted_;                        // what the watermark file says
+  ReplicaPhase phase_ = ReplicaPhase::kFresh;
+  uint64_t redo_end_ = 0;
+  uint64_t idle_epoch_ = 0;                    // nothing to do as of this epoch of the ledger
+  bool is_clean_ = true;                       // persisted_ says all of cursor_
+
+  uint64_t step_end_ = 0;                      // log offset; while kStepping
+  bool is_closing_ = false;                    // a kStep has been consumed, and is not on stable storage yet
+  bool is_sync_failing_ = false;               // the last sync() failed: only a good one ends the error
+  uint64_t applied_count_ = 0;                 // records since the last publish()
+  std::unique_lock<std::mutex> lock_;          // the gate, while the applier has it
+  uint64_t unsynced_bytes_ = 0;
+  uint64_t unsynced_since_ns_ = 0;             // monotonic
+  std::atomic<bool> sync_wanted_{false};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace understudy::replay

@@ -1,0 +1,123 @@
+#include "replay/receiver.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/clock.h"
+
+namespace understudy::replay {
+
+using wire::RecordFault;
+using wire::RecordHeader;
+using wire::RecordType;
+
+namespace {
+Status refuse(const RecordHeader &header, const std::string &why) {
+  return {EPROTO, "receive: record " + std::to_string(header.sequence) + " of incarnation " +
+                      std::to_string(header.incarnation) + ": " + why + " (EPROTO)"};
+}
+bool touches_volume(RecordType type) {
+  return type == RecordType::kWrite || type == RecordType::kZero || type == RecordType::kTrim ||
+         type == RecordType::kSync || type == RecordType::kVerify;
+}
+}  // namespace
+
+void Receiver::restart(uint64_t log_offset, wire::Position last, wire::Mark mark, const CommitTracker &commits) {
+  written_ = parsed_ = taken_ = log_offset;
+  received_.store(log_offset);
+  released_.store(log_offset);
+  chain_.last = last;
+  mark_ = mark;
+  commits_ = commits;
+  progress_.received(last, mark.bytes, commits_.committed());
+}
+
+wire::Position Receiver::start_session() {
+  written_ = parsed_;
+  taken_ = written_;  // credit for bytes of an earlier session is no use to this one
+  header_good_ = false;
+  broken_ = Status::good();
+  return chain_.last;
+}
+
+Status Receiver::receive(std::span<const uint8_t> bytes) {
+  if (sealed_.load(std::memory_order_relaxed))
+    return Status::failed(EROFS, "receive: this replica is sealed and takes no more records");
+  if (!broken_.ok()) return broken_;
+  state_.last_heard_ns.store(wall_ns(), std::memory_order_relaxed);
+  const uint64_t used = written_ - released_.load(std::memory_order_acquire);
+  if (used + bytes.size() > ring_.size())
+    return broken_ = Status::failed(ENOBUFS, "receive: ring of " + std::to_string(ring_.size()) + " bytes holds " +
+                                                 std::to_string(used) + ", no room for " +
+                                                 std::to_string(bytes.size()));
+  memcpy(ring_.at(written_), bytes.data(), bytes.size());
+  written_ += bytes.size();
+  const uint64_t before = parsed_;
+  broken_ = parse();
+  if (parsed_ != before) publish();
+  return broken_;
+}
+
+Status Receiver::parse() {
+  while (written_ - parsed_ >= sizeof(RecordHeader)) {
+    const RecordHeader header = load_header(ring_.at(parsed_));
+    if (!header_good_)
+      if (Status status = check(header); !status.ok()) return status;
+    header_good_ = true;
+    if (written_ - parsed_ < record_bytes(header)) break;
+    if (RecordFault fault = check_payload(header, ring_.at(parsed_) + sizeof header); fault != RecordFault::kNone)
+      return refuse(header, to_string(fault));
+    accept(header);
+  }
+  return Status::good();
+}
+
+Status Receiver::check(const RecordHeader &header) const {
+  if (RecordFault fault = check_header(header); fault != RecordFault::kNone) return refuse(header, to_string(fault));
+  if (!chain_.follows(header))
+    return refuse(header, std::string(to_string(RecordFault::kGap)) + ": the last was " +
+                              std::to_string(chain_.last.sequence) + " of incarnation " +
+                              std::to_string(chain_.last.incarnation) + ", its predecessor is " +
+                              std::to_string(header.predecessor));
+  if (header.sequence > wire::kSequenceMax) return refuse(header, "sequence is beyond the maximum");
+  if (header.type == RecordType::kVoid && (header.offset == 0 || header.offset > chain_.last.sequence))
+    return refuse(header, "void of sequence " + std::to_string(header.offset) + ", which was not received");
+  if (header.type == RecordType::kVoid && header.offset <= commits_.raw())
+    return refuse(header, "void of sequence " + std::to_string(header.offset) + ", which is committed");
+  return touches_volume(header.type) ? check_range(header) : Status::good();
+}
+
+Status Receiver::check_range(const RecordHeader &header) const {
+  if (header.volume_index >= volume_bytes_.size())
+    return refuse(header, "volume " + std::to_string(header.volume_index) + " of " +
+                              std::to_string(volume_bytes_.size()));
+  const uint64_t size = volume_bytes_[header.volume_index];
+  if (header.offset > size || header.length > size - header.offset)
+    return refuse(header, "range " + std::to_string(header.offset) + "+" + std::to_string(header.length) +
+                              " is beyond the volume's " + std::to_string(size) + " bytes");
+  return Status::good();
+}
+
+void Receiver::accept(const RecordHeader &header) {
+  chain_.advance(header);
+  commits_.note(header);
+  if (wire::is_sequenced(header.type)) mark_ = {header.sequence, header.written_bytes};
+  parsed_ += record_bytes(header);
+  header_good_ = false;
+  accepted_count_++;
+}
+
+void Receiver::publish() {
+  state_.records_received.fetch_add(std::exchange(accepted_count_, 0), std::memory_order_relaxed);
+  progress_.received(chain_.last, mark_.bytes, commits_.committed());
+  received_.store(parsed_, std::memory_order_release);
+  logger_waker_.wake();
+}
+
+size_t Receiver::take_consumed() {
+  const uint64_t released = released_.load(std::memory_order_acquire);
+  if (released <= taken_) return 0;
+  return static_cast<size_t>(released - std::exchange(taken_, released));
+}
+
+}  // namespace understudy::replay

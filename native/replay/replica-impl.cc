@@ -1,0 +1,251 @@
+// Puts the parts of a replica together; each is described in its own header. Order of the threads' ends: logger (it
+// feeds the applier), hasher (it asks the applier), applier.
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "core/check.h"
+#include "core/clock.h"
+#include "replay/applier.h"
+#include "replay/file-io.h"
+#include "replay/hasher.h"
+#include "replay/ledger.h"
+#include "replay/logger.h"
+#include "replay/progress.h"
+#include "replay/receiver.h"
+#include "replay/recovery.h"
+#include "replay/replica.h"
+#include "replay/segment-log.h"
+#include "replay/view.h"
+#include "replay/volume-image.h"
+#include "replay/watermark-file.h"
+
+namespace understudy::replay {
+namespace {
+
+struct Store {  // what open() has found and proven
+  std::vector<std::shared_ptr<VolumeImage>> images;
+  std::shared_ptr<TurnGate> gate = std::make_shared<TurnGate>();
+  WatermarkFile file;
+  Watermark watermark;
+};
+
+std::vector<uint64_t> sizes_of(const ReplicaOptions &options) {
+  std::vector<uint64_t> sizes;
+  for (const ReplicaVolume &volume : options.volumes) sizes.push_back(volume.size_bytes);
+  return sizes;
+}
+
+class ReplicaImpl final : public Replica {
+ public:
+  ReplicaImpl(const ReplicaOptions &options, ReplicaListener &listener, MirroredRing ring, Store store)
+      : scratch_directory_(options.directory), images_(store.images), progress_(state_, listener),
+        log_(options.directory + "/segments", options.segment_bytes, options.log_bytes_max, state_),
+        ledger_(sizes_of(options), state_),
+        receiver_(std::move(ring), sizes_of(options), state_, progress_, logger_waker_),
+        applier_({store.images, store.gate, std::move(store.file)}, log_, ledger_, progress_, state_, listener,
+                 applier_waker_),
+        logger_(receiver_, log_, ledger_, progress_, listener, logger_waker_, applier_waker_),
+        hasher_(store.images, applier_, ledger_, state_, listener), listener_(listener) {}
+  ~ReplicaImpl() override {
+    logger_.stop();
+    hasher_.stop();
+    applier_.stop();
+  }
+
+  Status recover(const ReplicaOptions &options, Watermark from);
+  void start() {
+    applier_.start(watermark_, ledger_.durable_offset());
+    logger_.start();
+    hasher_.start();
+  }
+
+  const ReplicaState &state() const override { return state_; }
+  wire::Position start_session() override {
+    hasher_.forget();
+    return receiver_.start_session();
+  }
+  Status receive(std::span<const uint8_t> bytes) override { return receiver_.receive(bytes); }
+  size_t take_consumed() override { return receiver_.take_consumed(); }
+  wire::WatermarksBody watermarks() const override { return progress_.body(); }
+  Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request); }
+  Status drain(uint64_t timeout_ns) override;
+  Status seal(uint64_t timeout_ns) override;
+  Result<View> view(size_t volume, bool writable) override;
+
+ private:
+  void wait_for_log(uint64_t deadline_ns);
+
+  const std::string scratch_directory_;
+  std::vector<std::shared_ptr<VolumeImage>> images_;
+  ReplicaState state_;
+  Waker logger_waker_, applier_waker_;
+  Progress progress_;
+  SegmentLog log_;
+  Ledger ledger_;
+  Receiver receiver_;
+  Applier applier_;
+  Logger logger_;
+  Hasher hasher_;
+  ReplicaListener &listener_;
+  Watermark watermark_;  // where the applier starts
+};
+
+// Reads the log from the watermark on; afterwards everything but the threads is in place.
+Status ReplicaImpl::recover(const ReplicaOptions &options, Watermark from) {
+  ledger_.restart(from);
+  auto found = recover_segments(options.directory + "/segments", from,
+                                [&](const uint8_t *record, size_t bytes, uint64_t log_offset) {
+                                  ledger_.note(record, bytes, log_offset);
+                                });
+  if (!found.ok()) return found.status;
+  if (!found.value.damage.empty()) {
+    listener_.failed("open " + options.directory + ": the log is damaged: " + found.value.damage +
+                     "; the images cannot be brought to a cut and are unusable until they are synchronised again");
+    Watermark lost = from;
+    lost.applied = {};
+    lost.bytes = lost.committed = lost.begin_sequence = 0;
+    lost.log_offset = lost.durable_offset = found.value.furthest;
+    lost.segment_index_next = found.value.index_next;
+    lost.phase = ReplicaPhase::kInitial;
+    if (int error = applier_.file().store(lost)) return Status::failed(error, "write the watermark file");
+    from = lost;
+    ledger_.restart(from);
+    found.value.segments.clear();
+  }
+  watermark_ = from;
+  log_.adopt(std::move(found.value.segments), found.value.index_next);
+  log_.remove_below(from.log_offset);
+  receiver_.restart(ledger_.durable_offset(), ledger_.durable(), ledger_.durable_mark(), ledger_.commits());
+  progress_.durable(ledger_.durable(), ledger_.durable_mark());
+  return Status::good();
+}
+
+// Records that were received are on their way to the log: give them the time, unless the log is failing.
+void ReplicaImpl::wait_for_log(uint64_t deadline_ns) {
+  while (!logger_.has_caught_up() && !progress_.is_failing(Progress::Part::kLog) && monotonic_ns() < deadline_ns) {
+    const timespec pause{0, 1'000'000};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+Status ReplicaImpl::drain(uint64_t timeout_ns) {
+  const uint64_t deadline = monotonic_ns() + timeout_ns;
+  wait_for_log(deadline);
+  return applier_.drain(deadline);
+}
+
+Status ReplicaImpl::seal(uint64_t timeout_ns) {
+  const uint64_t deadline = monotonic_ns() + timeout_ns;
+  receiver_.refuse_more();
+  wait_for_log(deadline);
+  ledger_.seal();
+  return applier_.drain(deadline);
+}
+
+Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
+  if (volume >= images_.size()) return Status::failed(EINVAL, "view: volume " + std::to_string(volume));
+  View made;
+  const std::string what = "view: volume " + images_[volume]->name();
+  auto device = open_view(images_[volume], scratch_directory_, writable, [&] {
+    const ReplicaPhase phase = applier_.phase();
+    if (phase == ReplicaPhase::kFresh || phase == ReplicaPhase::kInitial)
+      return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
+    if (phase == ReplicaPhase::kStepping || applier_.is_redoing())
+      return Status::failed(EAGAIN, what + ": a step is being applied");
+    made.position = applier_.applied();
+    return Status::good();
+  });
+  if (!device.ok()) return device.status;
+  made.device = std::move(device.value);
+  return made;
+}
+
+Status make_directory(const std::string &path) {
+  if (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST) return Status::good();
+  return Status::failed(errno, "make directory " + path);
+}
+
+// An image that we are to make, without a watermark file, must hold nothing: kFresh promises zeroes.
+Status check_is_zero(Device &device, const std::string &path) {
+  const uint64_t size = device.traits().size_bytes;
+  std::vector<uint8_t> piece(1u << 20);
+  for (uint64_t at = 0; at < size;) {
+    const Device::Extent extent = device.extent(at, size - at);
+    uint64_t bytes = std::min(extent.bytes, size - at);
+    if (!extent.hole) {
+      bytes = std::min<uint64_t>(bytes, piece.size());
+      if (int error = device.read(piece.data(), bytes, at)) return Status::failed(error, "read image " + path);
+      for (size_t i = 0; i < bytes; i++)
+        if (piece[i]) return Status::failed(EEXIST, "make image " + path + ": it holds data, but no watermark file says of what");
+    }
+    CHECK(bytes > 0);
+    at += bytes;
+  }
+  return Status::good();
+}
+
+Result<std::shared_ptr<VolumeImage>> open_image(const ReplicaVolume &volume, bool is_new, bool may_create,
+                                                std::shared_ptr<TurnGate> gate) {
+  DeviceOptions options;
+  options.create = volume.create && may_create;
+  options.create_bytes = volume.size_bytes;
+  auto device = open_device(volume.image_path, options);
+  if (!device.ok()) return Status{device.status.error, "open image of volume " + volume.name + ": " + device.status.message};
+  const uint64_t found = device.value->traits().size_bytes;
+  if (found != volume.size_bytes)
+    return Status::failed(EINVAL, "open image " + volume.image_path + ": it has " + std::to_string(found) +
+                                      " bytes, volume " + volume.name + " has " + std::to_string(volume.size_bytes));
+  if (is_new && volume.create)
+    if (Status status = check_is_zero(*device.value, volume.image_path); !status.ok()) return status;
+  return std::make_shared<VolumeImage>(volume.name, std::move(device.value), std::move(gate));
+}
+
+// The watermark file, and with it whose store this is; then the images.
+Result<Store> open_store(const ReplicaOptions &options) {
+  Store store;
+  auto file = WatermarkFile::open(options.directory);
+  if (!file.ok()) return file.status;
+  store.file = std::move(file.value);
+  auto loaded = store.file.load();
+  if (!loaded.ok()) return loaded.status;
+  const bool is_new = !loaded.value.has_value();
+  Watermark ours;
+  ours.volume_count = options.volumes.size();
+  for (const ReplicaVolume &volume : options.volumes) ours.volume_bytes += volume.size_bytes;
+  store.watermark = loaded.value.value_or(ours);
+  if (store.watermark.volume_count != ours.volume_count || store.watermark.volume_bytes != ours.volume_bytes)
+    return Status::failed(EINVAL, "open " + options.directory + ": it was made for " +
+                                      std::to_string(store.watermark.volume_count) + " volumes of together " +
+                                      std::to_string(store.watermark.volume_bytes) + " bytes, not " +
+                                      std::to_string(ours.volume_count) + " of " + std::to_string(ours.volume_bytes));
+  const bool is_fresh = store.watermark.phase == ReplicaPhase::kFresh;
+  for (const ReplicaVolume &volume : options.volumes) {
+    auto image = open_image(volume, is_new, is_fresh, store.gate);
+    if (!image.ok()) return image.status;
+    store.images.push_back(std::move(image.value));
+  }
+  if (is_new) {
+    if (int error = store.file.store(store.watermark)) return Status::failed(error, "write the watermark file");
+    if (int error = sync_directory(options.directory)) return Status::failed(error, "sync " + options.directory);
+  }
+  return store;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Replica>> Replica::open(const ReplicaOptions &options, ReplicaListener &listener) {
+  for (const std::string &path : {options.directory, options.directory + "/segments"})
+    if (Status status = make_directory(path); !status.ok()) return status;
+  auto store = open_store(options);
+  if (!store.ok()) return store.status;
+  auto ring = MirroredRing::create(options.ring_bytes);
+  if (!ring.ok()) return ring.status;
+  const Watermark from = store.value.watermark;
+  auto replica = std::make_unique<ReplicaImpl>(options, listener, std::move(ring.value), std::move(store.value));
+  if (Status status = replica->recover(options, from); !status.ok()) return status;
+  replica->start();
+  return std::unique_ptr<Replica>(std::move(replica));
+}
+
+}  // namespace understudy::replay

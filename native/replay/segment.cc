@@ -1,0 +1,95 @@
+#include "replay/segment.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/crc32c.h"
+#include "replay/file-io.h"
+
+namespace understudy::replay {
+namespace {
+uint32_t checksum(SegmentHeader header) {
+  header.header_crc32c = 0;
+  return crc32c(0, &header, sizeof header);
+}
+
+int write_header(int fd, const SegmentHeader &header) {
+  std::array<uint8_t, kSegmentHeaderBytes> page{};
+  memcpy(page.data(), &header, sizeof header);
+  return write_at(fd, page.data(), page.size(), 0);
+}
+}  // namespace
+
+std::string Segment::path_of(const std::string &directory, uint64_t index) {
+  char name[32];
+  snprintf(name, sizeof name, "/%016llx.seg", static_cast<unsigned long long>(index));
+  return directory + name;
+}
+
+Result<std::shared_ptr<Segment>> Segment::create(const std::string &directory, uint64_t index, uint64_t base,
+                                                 wire::Position last, uint64_t preallocate_bytes) {
+  const std::string path = path_of(directory, index);
+  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd) return Status::failed(errno, "create segment " + path);
+  SegmentHeader header{kSegmentMagic, kSegmentVersion, 0, index, base, last};
+  header.header_crc32c = checksum(header);
+  int error = write_header(fd.get(), header);
+  // The header before any record, so that records behind a bad header are known for damage.
+  if (!error && fdatasync(fd.get()) != 0) error = errno;
+  if (!error) error = sync_directory(directory);
+  if (error) {
+    unlink(path.c_str());
+    return Status::failed(error, "create segment " + path);
+  }
+  // Only a help: a full disk shows itself at the write, where it is handled.
+  (void)!fallocate(fd.get(), 0, kSegmentHeaderBytes, static_cast<off_t>(preallocate_bytes));
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+}
+
+Result<std::shared_ptr<Segment>> Segment::open(const std::string &directory, uint64_t index) {
+  const std::string path = path_of(directory, index);
+  Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd) return Status::failed(errno, "open segment " + path);
+  SegmentHeader header{};
+  size_t done = 0;
+  if (int error = read_at(fd.get(), &header, sizeof header, 0, &done))
+    return Status::failed(error, "read segment " + path);
+  if (done != sizeof header || header.magic != kSegmentMagic || header.header_crc32c != checksum(header) ||
+      header.index != index)
+    return Status::failed(EBADMSG, "read segment " + path + ": bad header");
+  if (header.version != kSegmentVersion)
+    return Status::failed(EPROTONOSUPPORT, "read segment " + path + ": version " + std::to_string(header.version));
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+}
+
+int Segment::append(const void *data, size_t bytes) {
+  const uint64_t at = end();
+  if (int error = write_at(fd_.get(), data, bytes, file_offset(at))) return error;
+  if (fdatasync(fd_.get()) != 0) return errno;
+  set_end(at + bytes);
+  return 0;
+}
+
+int Segment::trim() {
+  return ftruncate(fd_.get(), static_cast<off_t>(file_offset(end()))) == 0 ? 0 : errno;
+}
+
+int Segment::settle(uint64_t end) {
+  CHECK(end >= base());
+  set_end(end);
+  if (int error = trim()) return error;
+  return fdatasync(fd_.get()) == 0 ? 0 : errno;
+}
+
+int Segment::read(void *data, size_t bytes, uint64_t log_offset, size_t *done) const {
+  CHECK(log_offset >= base());
+  return read_at(fd_.get(), data, bytes, file_offset(log_offset), done);
+}
+
+}  // namespace understudy::replay
