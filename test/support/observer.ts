@@ -1,0 +1,78 @@
+/**
+ * Looks at a pair of daemons (daemon.ts) often and cheaply: status over the control socket without starting a process,
+ * and the bytes that each side shows to clients.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { VolumeStatus } from '../../src/core/status-types.js'
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { ExportEvent } from '../../src/daemon/control-protocol.js'
+import type { Pair } from './daemon.js'
+import { NbdClient } from './nbd-client.js'
+
+export class Observer {
+  readonly #clients: { master: ControlClient; standby: ControlClient }
+  #exports = 0
+
+  constructor(
+    readonly pair: Pair,
+    readonly sizeBytes: number,
+  ) {
+    this.#clients = { master: new ControlClient(pair.master.state), standby: new ControlClient(pair.standby.state) }
+  }
+
+  /** As one side sees it; undefined when that side does not answer or does not know the volume. */
+  async status(side: 'master' | 'standby' = 'master'): Promise<VolumeStatus | undefined> {
+    const document = await this.#clients[side].status().catch(() => undefined)
+    return document?.volumes.find(volume => volume.name === this.pair.volume)
+  }
+
+  /** applied = written and nothing dirty, on a standby that can be used. */
+  waitInSync(milliseconds = 20_000): Promise<void> {
+    return this.until('applied = written and nothing dirty', milliseconds, async () => {
+      const status = await this.status()
+      return status?.state === 'replicating' && status.usable && status.applied === status.written && status.dirtyBytes === 0
+    })
+  }
+
+  async until(what: string, milliseconds: number, condition: () => Promise<boolean> | boolean): Promise<void> {
+    for (const end = Date.now() + milliseconds; !(await condition()); await sleep(20)) {
+      if (Date.now() < end) continue
+      const [master, standby] = await Promise.all([this.status('master'), this.status('standby')])
+      const { pair } = this
+      const logs = [pair.master, pair.standby].map(daemon => daemon.program.tail(40)).join('')
+      throw new Error(`not within ${milliseconds} ms: ${what}\nmaster ${JSON.stringify(master)}\nstandby ${JSON.stringify(standby)}${logs}`)
+    }
+  }
+
+  /** What the standby puts on stage now, exported and read by a client. Throws the daemon's refusal. */
+  async exported(): Promise<Buffer> {
+    const path = this.pair.scratch.path(`export-${++this.#exports}.sock`)
+    const request = { volume: this.pair.volume, listen: `unix:${path}`, writable: false, detach: false }
+    for await (const _event of this.#clients.standby.stream<ExportEvent>('/export', request)) {
+      // Leaving the loop ends the export.
+      return await readAll(path, this.pair.volume, this.sizeBytes)
+    }
+    throw new Error('export: the daemon ended it at once')
+  }
+
+  /** The device as the master's clients read it. */
+  masterContent(): Promise<Buffer> {
+    return readAll(this.pair.socket, this.pair.volume, this.sizeBytes)
+  }
+}
+
+async function readAll(path: string, name: string, sizeBytes: number): Promise<Buffer> {
+  const client = await NbdClient.attach({ path }, name)
+  try {
+    const content = Buffer.alloc(sizeBytes)
+    const pieceBytes = 1 << 20
+    for (let offset = 0; offset < sizeBytes; offset += pieceBytes) {
+      const reply = await client.read(offset, Math.min(pieceBytes, sizeBytes - offset))
+      if (reply.error !== 0) throw new Error(`read at ${offset}: error ${reply.error} ${reply.message}`)
+      reply.data.copy(content, offset)
+    }
+    return content
+  } finally {
+    client.destroy()
+  }
+}

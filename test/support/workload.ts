@@ -1,0 +1,119 @@
+/**
+ * Clients that write at random and keep the history of it (history.ts): several connections, several requests in
+ * flight on each, overlapping on purpose, with FUA, FLUSH, zeroes and trims among them. What they choose follows from
+ * the seed; when the replies come does not, so a seed repeats the pressure, not the interleaving.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { blockBytes, seededRandom } from './history.js'
+import type { History, HistoryFlush, HistoryWrite } from './history.js'
+import { CMD, CMD_FLAG, NbdClient } from './nbd-client.js'
+import type { Address, Reply } from './nbd-client.js'
+
+export interface WorkloadOptions {
+  history: History
+  address: Address
+  exportName: string
+  seed: number
+  connections?: number
+  depth?: number
+  /** All writes together; the clients rest when it is reached. */
+  writesMax?: number
+  /** After a lost connection: try again until the export is there (a restarted master), instead of ending. */
+  reconnect?: boolean
+}
+
+export class Workload {
+  /** Replies with an error, in words; a healthy device gives none. */
+  readonly errors: string[] = []
+  readonly #options: Required<WorkloadOptions>
+  readonly #random: () => number
+  #clients: Promise<void>[] = []
+  #stopping = false
+
+  constructor(options: WorkloadOptions) {
+    this.#options = { connections: 3, depth: 8, writesMax: 20_000, reconnect: false, ...options }
+    this.#random = seededRandom(options.seed)
+  }
+
+  start(): void {
+    this.#clients = Array.from({ length: this.#options.connections }, () => this.#client())
+  }
+
+  /** Resolves when every request has its reply or its connection is dead. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    await Promise.all(this.#clients)
+  }
+
+  /** Until so many writes were submitted from now on, or the time is over. */
+  async written(count: number, milliseconds = 10_000): Promise<void> {
+    const { history } = this.#options
+    const target = history.writes.length + count
+    for (const end = Date.now() + milliseconds; history.writes.length < target; await sleep(5)) {
+      if (Date.now() > end) throw new Error(`only ${history.writes.length + count - target} of ${count} writes in ${milliseconds} ms`)
+    }
+  }
+
+  async #client(): Promise<void> {
+    do {
+      const client = await this.#attach()
+      if (client === undefined) return
+      await Promise.all(Array.from({ length: this.#options.depth }, () => this.#requests(client)))
+      client.destroy()
+    } while (this.#options.reconnect && !this.#stopping)
+  }
+
+  async #attach(): Promise<NbdClient | undefined> {
+    while (!this.#stopping) {
+      try {
+        return await NbdClient.attach(this.#options.address, this.#options.exportName)
+      } catch (error) {
+        if (!this.#options.reconnect) throw error
+        await sleep(20)
+      }
+    }
+    return undefined
+  }
+
+  /** One request after the other until the connection is dead or the workload stops. */
+  async #requests(client: NbdClient): Promise<void> {
+    const { history, writesMax } = this.#options
+    for (let alive = true; alive && !this.#stopping; ) {
+      if (history.writes.length >= writesMax) await sleep(10)
+      else alive = this.#random() < 0.02 ? await this.#flush(client) : await this.#write(client)
+    }
+  }
+
+  #flush(client: NbdClient): Promise<boolean> {
+    return this.#settle(this.#options.history.submitFlush(), () => client.flush())
+  }
+
+  #write(client: NbdClient): Promise<boolean> {
+    const { history } = this.#options
+    const random = this.#random
+    const count = 1 + Math.floor(random() ** 3 * 8)
+    // Most writes meet in a few blocks, so that order matters; the rest keeps the cut wide.
+    const room = random() < 0.6 ? Math.min(24, history.blocks) : history.blocks
+    const first = Math.floor(random() * (room - count + 1))
+    const fua = random() < 0.05
+    const kind = random() < 0.05 ? 'zero' : 'data'
+    const type = kind === 'data' ? CMD.WRITE : random() < 0.5 ? CMD.TRIM : CMD.WRITE_ZEROES
+    const range = { offset: first * blockBytes, length: count * blockBytes, flags: fua ? CMD_FLAG.FUA : 0 }
+    const write = history.submitWrite(kind, first, count, fua)
+    return this.#settle(write, () => client.request({ type, ...range, ...(kind === 'data' && { data: history.payload(write) }) }))
+  }
+
+  /** False when the connection is dead. */
+  async #settle(operation: HistoryWrite | HistoryFlush, send: () => Promise<Reply>): Promise<boolean> {
+    let reply: Reply
+    try {
+      reply = await send()
+    } catch {
+      this.#options.history.end(operation, 'lost')
+      return false
+    }
+    this.#options.history.end(operation, reply.error === 0 ? 'acknowledged' : 'failed')
+    if (reply.error !== 0) this.errors.push(`error ${reply.error} ${reply.message}`)
+    return true
+  }
+}
