@@ -30,7 +30,8 @@ class Link final : public quic::SessionHandler {
   ~Link() override;
   Status open(const quic::EndpointOptions &options);
   quic::Endpoint &endpoint() { return *endpoint_; }
-  double handle = 0;  // of the addon
+  double handle = 0;        // of the addon
+  bool listening = false;   // a standby's
 
   // Any thread.
   void send_json(uint64_t session, const std::string &json);

@@ -1,0 +1,178 @@
+#include "binding/addon.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "quic/endpoint.h"
+
+namespace understudy::binding {
+namespace {
+constexpr size_t kWorkers = 8;
+Addon *the_addon = nullptr;  // for atexit, which takes no argument
+
+template <auto Method>
+void add(Napi::Object exports, const char *name) {
+  exports.Set(name, Napi::Function::New(
+                        exports.Env(), [](const Napi::CallbackInfo &call) { return (the_addon->*Method)(call); }, name));
+}
+}  // namespace
+
+void Addon::define(Napi::Env env, Napi::Object exports) {
+  if (!the_addon) {
+    the_addon = new Addon;  // never deleted: threads are joined by stop()
+    // Exiting while a thread is inside GnuTLS aborts, and Node runs no clean-up hooks on process.exit.
+    atexit([] { the_addon->stop(); });
+  }
+  env.AddCleanupHook([] { the_addon->stop(); });
+  add<&Addon::start>(exports, "start");
+  add<&Addon::stop_call>(exports, "stop");
+  add<&Addon::exit>(exports, "exit");
+  add<&Addon::counters>(exports, "counters");
+  add<&Addon::counter_layout>(exports, "counterLayout");
+  add<&Addon::create_identity>(exports, "createIdentity");
+  add<&Addon::identity_fingerprint>(exports, "identityFingerprint");
+  add<&Addon::listen>(exports, "listen");
+  add<&Addon::close_listener>(exports, "closeListener");
+  add<&Addon::adopt>(exports, "adopt");
+  add<&Addon::release>(exports, "release");
+  add<&Addon::open_group>(exports, "openGroup");
+  add<&Addon::close_group>(exports, "closeGroup");
+  add<&Addon::quiesce>(exports, "quiesce");
+  add<&Addon::set_ranges>(exports, "setRanges");
+  add<&Addon::attach>(exports, "attach");
+  add<&Addon::detach>(exports, "detach");
+  add<&Addon::save_dirty>(exports, "saveDirty");
+  add<&Addon::verify>(exports, "verify");
+  add<&Addon::read_device>(exports, "readDevice");
+  add<&Addon::partitions>(exports, "partitions");
+  add<&Addon::open_endpoint>(exports, "openEndpoint");
+  add<&Addon::close_endpoint>(exports, "closeEndpoint");
+  add<&Addon::allow>(exports, "allow");
+  add<&Addon::set_identity>(exports, "setIdentity");
+  add<&Addon::connect>(exports, "connect");
+  add<&Addon::close_session>(exports, "closeSession");
+  add<&Addon::send>(exports, "send");
+  add<&Addon::open_replica>(exports, "openReplica");
+  add<&Addon::close_replica>(exports, "closeReplica");
+  add<&Addon::attach_replica>(exports, "attachReplica");
+  add<&Addon::drain_replica>(exports, "drainReplica");
+  add<&Addon::seal_replica>(exports, "sealReplica");
+  add<&Addon::replica_view>(exports, "replicaView");
+}
+
+void Addon::need_started(Napi::Env env) const {
+  if (!pool_) throw Napi::Error::New(env, "the addon is not started");
+}
+
+Napi::Value Addon::start(Call call) {
+  if (pool_) throw Napi::Error::New(call.Env(), "the addon is started already");
+  queue_.open(call.Env());
+  on_event_ = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[0].As<Napi::Function>()));
+  pool_ = std::make_unique<WorkPool>(kWorkers);
+  closing_ = std::make_unique<WorkPool>(2);
+  acceptor_ = std::make_unique<engine::Acceptor>(
+      [this](uint32_t listener, uint32_t connection, int duplicate, std::string peer) {
+        emit({"accepted",
+              {{"listener", static_cast<double>(listener)},
+               {"connection", static_cast<double>(connection)},
+               {"fd", static_cast<double>(duplicate)},
+               {"peer", std::move(peer)}},
+              ""});
+      });
+  return call.Env().Undefined();
+}
+
+void Addon::emit(Event event) {
+  queue_.post([this, event = std::move(event)](Napi::Env env) {
+    if (event.type == "session-established")
+      for (const auto &[key, value] : event.fields)
+        if (key == "session")
+          session_endpoints_[std::get<uint64_t>(value)] =
+              static_cast<uint32_t>(std::get<double>(event.fields[1].second));
+    if (event.type == "session-closed") session_endpoints_.erase(std::get<uint64_t>(event.fields[0].second));
+    if (on_event_ && !on_event_->IsEmpty()) on_event_->Call({to_object(env, event)});
+  });
+}
+
+void Addon::stop() {
+  if (!pool_) return;
+  acceptor_.reset();
+  groups_.clear();  // engines before what they use
+  closing_.reset();
+  replicas_.clear();
+  endpoints_.clear();
+  views_.clear();
+  pool_.reset();
+  queue_.close();
+  on_event_.reset();
+}
+
+Napi::Value Addon::stop_call(Call call) {
+  stop();
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::exit(Call call) {
+  const int code = call[0].As<Napi::Number>().Int32Value();
+  stop();
+  fflush(stdout);
+  fflush(stderr);
+  _exit(code);
+}
+
+Napi::Value Addon::counters(Call call) {
+  CounterPages &pages = CounterPages::instance();
+  return Napi::ArrayBuffer::New(call.Env(), pages.data(), pages.bytes());
+}
+
+Napi::Value Addon::counter_layout(Call call) {
+  Napi::Env env = call.Env();
+  Napi::Object volume = Napi::Object::New(env), group = Napi::Object::New(env), replica = Napi::Object::New(env);
+  const auto set = [](Napi::Object &page, const std::string &name, size_t word) {
+    page.Set(name, static_cast<double>(word));
+  };
+  set(volume, "dirty_bytes", kDirtyBytes);
+  set(volume, "size_bytes", kSizeBytes);
+  set(volume, "connections", kConnections);
+  for (size_t kind = 0; kind < kRequestKinds; kind++) {
+    const std::string name = kRequestKindNames[kind];
+    const auto word = [kind](size_t offset) { return kind_word(static_cast<RequestKind>(kind), offset); };
+    set(volume, "requests_" + name, word(0));
+    set(volume, "bytes_" + name, word(1));
+    set(volume, "errors_" + name, word(2));
+    set(volume, "latency_sum_ns_" + name, word(3));
+    for (size_t bucket = 0; bucket < 32; bucket++)
+      set(volume, "latency_" + name + "_" + std::to_string(bucket), word(kKindBuckets + bucket));
+  }
+#define X(name) set(group, #name, kGroup_##name);
+  UNDERSTUDY_GROUP_COUNTERS(X)
+#undef X
+  for (size_t word = 0; word < link::kReplicaCounterNames.size(); word++)
+    set(replica, link::kReplicaCounterNames[word], word);
+  Napi::Object layout = Napi::Object::New(env);
+  layout.Set("volume", volume);
+  layout.Set("group", group);
+  layout.Set("replica", replica);
+  return layout;
+}
+
+Napi::Value Addon::create_identity(Call call) {
+  auto identity = quic::create_identity();
+  require_ok(call.Env(), identity.status);
+  return Napi::String::New(call.Env(), identity.value.key_pem);
+}
+
+Napi::Value Addon::identity_fingerprint(Call call) {
+  auto fingerprint = quic::identity_fingerprint({call[0].ToString().Utf8Value()});
+  require_ok(call.Env(), fingerprint.status);
+  return Napi::String::New(call.Env(), fingerprint.value);
+}
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  Addon::define(env, exports);
+  return exports;
+}
+NODE_API_MODULE(understudy, init)
+
+}  // namespace understudy::binding

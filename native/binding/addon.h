@@ -1,0 +1,107 @@
+// Addon: what JavaScript sees of native/, and the owner of every native thread. One per process. Handles are small
+// numbers, sessions are bigints. Members are used on the JavaScript thread only, unless they say otherwise.
+#pragma once
+#include <napi.h>
+
+#include <map>
+#include <memory>
+
+#include "binding/js.h"
+#include "core/work-pool.h"
+#include "engine/group.h"
+#include "engine/listener.h"
+#include "link/link.h"
+#include "replay/replica.h"
+
+namespace understudy::binding {
+
+class Addon {
+ public:
+  static void define(Napi::Env env, Napi::Object exports);
+  void stop();  // joins every thread; idempotent
+
+  using Call = const Napi::CallbackInfo &;
+  // addon.cc
+  Napi::Value start(Call call);
+  Napi::Value stop_call(Call call);
+  Napi::Value exit(Call call);
+  Napi::Value counters(Call call);
+  Napi::Value counter_layout(Call call);
+  Napi::Value create_identity(Call call);
+  Napi::Value identity_fingerprint(Call call);
+  // nbd-calls.cc
+  Napi::Value listen(Call call);
+  Napi::Value close_listener(Call call);
+  Napi::Value adopt(Call call);
+  Napi::Value release(Call call);
+  // group-calls.cc
+  Napi::Value open_group(Call call);
+  Napi::Value close_group(Call call);
+  Napi::Value quiesce(Call call);
+  Napi::Value set_ranges(Call call);
+  Napi::Value attach(Call call);
+  Napi::Value detach(Call call);
+  Napi::Value save_dirty(Call call);
+  Napi::Value verify(Call call);
+  Napi::Value read_device(Call call);
+  Napi::Value partitions(Call call);
+  // link-calls.cc
+  Napi::Value open_endpoint(Call call);
+  Napi::Value close_endpoint(Call call);
+  Napi::Value allow(Call call);
+  Napi::Value set_identity(Call call);
+  Napi::Value connect(Call call);
+  Napi::Value close_session(Call call);
+  Napi::Value send(Call call);
+  // replica-calls.cc
+  Napi::Value open_replica(Call call);
+  Napi::Value close_replica(Call call);
+  Napi::Value attach_replica(Call call);
+  Napi::Value drain_replica(Call call);
+  Napi::Value seal_replica(Call call);
+  Napi::Value replica_view(Call call);
+
+ private:
+  struct GroupEntry {
+    std::unique_ptr<link::GroupLink> link;  // null: no standby can be attached
+    std::unique_ptr<engine::Group> group;   // goes first
+    ~GroupEntry() {
+      if (link) link->unbind();
+      group.reset();
+    }
+  };
+  struct ReplicaEntry {
+    CounterPage page;
+    std::unique_ptr<link::ReplicaLink> link;
+    std::unique_ptr<replay::Replica> replica;
+    ~ReplicaEntry() {
+      link->detach();
+      replica.reset();  // its threads may call the link to the very end
+      CounterPages::instance().give_back(page);
+    }
+  };
+
+  EventSink sink() {
+    return [this](Event event) { emit(std::move(event)); };
+  }
+  void emit(Event event);  // any thread
+  std::unique_ptr<engine::Volume> make_volume(Napi::Env env, Napi::Object spec, uint16_t index);
+  GroupEntry &group_of(Call call, size_t argument = 0);
+  std::pair<engine::Group *, engine::Volume *> volume_of(Call call, size_t argument = 0);
+  link::Link *link_of_session(uint64_t session);
+  void need_started(Napi::Env env) const;
+
+  JsQueue queue_;
+  std::shared_ptr<Napi::FunctionReference> on_event_;
+  std::unique_ptr<WorkPool> pool_;      // what may wait for a disk
+  std::unique_ptr<WorkPool> closing_;   // what waits for pool_
+  std::unique_ptr<engine::Acceptor> acceptor_;
+  std::map<uint32_t, std::unique_ptr<link::Link>> endpoints_;
+  std::map<uint64_t, uint32_t> session_endpoints_;  // of sessions we were told of
+  std::map<uint32_t, std::unique_ptr<GroupEntry>> groups_;
+  std::map<uint32_t, std::shared_ptr<ReplicaEntry>> replicas_;
+  std::map<uint32_t, std::unique_ptr<Device>> views_;
+  uint32_t last_handle_ = 0;
+};
+
+}  // namespace understudy::binding

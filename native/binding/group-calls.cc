@@ -1,0 +1,266 @@
+#include <cerrno>
+
+#include "binding/addon.h"
+#include "partition/partitions.h"
+
+namespace understudy::binding {
+namespace {
+
+engine::RangeTable table_from(Napi::Env env, const Napi::Value &value) {
+  if (value.IsUndefined() || value.IsNull()) return {};
+  const auto words = value.As<Napi::BigUint64Array>();
+  std::vector<engine::Range> ranges;
+  for (size_t i = 0; i + 1 < words.ElementLength(); i += 2) ranges.push_back({words[i], words[i + 1]});
+  engine::RangeTable table(std::move(ranges));
+  if (!table.valid()) throw Napi::RangeError::New(env, "ranges must be sorted, disjoint and not empty");
+  return table;
+}
+
+engine::Durability durability_from(Napi::Env env, const std::string &name) {
+  if (name == "async") return engine::Durability::kAsync;
+  if (name == "flush") return engine::Durability::kFlush;
+  if (name == "received") return engine::Durability::kReceived;
+  if (name == "durable") return engine::Durability::kDurable;
+  throw Napi::RangeError::New(env, "durability: " + name);
+}
+
+Napi::Object describe(Napi::Env env, const Device &device) {
+  const DeviceTraits &traits = device.traits();
+  Napi::Object info = Napi::Object::New(env);
+  info.Set("sizeBytes", to_big(env, traits.size_bytes));
+  info.Set("blockMin", traits.block_bytes_min);
+  info.Set("blockPreferred", traits.block_bytes_preferred);
+  info.Set("blockMax", wire::kPayloadBytesMax);
+  info.Set("readOnly", traits.read_only);
+  info.Set("canZero", traits.can_zero);
+  info.Set("isBlockDevice", traits.is_block);
+  return info;
+}
+
+}  // namespace
+
+Addon::GroupEntry &Addon::group_of(Call call, size_t argument) {
+  const auto found = groups_.find(call[argument].As<Napi::Number>().Uint32Value());
+  if (found == groups_.end()) throw Napi::Error::New(call.Env(), "no such group");
+  return *found->second;
+}
+
+std::pair<engine::Group *, engine::Volume *> Addon::volume_of(Call call, size_t argument) {
+  const uint32_t handle = call[argument].As<Napi::Number>().Uint32Value();
+  for (auto &[id, entry] : groups_)
+    if (engine::Volume *volume = entry->group->volume_by_handle(handle)) return {entry->group.get(), volume};
+  throw Napi::Error::New(call.Env(), "no such volume");
+}
+
+std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object spec, uint16_t index) {
+  const Napi::Object source = spec.Get("device").As<Napi::Object>();
+  std::unique_ptr<Device> device;
+  if (has(source, "view")) {
+    const auto found = views_.find(static_cast<uint32_t>(number(source, "view")));
+    if (found == views_.end()) throw Napi::Error::New(env, "no such view");
+    device = std::move(found->second);
+    views_.erase(found);
+  } else {
+    DeviceOptions options;
+    options.read_only = flag(spec, "readOnly");
+    auto opened = open_device(text(source, "path"), options);
+    require_ok(env, opened.status);
+    device = std::move(opened.value);
+  }
+  auto volume = std::make_unique<engine::Volume>(text(spec, "name"), index, std::move(device));
+  volume->read_only = flag(spec, "readOnly") || volume->device->traits().read_only;
+  volume->excluded = table_from(env, spec.Get("excluded"));
+  volume->watched = table_from(env, spec.Get("watched"));
+  volume->handle = ++last_handle_;
+  return volume;
+}
+
+Napi::Value Addon::open_group(Call call) {
+  Napi::Env env = call.Env();
+  need_started(env);
+  const Napi::Object spec = call[0].As<Napi::Object>();
+  const Napi::Array specs = spec.Get("volumes").As<Napi::Array>();
+  std::vector<std::unique_ptr<engine::Volume>> volumes;
+  for (uint32_t i = 0; i < specs.Length(); i++)
+    volumes.push_back(make_volume(env, specs.Get(i).As<Napi::Object>(), static_cast<uint16_t>(i)));
+  if (volumes.empty()) throw Napi::RangeError::New(env, "a group has at least one volume");
+  if (has(spec, "history")) {
+    const Napi::Array files = spec.Get("history").As<Napi::Object>().Get("dirtyFiles").As<Napi::Array>();
+    for (uint32_t i = 0; i < files.Length() && i < volumes.size(); i++)
+      require_ok(env, volumes[i]->dirty.load(files.Get(i).ToString().Utf8Value()));
+  }
+  engine::GroupOptions options;
+  options.name = text(spec, "name");
+  options.capture = {big(spec, "incarnation"), static_cast<size_t>(number(spec, "logBytes")), flag(spec, "replicated")};
+  options.durability = durability_from(env, text(spec, "durability", "flush"));
+  options.block_on_standby_loss = text(spec, "onStandbyLoss") == "block";
+  options.peer_timeout_ns = static_cast<uint64_t>(number(spec, "peerTimeoutMs", 5000)) * 1'000'000;
+  const uint32_t handle = ++last_handle_;
+
+  auto entry = std::make_unique<GroupEntry>();
+  if (options.capture.replicated) {
+    const auto endpoint = endpoints_.find(static_cast<uint32_t>(number(spec, "endpoint", 0)));
+    link::Link *link = endpoint != endpoints_.end() ? endpoint->second.get() : nullptr;
+    for (auto &[id, candidate] : endpoints_)
+      if (!link && !candidate->listening) link = candidate.get();
+    if (!link) throw Napi::Error::New(env, "a replicated group needs an endpoint: open one first");
+    entry->link = std::make_unique<link::GroupLink>(*link);
+  }
+  entry->group = std::make_unique<engine::Group>(options, std::move(volumes), *pool_, entry->link.get(),
+                                                 [this, handle](Event event) {
+                                                   event.fields.emplace_back("group", static_cast<double>(handle));
+                                                   emit(std::move(event));
+                                                 });
+  if (entry->link) entry->link->bind(*entry->group);
+
+  Napi::Object result = Napi::Object::New(env);
+  Napi::Array opened = Napi::Array::New(env);
+  for (const auto &volume : entry->group->volumes()) {
+    Napi::Object one = Napi::Object::New(env);
+    one.Set("volume", volume->handle);
+    one.Set("device", describe(env, *volume->device));
+    one.Set("counterPage", volume->page.number());
+    opened.Set(opened.Length(), one);
+  }
+  result.Set("group", handle);
+  result.Set("volumes", opened);
+  result.Set("counterPage", entry->group->page().number());
+  groups_.emplace(handle, std::move(entry));
+  return result;
+}
+
+Napi::Value Addon::close_group(Call call) {
+  const Promise promise(call.Env(), queue_);
+  const auto found = groups_.find(call[0].As<Napi::Number>().Uint32Value());
+  if (found == groups_.end()) {
+    promise.resolve();
+    return promise.promise();
+  }
+  auto entry = std::make_shared<std::unique_ptr<GroupEntry>>(std::move(found->second));
+  groups_.erase(found);
+  closing_->submit([entry, promise] {
+    entry->reset();
+    promise.resolve();
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::quiesce(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  const Promise promise(call.Env(), queue_);
+  group->post([group, promise] { group->quiesce([promise] { promise.resolve(); }); });
+  return promise.promise();
+}
+
+Napi::Value Addon::set_ranges(Call call) {
+  auto [group, volume] = volume_of(call);
+  auto excluded = table_from(call.Env(), call[1]), watched = table_from(call.Env(), call[2]);
+  group->post([group = group, volume = volume, excluded = std::move(excluded), watched = std::move(watched)] {
+    group->set_ranges(*volume, excluded, watched);
+  });
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::attach(Call call) {
+  GroupEntry &entry = group_of(call);
+  if (!entry.link) throw Napi::Error::New(call.Env(), "the group is not replicated");
+  const Napi::Object spec = call[1].As<Napi::Object>();
+  engine::AttachRequest request;
+  request.session = big(spec, "session");
+  request.peer = {big(spec, "peerIncarnation"), big(spec, "peerReceived")};
+  request.fresh = flag(spec, "fresh");
+  request.initial = flag(spec, "initial");
+  request.all_dirty = flag(spec, "allDirty");
+  engine::Group *group = entry.group.get();
+  group->post([group, request] { group->attach(request); });
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::detach(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  group->post([group] { group->detach("requested"); });
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::save_dirty(Call call) {
+  auto [group, volume] = volume_of(call);
+  const std::string path = call[1].ToString().Utf8Value();
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, path, promise] {
+    group->capture().mark_unacknowledged(group->peer().durable());
+    const Status status = volume->dirty.save(path);
+    if (!status.ok()) return promise.reject(status);
+    promise.resolve([sequence = group->capture().last_sequence()](Napi::Env env) -> Napi::Value {
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("sequence", to_big(env, sequence));
+      return result;
+    });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::verify(Call call) {
+  auto [group, volume] = volume_of(call);
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, promise] {
+    const Status started =
+        group->verifier().start(*volume, [promise](Status status, uint64_t chunks, uint64_t different) {
+          if (!status.ok()) return promise.reject(status);
+          promise.resolve([chunks, different](Napi::Env env) -> Napi::Value {
+            Napi::Object result = Napi::Object::New(env);
+            result.Set("chunks", static_cast<double>(chunks));
+            result.Set("different", static_cast<double>(different));
+            return result;
+          });
+        });
+    if (!started.ok()) promise.reject(started);
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::read_device(Call call) {
+  auto [group, volume] = volume_of(call);
+  const uint64_t offset = big(call[1]);
+  const size_t bytes = std::min<size_t>(1u << 20, static_cast<size_t>(call[2].As<Napi::Number>().Int64Value()));
+  const Promise promise(call.Env(), queue_);
+  pool_->submit([volume = volume, offset, bytes, promise] {
+    auto data = std::make_shared<std::vector<uint8_t>>(bytes);
+    const int error = offset + bytes > volume->size_bytes ? EINVAL : volume->device->read(data->data(), bytes, offset);
+    if (error) return promise.reject(Status::failed(error, "read device: " + volume->name));
+    promise.resolve([data](Napi::Env env) -> Napi::Value {
+      Napi::Uint8Array array = Napi::Uint8Array::New(env, data->size());
+      memcpy(array.Data(), data->data(), data->size());
+      return array;
+    });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::partitions(Call call) {
+  need_started(call.Env());
+  const std::string path = call[0].ToString().Utf8Value();
+  const Promise promise(call.Env(), queue_);
+  pool_->submit([path, promise] {
+    auto read = partition::read_partitions(path);
+    if (!read.ok()) return promise.reject(read.status);
+    promise.resolve([found = std::move(read.value)](Napi::Env env) -> Napi::Value {
+      Napi::Array array = Napi::Array::New(env);
+      for (const partition::Partition &one : found) {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("number", one.number);
+        object.Set("offset", to_big(env, one.offset));
+        object.Set("sizeBytes", to_big(env, one.size_bytes));
+        object.Set("type", one.type);
+        object.Set("name", one.name);
+        object.Set("uuid", one.uuid);
+        object.Set("scheme", one.scheme);
+        object.Set("extended", one.extended);
+        array.Set(array.Length(), object);
+      }
+      return array;
+    });
+  });
+  return promise.promise();
+}
+
+}  // namespace understudy::binding

@@ -1,0 +1,55 @@
+#include "binding/addon.h"
+
+namespace understudy::binding {
+
+Napi::Value Addon::listen(Call call) {
+  need_started(call.Env());
+  const Napi::Object spec = call[0].As<Napi::Object>();
+  engine::ListenAddress address;
+  if (text(spec, "kind") == "unix") {
+    address.unix_path = text(spec, "path");
+    address.mode = static_cast<uint32_t>(number(spec, "mode", 0600));
+    address.group_id = static_cast<int64_t>(number(spec, "groupId", -1));
+  } else {
+    address.host = text(spec, "host");
+    address.port = static_cast<uint16_t>(number(spec, "port"));
+  }
+  auto listening = acceptor_->listen(address);
+  require_ok(call.Env(), listening.status);
+  Napi::Object result = Napi::Object::New(call.Env());
+  result.Set("listener", listening.value.listener);
+  result.Set("port", static_cast<uint32_t>(listening.value.port));
+  return result;
+}
+
+Napi::Value Addon::close_listener(Call call) {
+  if (acceptor_) acceptor_->close(call[0].As<Napi::Number>().Uint32Value());
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::adopt(Call call) {
+  need_started(call.Env());
+  const uint32_t id = call[0].As<Napi::Number>().Uint32Value();
+  auto [group, volume] = volume_of(call, 1);
+  const Napi::Object flags = call[2].As<Napi::Object>();
+  const auto early = call[3].As<Napi::Uint8Array>();
+  engine::Negotiated negotiated;
+  negotiated.structured_replies = flag(flags, "structuredReplies");
+  negotiated.extended_headers = flag(flags, "extendedHeaders");
+  negotiated.base_allocation_id = static_cast<uint32_t>(number(flags, "baseAllocationId"));
+  negotiated.read_only = flag(flags, "readOnly");
+  auto socket = std::make_shared<Fd>(acceptor_->take(id));
+  if (!*socket) return call.Env().Undefined();
+  std::vector<uint8_t> bytes(early.Data(), early.Data() + early.ByteLength());
+  group->post([group = group, volume = volume, id, socket, negotiated, bytes = std::move(bytes)]() mutable {
+    group->adopt(id, std::move(*socket), *volume, negotiated, std::move(bytes));
+  });
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::release(Call call) {
+  if (acceptor_) acceptor_->take(call[0].As<Napi::Number>().Uint32Value());
+  return call.Env().Undefined();
+}
+
+}  // namespace understudy::binding

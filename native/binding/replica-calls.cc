@@ -1,0 +1,107 @@
+#include <cerrno>
+
+#include "binding/addon.h"
+
+namespace understudy::binding {
+
+Napi::Value Addon::open_replica(Call call) {
+  Napi::Env env = call.Env();
+  need_started(env);
+  const Napi::Object spec = call[0].As<Napi::Object>();
+  replay::ReplicaOptions options;
+  options.directory = text(spec, "directory");
+  const Napi::Array volumes = spec.Get("volumes").As<Napi::Array>();
+  for (uint32_t i = 0; i < volumes.Length(); i++) {
+    const Napi::Object one = volumes.Get(i).As<Napi::Object>();
+    options.volumes.push_back({text(one, "name"), text(one, "imagePath"), big(one, "sizeBytes"), flag(one, "create")});
+  }
+  if (has(spec, "logBytesMax")) options.log_bytes_max = static_cast<uint64_t>(number(spec, "logBytesMax"));
+  const uint32_t handle = ++last_handle_;
+  const CounterPage page = CounterPages::instance().take();
+  auto link = std::make_unique<link::ReplicaLink>(handle, sink(), page);
+  auto replica = replay::Replica::open(options, *link);
+  if (!replica.ok()) {
+    CounterPages::instance().give_back(page);
+    throw_status(env, replica.status);
+  }
+  auto entry = std::make_shared<ReplicaEntry>();
+  entry->page = page;
+  entry->link = std::move(link);
+  entry->replica = std::move(replica.value);
+  entry->link->bind(*entry->replica);
+  entry->link->publish_counters();
+  replicas_.emplace(handle, std::move(entry));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("replica", handle);
+  result.Set("counterPage", page.number());
+  return result;
+}
+
+Napi::Value Addon::close_replica(Call call) {
+  replicas_.erase(call[0].As<Napi::Number>().Uint32Value());
+  return call.Env().Undefined();
+}
+
+namespace {
+template <typename Map>
+auto &replica_of(Map &replicas, const Napi::CallbackInfo &call) {
+  const auto found = replicas.find(call[0].As<Napi::Number>().Uint32Value());
+  if (found == replicas.end()) throw Napi::Error::New(call.Env(), "no such replica");
+  return found->second;
+}
+}  // namespace
+
+Napi::Value Addon::attach_replica(Call call) {
+  Napi::Env env = call.Env();
+  auto &entry = replica_of(replicas_, call);
+  const uint64_t session = big(call[1]);
+  link::Link *link = link_of_session(session);
+  if (!link) throw_status(env, Status::failed(ENOTCONN, "attach replica: the session has ended"));
+  auto position = entry->link->attach(*link, session);
+  require_ok(env, position.status);
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("incarnation", to_big(env, position.value.incarnation));
+  result.Set("received", to_big(env, position.value.sequence));
+  return result;
+}
+
+Napi::Value Addon::drain_replica(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, timeout_ns, promise] {
+    const Status status = entry->replica->drain(timeout_ns);
+    entry->link->publish_counters();
+    status.ok() ? promise.resolve() : promise.reject(status);
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::seal_replica(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, timeout_ns, promise] {
+    const Status status = entry->replica->seal(timeout_ns);
+    entry->link->publish_counters();
+    status.ok() ? promise.resolve() : promise.reject(status);
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::replica_view(Call call) {
+  Napi::Env env = call.Env();
+  auto &entry = replica_of(replicas_, call);
+  const size_t volume = call[1].As<Napi::Number>().Uint32Value();
+  auto view = entry->replica->view(volume, call[2].ToBoolean().Value());
+  require_ok(env, view.status);
+  const uint32_t handle = ++last_handle_;
+  views_.emplace(handle, std::move(view.value.device));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("view", handle);
+  result.Set("incarnation", to_big(env, view.value.position.incarnation));
+  result.Set("sequence", to_big(env, view.value.position.sequence));
+  return result;
+}
+
+}  // namespace understudy::binding
