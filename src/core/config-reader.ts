@@ -15,10 +15,17 @@ export interface ConfigSource {
 
 export class Problems {
   readonly list: ConfigError[] = []
+  private readonly keys = new Set<string>()
 
   constructor(readonly source: ConfigSource) {}
 
+  /** Whether something is wrong with this key already. */
+  has(path: KeyPath): boolean {
+    return this.keys.has(path.join('.'))
+  }
+
   add(path: KeyPath, what: string): void {
+    this.keys.add(path.join('.'))
     this.list.push(new ConfigError(`${this.source.nameOf(path)}: ${what}`, this.source.locate(path)))
   }
 

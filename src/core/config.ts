@@ -207,7 +207,7 @@ function checkWhole({ nbd, standby, groups }: Whole, problems: Problems): void {
   if (groups.length === 0 && standby === undefined) {
     problems.addGeneral('nothing to do: there is neither a [[group]] (master) nor a [standby]')
   }
-  if (groups.length > 0 && nbd.listen.length === 0) {
+  if (groups.length > 0 && nbd.listen.length === 0 && !problems.has(['nbd', 'listen'])) {
     problems.add(['nbd', 'listen'], 'it is missing, so nobody could reach the exports; for example listen = ["unix:/run/understudy/nbd.sock"]')
   }
   const names = new Map<string, string>()
