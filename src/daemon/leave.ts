@@ -37,6 +37,7 @@ const signalExitCode = 130
 export class Leaver {
   private leaving = false
   private left = false
+  private timer: NodeJS.Timeout | undefined
 
   constructor(private readonly options: LeaveOptions) {}
 
@@ -62,9 +63,8 @@ export class Leaver {
   }
 
   private async drainThenExit(code: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
     const limit = new Promise<'late'>(resolve => {
-      timer = setTimeout(() => resolve('late'), this.options.drainMs() + closeGraceMs)
+      this.timer = setTimeout(() => resolve('late'), this.options.drainMs() + closeGraceMs)
     })
     try {
       const outcome = await Promise.race([this.options.drain(), limit])
@@ -73,8 +73,6 @@ export class Leaver {
     } catch (error) {
       this.options.log.error(`leaving: the drain failed: ${stackOf(error)}`)
       this.exit(1)
-    } finally {
-      clearTimeout(timer)
     }
   }
 
@@ -92,6 +90,7 @@ export class Leaver {
   private exit(code: number): void {
     if (this.left) return
     this.left = true
+    clearTimeout(this.timer)
     this.cleanUp()
     this.options.addon.exit(code)
   }
