@@ -16,6 +16,8 @@ export interface WorkloadOptions {
   seed: number
   connections?: number
   depth?: number
+  /** Where on the device the history's first block is. */
+  firstByte?: number
   /** All writes together; the clients rest when it is reached. */
   writesMax?: number
   /** After a lost connection: try again until the export is there (a restarted master), instead of ending. */
@@ -31,7 +33,7 @@ export class Workload {
   #stopping = false
 
   constructor(options: WorkloadOptions) {
-    this.#options = { connections: 3, depth: 8, writesMax: 20_000, reconnect: false, ...options }
+    this.#options = { connections: 3, depth: 8, firstByte: 0, writesMax: 20_000, reconnect: false, ...options }
     this.#random = seededRandom(options.seed)
   }
 
@@ -98,7 +100,7 @@ export class Workload {
     const fua = random() < 0.05
     const kind = random() < 0.05 ? 'zero' : 'data'
     const type = kind === 'data' ? CMD.WRITE : random() < 0.5 ? CMD.TRIM : CMD.WRITE_ZEROES
-    const range = { offset: first * blockBytes, length: count * blockBytes, flags: fua ? CMD_FLAG.FUA : 0 }
+    const range = { offset: this.#options.firstByte + first * blockBytes, length: count * blockBytes, flags: fua ? CMD_FLAG.FUA : 0 }
     const write = history.submitWrite(kind, first, count, fua)
     return this.#settle(write, () => client.request({ type, ...range, ...(kind === 'data' && { data: history.payload(write) }) }))
   }
