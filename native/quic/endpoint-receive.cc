@@ -1,0 +1,117 @@
+// Packets in: to their session, to a new one, or away.
+#include <cstring>
+
+#include "core/clock.h"
+#include "quic/endpoint-impl.h"
+
+namespace understudy::quic {
+
+// Returns whether there may be more.
+bool EndpointImpl::receive() {
+  bool more = false;
+  for (size_t i = 0; i < sockets_.size(); i++) {
+    UdpSocket &socket = *sockets_[i];
+    for (int round = 0; round < kReadRounds; round++) {
+      IncomingBatch batches[UdpSocket::Buffers::kMessages];
+      const size_t count = socket.receive(receive_buffers_, batches);
+      const uint64_t now = count ? monotonic_ns() : 0;
+      for (size_t b = 0; b < count; b++) receive_batch(socket, batches[b], now);
+      if (count < UdpSocket::Buffers::kMessages) break;
+      more |= round + 1 == kReadRounds;
+    }
+  }
+  return more;
+}
+
+void EndpointImpl::receive_batch(UdpSocket &socket, const IncomingBatch &batch, uint64_t now) {
+  for (size_t at = 0; at < batch.length; at += batch.segment)
+    receive_packet(socket, batch, batch.data + at, std::min(batch.segment, batch.length - at), now);
+}
+
+void EndpointImpl::receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,
+                                  uint64_t now) {
+  ngtcp2_version_cid id;
+  const int error = ngtcp2_pkt_decode_version_cid(&id, packet, bytes, kConnectionIdBytes);
+  if (error == NGTCP2_ERR_VERSION_NEGOTIATION) {
+    if (!is_dialer(socket) && bytes >= kHandshakePacketBytes)
+      reply(socket, batch, stateless_->version_negotiation({batch_buffer_.get(), kHandshakePacketBytes}, id, now));
+    return;
+  }
+  if (error || id.dcidlen > NGTCP2_MAX_CIDLEN) return;
+  ngtcp2_cid cid;
+  ngtcp2_cid_init(&cid, id.dcid, id.dcidlen);
+  auto found = routes_.find(cid);
+  if (found == routes_.end()) {
+    if (!is_dialer(socket)) receive_stray(socket, batch, id, packet, bytes, now);
+  } else if (found->second.session) {
+    found->second.session->read(packet, bytes, batch.local, batch.remote, now);
+  } else {
+    const std::shared_ptr<Grave> grave = found->second.grave;
+    visit_grave(*grave);
+  }
+}
+
+void EndpointImpl::receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id,
+                                 const uint8_t *packet, size_t bytes, uint64_t now) {
+  const bool long_header = packet[0] & 0x80;
+  if (long_header)
+    accept(socket, batch, packet, bytes, now);
+  else
+    reply(socket, batch, stateless_->stateless_reset({batch_buffer_.get(), kHandshakePacketBytes}, id, bytes, now));
+}
+
+void EndpointImpl::accept(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,
+                          uint64_t now) {
+  AcceptedInitial initial{};
+  if (ngtcp2_accept(&initial.header, packet, bytes) != 0) return;
+  const std::span<uint8_t> buffer{batch_buffer_.get(), kHandshakePacketBytes};
+  size_t half_open = 0;
+  for (const auto &[id, session] : sessions_) half_open += !session->outgoing && !session->established();
+  initial.original_dcid = initial.header.dcid;
+  if (StatelessReplies::has_retry_token(initial.header)) {
+    initial.validated = stateless_->token_is_good(initial.header, batch.remote, now, &initial.original_dcid);
+    if (!initial.validated) {
+      reply(socket, batch, stateless_->refuse(buffer, initial.header, NGTCP2_INVALID_TOKEN, "token expired", now));
+      return;
+    }
+  }
+  if (incoming_ >= kIncomingMax) {
+    reply(socket, batch,
+          stateless_->refuse(buffer, initial.header, NGTCP2_CONNECTION_REFUSED, "too many sessions here", now));
+    return;
+  }
+  if (half_open >= kHalfOpenMax) return;  // the client repeats its packet
+  if (now - bad_initials_since_ >= 1'000'000'000) {
+    bad_initials_since_ = now;
+    bad_initials_ = 0;
+  }
+  if ((half_open >= kRetryAbove || bad_initials_ >= kBadInitialsMax) && !initial.validated) {
+    reply(socket, batch, stateless_->retry(buffer, initial.header, batch.remote, now));
+    return;
+  }
+  static_assert(kRetryAbove < kHalfOpenMax);
+  const SessionId session_id = next_session_id();
+  auto session = std::make_unique<SessionImpl>(*this, session_id, false);
+  SessionImpl &added = *session;
+  if (!added.accept(initial, socket, batch.local, batch.remote).ok()) return;  // no memory: as if it was lost
+  if (!added.read_first(packet, bytes, batch.local, batch.remote, now)) {
+    bad_initials_++;  // not even encrypted as an Initial is: nobody needs to hear of it
+    return;
+  }
+  sessions_.emplace(session_id, std::move(session));
+  incoming_++;
+}
+
+void EndpointImpl::visit_grave(Grave &grave) {
+  // At the 1st, 2nd, 4th, 8th ... packet (RFC 9000, 10.2.1).
+  const unsigned visit = ++grave.visits;
+  if (grave.packet.empty() || (visit & (visit - 1)) != 0) return;
+  (void)grave.socket->send({grave.packet.data(), grave.packet.size(), grave.packet.size(), grave.local, grave.remote});
+}
+
+void EndpointImpl::reply(UdpSocket &socket, const IncomingBatch &batch, size_t bytes) {
+  if (bytes == 0) return;
+  (void)socket.send({batch_buffer_.get(), bytes, bytes, batch.local, batch.remote});  // may be lost like any packet
+}
+
+}  // namespace understudy::quic
