@@ -2,11 +2,10 @@
  * Everything about a group that can be judged before a device is opened or a file written: sizes, identities, ranges,
  * and whether the last stop left something to rely on. A refusal here leaves no trace.
  */
-import { randomBytes } from 'node:crypto'
-
 import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
 import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
 import type { Logger } from '../core/log.js'
+import { random64 } from '../core/random64.js'
 import { type CompiledRanges } from '../filter/compile.js'
 import { RangeFollower } from '../filter/follow.js'
 import type { Addon } from '../native/binding.js'
@@ -86,12 +85,4 @@ function whatHasChanged(clean: CleanStop, volumes: PreparedVolume[]): string | u
     if (then.changeMark !== volume.facts.changeMark) return `${volume.config.device} was changed by another program since the last stop`
   }
   return undefined
-}
-
-/** Never 0, which stands for no history. */
-export function random64(): bigint {
-  for (;;) {
-    const value = randomBytes(8).readBigUInt64LE()
-    if (value !== 0n) return value
-  }
 }

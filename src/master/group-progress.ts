@@ -5,7 +5,7 @@
 import type { ResyncStatus, VolumeState } from '../core/status-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import type { Counters } from '../native/counters.js'
-import { Rate } from './rate.js'
+import { Rate } from '../core/rate.js'
 import type { LinkState } from './session-keeper.js'
 
 /** GroupCounter `state`. */

@@ -15,7 +15,7 @@ import { readDeviceFacts } from '../core/device-facts.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { LastVerify, VolumeStatus } from '../core/status-types.js'
-import { programVersion } from '../core/version.js'
+import { version } from '../core/version.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, DeviceInfo, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
@@ -244,7 +244,7 @@ export class MasterGroup {
     return {
       protocol: protocol.newest,
       protocolOldest: protocol.oldest,
-      program: programVersion,
+      program: version,
       group: this.config.name,
       incarnation: this.#record.incarnation,
       generation: this.#record.generation,

@@ -1,5 +1,5 @@
 /** Transport over the addon's QUIC endpoint: one UDP socket and one link thread. */
-import { NativeError } from '../core/errors.js'
+import { describe, NativeError } from '../core/errors.js'
 import { formatHostPort, type PeerAddress } from '../core/units.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
@@ -105,13 +105,23 @@ class QuicSession implements Session {
   ) {}
 
   send(message: object): void {
-    if (this.open) this.addon.send(this.id, message)
+    if (!this.open) return
+    try {
+      this.addon.send(this.id, message)
+    } catch (error) {
+      // It has ended natively, and the event is on its way; or the message is too long, which its peer is told.
+      this.close(`send: ${describe(error)}`)
+    }
   }
 
   close(text: string): void {
     if (!this.open) return
     this.open = false
-    this.addon.closeSession(this.id, text)
+    try {
+      this.addon.closeSession(this.id, text)
+    } catch {
+      // It has ended natively, and `closed` is on its way.
+    }
   }
 
   end(): void {

@@ -1,0 +1,51 @@
+/** Groups of the engine that are not replicated: a frozen view of a copy, or the images of a promoted group. */
+import { NativeError } from '../core/errors.js'
+import type { Addon, DeviceInfo, GroupSpec, OpenedGroup } from '../native/binding.js'
+
+export interface ExportedVolume {
+  name: string
+  volume: number
+  device: DeviceInfo
+  readOnly: boolean
+  counterPage: number
+}
+
+export interface OpenVolumes {
+  /** OpenedGroup.counterPage */
+  counterPage: number
+  exported: ExportedVolume[]
+  /** Answers what is in flight, then closes. */
+  close(): Promise<void>
+}
+
+const peerTimeoutMs = 5_000
+
+export function viewGroup(addon: Addon, name: string, view: number, writable: boolean, incarnation: bigint): OpenVolumes {
+  return open(addon, { name, volumes: [{ name, device: { view }, readOnly: !writable }], incarnation })
+}
+
+export function imageGroup(addon: Addon, name: string, images: { name: string; path: string }[], incarnation: bigint): OpenVolumes {
+  const volumes = images.map(image => ({ name: image.name, device: { path: image.path }, readOnly: false }))
+  return open(addon, { name, volumes, incarnation })
+}
+
+function open(addon: Addon, spec: Pick<GroupSpec, 'name' | 'volumes' | 'incarnation'>): OpenVolumes {
+  let opened: OpenedGroup
+  try {
+    opened = addon.openGroup({ ...spec, durability: 'flush', onStandbyLoss: 'continue', logBytes: 0, peerTimeoutMs, replicated: false })
+  } catch (error) {
+    throw new NativeError(`open ${spec.name} for clients`, error)
+  }
+  const exported = spec.volumes.flatMap(({ name, readOnly }, index) => {
+    const volume = opened.volumes[index]
+    return volume === undefined ? [] : [{ name, volume: volume.volume, device: volume.device, readOnly, counterPage: volume.counterPage }]
+  })
+  return {
+    counterPage: opened.counterPage,
+    exported,
+    close: async () => {
+      await addon.quiesce(opened.group)
+      await addon.closeGroup(opened.group)
+    },
+  }
+}

@@ -1,0 +1,90 @@
+/** A standby's line in `status --json`: what it knows by itself, with or without a session. */
+import type { PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
+import { type Durability, durabilities } from '../core/config-types.js'
+import { formatDuration } from '../core/units.js'
+import type { Counters } from '../native/counters.js'
+import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+
+/** ReplicaPhase (native/replay/replica.h). */
+export const phase = { fresh: 0n, initial: 1n, cut: 2n, staging: 3n, stepping: 4n } as const
+
+export interface StandbyFacts {
+  record: ReplicaRecord
+  counters: Counters
+  /** HOST:PORT of the session; '' without one. */
+  sessionAddress: string
+  /** What is wrong with the replica itself; '' when nothing is. */
+  error: string
+  sinceMs: number
+  nowMs: number
+  lagSeconds: number
+}
+
+/** The copy is a cut: it can be exported and promoted. */
+export function isUsable(counters: Counters): boolean {
+  return (counters['phase'] ?? phase.fresh) >= phase.cut
+}
+
+export function standbyState({ counters, sessionAddress, error, nowMs }: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds'>): {
+  state: VolumeState
+  reason: string
+} {
+  const now = counters['phase'] ?? phase.fresh
+  const unusable = isUsable(counters) ? '' : '; the first copy is not complete, so it is not usable'
+  if (sessionAddress === '') {
+    const heard = lastHeard(counters, nowMs)
+    return { state: 'detached', reason: `${error === '' ? '' : `${error}; `}no session with the master${heard}${unusable}` }
+  }
+  if (now < phase.cut) return { state: 'initial-sync', reason: `the first copy is being made; it is not usable before it is complete${error === '' ? '' : `; ${error}`}` }
+  if (now === phase.cut) return { state: 'replicating', reason: error }
+  return { state: 'resyncing', reason: error === '' ? 'a step is being collected; the copy shows the cut before it' : error }
+}
+
+/** ", last heard 12 s ago"; '' when it never was. */
+export function lastHeard(counters: Counters, nowMs: number): string {
+  const heardMs = Number((counters['last_heard_ns'] ?? 0n) / 1_000_000n)
+  if (heardMs === 0) return ''
+  return `, last heard ${formatDuration(Math.max(0, nowMs - heardMs))} ago (${new Date(heardMs).toISOString()})`
+}
+
+export function standbyVolumeStatus(facts: StandbyFacts, volume: ReplicaVolume): VolumeStatus {
+  const { record, counters, sessionAddress, error } = facts
+  const { state, reason } = standbyState(facts)
+  const get = (name: string): bigint => counters[name] ?? 0n
+  const lagBytes = get('received_bytes') - get('applied_bytes')
+  return {
+    name: volume.name,
+    group: record.group,
+    role: 'standby',
+    state,
+    reason,
+    since: new Date(facts.sinceMs).toISOString(),
+    usable: isUsable(counters),
+    protected: state === 'replicating' && error === '',
+    durability: asDurability(record.durability),
+    generation: record.generation,
+    written: String(get('received_sequence')),
+    sent: String(get('received_sequence')),
+    received: String(get('received_sequence')),
+    durable: String(get('durable_sequence')),
+    committed: String(get('committed_sequence')),
+    applied: String(get('applied_sequence')),
+    lagBytes: lagBytes > 0n ? Number(lagBytes) : 0,
+    lagSeconds: facts.lagSeconds,
+    dirtyBytes: 0,
+    sizeBytes: Number(volume.sizeBytes),
+    logBytes: Number(get('segment_bytes')),
+    logMaxBytes: 0,
+    resync: null,
+    lastVerify: null,
+    peers: [peer(record, sessionAddress)],
+  }
+}
+
+function peer(record: ReplicaRecord, address: string): PeerStatus {
+  return { id: record.masterId, address, session: address === '' ? 'away' : 'connected', rttSeconds: null }
+}
+
+function asDurability(text: string): Durability {
+  return durabilities.find(word => word === text) ?? 'flush'
+}

@@ -1,0 +1,289 @@
+/**
+ * Standby: all groups of which this daemon is the standby: one endpoint, one store, many masters.
+ *
+ * Guarantees: only masters on the allow list are heard; a hello is judged before anything is written, and a refusal is
+ * told to the master and logged here in the same words; copies are open from the start, so that they can be exported
+ * with every master dead. A session that says nothing is closed after 10 s, and there are at most 256 of them.
+ */
+import { randomUUID } from 'node:crypto'
+
+import { type Clock, systemClock } from '../core/clock.js'
+import type { StandbyConfig } from '../core/config-types.js'
+import { readDeviceFacts } from '../core/device-facts.js'
+import { describe, UnderstudyError, UsageError } from '../core/errors.js'
+import type { Logger } from '../core/log.js'
+import { random64 } from '../core/random64.js'
+import type { VolumeStatus } from '../core/status-types.js'
+import { version } from '../core/version.js'
+import type { Addon, AddonEvent } from '../native/binding.js'
+import { CounterReader } from '../native/counters.js'
+import type { EventSource } from '../native/events.js'
+import { decodeHello, decodeVersions, encodeRefused, type Hello, type RefusalCode, typeOf } from '../transport/messages.js'
+import { QuicTransport } from '../transport/quic.js'
+import type { Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
+import { chooseVersion, ownVersions } from '../transport/versions.js'
+import { judgeHello, type StoreView } from './hello-judgement.js'
+import type { ExportedVolume } from './open-volumes.js'
+import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import { StandbyGroup, type StandbyView } from './standby-group.js'
+import { Store } from './store.js'
+
+export interface StandbyDeps {
+  addon: Addon
+  events: EventSource
+  identity: { pem: string; id: string }
+  log: Logger
+  clock?: Clock
+  random64?: () => bigint
+  /** Instead of QUIC. */
+  listen?: (listening: Listening) => Transport
+}
+
+export interface PromotedExport {
+  exported: ExportedVolume
+  /** As typed; undefined: nowhere. */
+  listen: string | undefined
+}
+
+const sessionsMax = 256
+const helloTimeoutMs = 10_000
+const sampleMs = 100
+/** Of the link as a standby sees it; a master asks for less where its --peer-timeout is shorter. */
+const idleTimeoutMs = 10_000
+
+export class Standby {
+  readonly port: number
+  #config: StandbyConfig
+  readonly #deps: StandbyDeps
+  readonly #log: Logger
+  readonly #clock: Clock
+  readonly #counters: CounterReader
+  readonly #store: Store
+  readonly #transport: Transport
+  readonly #groups = new Map<string, StandbyGroup>()
+  readonly #cleanUps: (() => void)[] = []
+  #sessions = 0
+  #stopping = false
+
+  /** Throws, with nothing left open, when the address or the store is not to be had. */
+  static async open(config: StandbyConfig, deps: StandbyDeps): Promise<Standby> {
+    // The address first: when it is taken, nothing has been written yet.
+    const waiting: Standby[] = []
+    const transport = openTransport(config, deps, session => waiting[0]?.accept(session) ?? refuseEarly(session))
+    try {
+      const store = Store.open(config.store)
+      const standby = new Standby(config, deps, store, transport)
+      try {
+        await standby.#openGroups()
+      } catch (error) {
+        await standby.close({ drainMs: 0 })
+        throw error
+      }
+      waiting.push(standby)
+      return standby
+    } catch (error) {
+      transport.close()
+      throw error
+    }
+  }
+
+  private constructor(config: StandbyConfig, deps: StandbyDeps, store: Store, transport: Transport) {
+    this.#config = config
+    this.#deps = deps
+    this.#log = deps.log
+    this.#clock = deps.clock ?? systemClock
+    this.#counters = new CounterReader(deps.addon)
+    this.#store = store
+    this.#transport = transport
+    this.port = transport.port
+    this.#cleanUps.push(
+      deps.events.subscribe(event => this.#handle(event)),
+      this.#clock.every(sampleMs, () => this.#groups.forEach(group => group.sample())),
+    )
+  }
+
+  get config(): StandbyConfig {
+    return this.#config
+  }
+
+  status(): VolumeStatus[] {
+    return [...this.#groups.values()].flatMap(group => group.status())
+  }
+
+  replicaPages(): { group: string; page: number }[] {
+    return [...this.#groups.values()].flatMap(({ record, replicaPage }) => (replicaPage === undefined ? [] : [{ group: record.group, page: replicaPage }]))
+  }
+
+  view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
+    const found = this.#find('export', volume)
+    return found.group.view(found.volume, options.writable)
+  }
+
+  /** The whole group of the volume. What it serves from now on is in promoted(). */
+  async promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<{ messages: string[] }> {
+    const { group } = this.#find('promote', volume)
+    return { messages: await group.promote(volume, options) }
+  }
+
+  /** Volumes that were promoted, now or before a restart, and are to be served. */
+  promoted(): PromotedExport[] {
+    return [...this.#groups.values()].flatMap(({ promoted, record }) =>
+      (promoted?.exported ?? []).map(exported => ({ exported, listen: record.promotion?.listen })),
+    )
+  }
+
+  setAllow(ids: string[]): void {
+    this.#config = { ...this.#config, allow: ids }
+    this.#transport.allow(ids)
+  }
+
+  /** Ends the sessions, applies what was received, closes everything. */
+  async close({ drainMs }: { drainMs: number }): Promise<{ drained: boolean; dirtyBytes: number }> {
+    this.#stopping = true
+    const drained = await Promise.all([...this.#groups.values()].map(group => group.close(drainMs)))
+    this.#transport.close()
+    for (const cleanUp of this.#cleanUps.splice(0)) cleanUp()
+    this.#store.close()
+    return { drained: drained.every(Boolean), dirtyBytes: 0 }
+  }
+
+  /** A new session: its first message must be a hello. */
+  accept(session: Session): SessionHandler {
+    if (this.#sessions >= sessionsMax || this.#stopping) return refuseEarly(session)
+    this.#sessions++
+    let end = (): void => undefined
+    const ended = new Promise<void>(resolve => (end = resolve))
+    const cancel = this.#clock.after(helloTimeoutMs, () => session.close(`no hello within ${helloTimeoutMs / 1000} s`))
+    let greeted = false
+    return {
+      established: () => undefined,
+      message: (_, message) => {
+        if (typeOf(message) !== 'hello') return
+        cancel()
+        if (greeted) return session.close('a second hello in one session')
+        greeted = true
+        void this.#greet(session, ended, message)
+      },
+      closed: (_, reason, text) => {
+        cancel()
+        this.#sessions--
+        this.#log.info(`session with master ${session.peerId.slice(0, 16)} at ${session.address} ended (${reason}${text === '' ? '' : `: ${text}`})`)
+        end()
+      },
+    }
+  }
+
+  async #greet(session: Session, ended: Promise<void>, message: unknown): Promise<void> {
+    try {
+      const versions = chooseVersion(decodeVersions(message), ownVersions(version))
+      if ('problem' in versions) return this.#refuse(session, 'protocol', versions.problem)
+      const hello = { ...decodeHello(message), protocol: versions.version }
+      const refusal = judgeHello(hello, session.peerId, this.#storeView())
+      if (refusal !== undefined) return this.#refuse(session, refusal.code, refusal.message)
+      const group = this.#groups.get(hello.group) ?? this.#create(hello, session.peerId)
+      await group.welcome({ session, ended }, hello)
+    } catch (error) {
+      const code = this.#stopping ? 'stopping' : error instanceof UnderstudyError && error.code === 'BAD_MESSAGE' ? 'bad-hello' : 'failed'
+      this.#refuse(session, code, describe(error))
+    }
+  }
+
+  #refuse(session: Session, code: RefusalCode, message: string): void {
+    this.#log.warn(`refused master ${session.peerId} at ${session.address}: ${message}`)
+    // The master closes the session when it has read this.
+    session.send(encodeRefused(code, message))
+    this.#clock.after(helloTimeoutMs, () => session.close('refused'))
+  }
+
+  #create(hello: Hello, masterId: string): StandbyGroup {
+    const record: ReplicaRecord = {
+      group: hello.group,
+      masterId,
+      replicaId: randomUUID(),
+      generation: hello.generation,
+      durability: hello.durability,
+      imagesMade: false,
+      volumes: hello.volumes.map(({ name, uuid, sizeBytes }) => {
+        const device = this.#config.devices.get(name)
+        return { name, uuid, sizeBytes, ...(device === undefined ? {} : { device }) }
+      }),
+    }
+    this.#store.create(record)
+    this.#log.info(`group ${record.group}: a new copy for master ${masterId.slice(0, 16)}`)
+    return this.#add(record)
+  }
+
+  #add(record: ReplicaRecord): StandbyGroup {
+    const group = new StandbyGroup(record, {
+      addon: this.#deps.addon,
+      counters: this.#counters,
+      clock: this.#clock,
+      log: this.#log,
+      store: this.#store,
+      random64: this.#deps.random64 ?? random64,
+    })
+    this.#groups.set(record.group, group)
+    return group
+  }
+
+  /** One group that cannot be opened does not keep the others from running; its master's next hello tries again. */
+  async #openGroups(): Promise<void> {
+    for (const record of this.#store.load(this.#log)) {
+      this.#checkDevices(record)
+      try {
+        await this.#add(record).open()
+      } catch (error) {
+        this.#log.error(describe(error))
+      }
+    }
+  }
+
+  #checkDevices(record: ReplicaRecord): void {
+    for (const volume of record.volumes) {
+      const configured = this.#config.devices.get(volume.name)
+      if (configured === volume.device) continue
+      const [was, now] = [volume.device, configured].map(device => device ?? `STORE/${volume.name}/image.raw`)
+      throw new UnderstudyError('OTHER_DEVICE', `volume ${volume.name}: its copy is ${was}, and ${now} is configured now; put --device back, or remove STORE/.groups/${record.group} to begin anew`, {
+        exitCode: 2,
+      })
+    }
+  }
+
+  #storeView(): StoreView {
+    const records = [...this.#groups.values()].map(group => group.record)
+    return {
+      path: this.#store.path,
+      record: group => this.#groups.get(group)?.record,
+      ownerOf: volume => records.find(record => record.volumes.some(({ name }) => name === volume)),
+      hasImage: volume => this.#store.hasImage(volume),
+      devices: this.#config.devices,
+      deviceFacts: path => readDeviceFacts(path, "the standby's device"),
+    }
+  }
+
+  #find(action: string, name: string): { group: StandbyGroup; volume: ReplicaVolume } {
+    for (const group of this.#groups.values()) {
+      const volume = group.record.volumes.find(candidate => candidate.name === name)
+      if (volume !== undefined) return { group, volume }
+    }
+    const names = [...this.#groups.values()].flatMap(({ record }) => record.volumes.map(volume => volume.name))
+    throw new UsageError(`${action}: the standby has no volume '${name}'; it has: ${names.length === 0 ? 'none' : names.join(', ')}`)
+  }
+
+  #handle(event: AddonEvent): void {
+    if (event.type !== 'replica-error') return
+    for (const group of this.#groups.values()) if (group.replicaHandle === event.replica) group.failed(event.message)
+  }
+}
+
+function openTransport(config: StandbyConfig, deps: StandbyDeps, accept: Listening['accept']): Transport {
+  const listening: Listening = { address: config.listen, allow: config.allow, accept }
+  if (deps.listen !== undefined) return deps.listen(listening)
+  return new QuicTransport({ addon: deps.addon, events: deps.events, identityPem: deps.identity.pem, idleTimeoutMs, listening })
+}
+
+/** While there is nobody to hear it; the master comes again. */
+function refuseEarly(session: Session): SessionHandler {
+  session.close('the standby is not ready')
+  return { established: () => undefined, message: () => undefined, closed: () => undefined }
+}
