@@ -66,7 +66,7 @@ class Addon {
     std::unique_ptr<link::GroupLink> link;  // null: no standby can be attached
     std::unique_ptr<engine::Group> group;   // goes first
     ~GroupEntry() {
-      if (link) link->unbind();
+      if (link) link->leave();
       group.reset();
     }
   };

@@ -99,12 +99,7 @@ Napi::Value Addon::open_group(Call call) {
 
   auto entry = std::make_unique<GroupEntry>();
   if (options.capture.replicated) {
-    const auto endpoint = endpoints_.find(static_cast<uint32_t>(number(spec, "endpoint", 0)));
-    link::Link *link = endpoint != endpoints_.end() ? endpoint->second.get() : nullptr;
-    for (auto &[id, candidate] : endpoints_)
-      if (!link && !candidate->listening) link = candidate.get();
-    if (!link) throw Napi::Error::New(env, "a replicated group needs an endpoint: open one first");
-    entry->link = std::make_unique<link::GroupLink>(*link);
+    entry->link = std::make_unique<link::GroupLink>();
   }
   entry->group = std::make_unique<engine::Group>(options, std::move(volumes), *pool_, entry->link.get(),
                                                  [this, handle](Event event) {
@@ -171,6 +166,9 @@ Napi::Value Addon::attach(Call call) {
   request.fresh = flag(spec, "fresh");
   request.initial = flag(spec, "initial");
   request.all_dirty = flag(spec, "allDirty");
+  link::Link *link = link_of_session(request.session);
+  if (!link) return call.Env().Undefined();  // it has ended: session-closed is on its way
+  entry.link->use(*link);
   engine::Group *group = entry.group.get();
   group->post([group, request] { group->attach(request); });
   return call.Env().Undefined();

@@ -18,7 +18,6 @@ Napi::Value Addon::open_endpoint(Call call) {
   const uint32_t handle = ++last_handle_;
   auto link = std::make_unique<link::Link>(sink());
   link->handle = handle;
-  link->listening = !options.listen_host.empty();
   require_ok(env, link->open(options));
   Napi::Object result = Napi::Object::New(env);
   result.Set("endpoint", handle);
@@ -27,9 +26,14 @@ Napi::Value Addon::open_endpoint(Call call) {
   return result;
 }
 
-// The caller has closed the groups that use it.
 Napi::Value Addon::close_endpoint(Call call) {
-  endpoints_.erase(call[0].As<Napi::Number>().Uint32Value());
+  const auto found = endpoints_.find(call[0].As<Napi::Number>().Uint32Value());
+  if (found == endpoints_.end()) return call.Env().Undefined();
+  for (auto &[id, entry] : groups_)
+    if (entry->link && entry->link->uses(*found->second)) entry->link->leave();
+  for (auto &[id, entry] : replicas_)
+    if (entry->link->uses(*found->second)) entry->link->detach();
+  endpoints_.erase(found);
   return call.Env().Undefined();
 }
 

@@ -2,24 +2,33 @@
 
 namespace understudy::link {
 
-void GroupLink::unbind() {
+void GroupLink::use(Link &link) {
+  if (link_ == &link) return;
+  leave();
+  std::lock_guard lock(mutex_);
+  link_ = &link;
+}
+
+void GroupLink::leave() {
+  if (!link_) return;
   // The session holds a source over the group's log: it must have been told closed() before the group may go.
-  for (bool bound = group_ != nullptr; bound;) {
-    link_.run_on_link_thread([&] {
-      quic::Session *session = link_.endpoint().find(session_);
-      if (session) session->close("the group is closing");
-      bound = link_.endpoint().find(session_) != nullptr;
-      if (!bound) group_ = nullptr;
+  for (bool open = true; open;) {
+    link_->run_on_link_thread([&] {
+      if (quic::Session *session = link_->endpoint().find(session_)) session->close("the group is closing");
+      open = link_->endpoint().find(session_) != nullptr;
     });
   }
+  std::lock_guard lock(mutex_);
+  link_ = nullptr;
 }
 
 void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> log, uint64_t position) {
-  link_.endpoint().post([this, id, log = std::move(log), position]() mutable {
-    if (!group_) return;
-    quic::Session *session = link_.endpoint().find(id);
+  std::lock_guard lock(mutex_);
+  if (!link_) return group_->post([group = group_, id] { group->session_lost(id); });
+  link_->endpoint().post([this, link = link_, id, log = std::move(log), position]() mutable {
+    quic::Session *session = link->endpoint().find(id);
     Link::SessionState *state = session ? Link::state_of(*session) : nullptr;
-    if (!state) {  // it was lost before we came round
+    if (!state || state->source) {  // it was lost before we came round
       group_->post([group = group_, id] { group->session_lost(id); });
       return;
     }
@@ -33,8 +42,14 @@ void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> 
   });
 }
 
+void GroupLink::published() {
+  std::lock_guard lock(mutex_);
+  if (link_) link_->endpoint().wake();
+}
+
 void GroupLink::request_hashes(uint64_t session, const wire::HashRequestBody &request) {
-  link_.send_frame(session, make_frame(wire::FrameType::kHashRequest, &request, sizeof request));
+  std::lock_guard lock(mutex_);
+  if (link_) link_->send_frame(session, make_frame(wire::FrameType::kHashRequest, &request, sizeof request));
 }
 
 }  // namespace understudy::link

@@ -83,7 +83,7 @@ void Link::established(quic::Session &session) {
 void Link::closed(quic::Session &session, quic::CloseReason reason, const std::string &text) {
   if (SessionState *state = state_of(session)) {
     if (GroupLink *group = state->group) {
-      if (engine::Group *owner = group->group_; owner && group->session_ == session.id) {
+      if (engine::Group *owner = group->group_; group->session_ == session.id) {
         group->session_ = 0;
         owner->page().set(kGroup_session, 0);
         owner->post([owner, id = session.id] { owner->session_lost(id); });

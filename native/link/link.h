@@ -30,8 +30,7 @@ class Link final : public quic::SessionHandler {
   ~Link() override;
   Status open(const quic::EndpointOptions &options);
   quic::Endpoint &endpoint() { return *endpoint_; }
-  double handle = 0;        // of the addon
-  bool listening = false;   // a standby's
+  double handle = 0;  // of the addon
 
   // Any thread.
   void send_json(uint64_t session, const std::string &json);
@@ -70,22 +69,26 @@ class Link final : public quic::SessionHandler {
   std::unique_ptr<quic::Endpoint> endpoint_;
 };
 
-// A group's way to its standby: bound to whatever endpoint its session is on.
+// A group's way to its standby, over whatever link its session is on.
 class GroupLink final : public engine::PeerLink {
  public:
-  explicit GroupLink(Link &link) : link_(link) {}
-  ~GroupLink() override { unbind(); }
+  ~GroupLink() override { leave(); }
   void bind(engine::Group &group) { group_ = &group; }
-  void unbind();  // no call into the group comes after this
+  // JavaScript thread: the session that is about to be attached is on `link`.
+  void use(Link &link);
+  // Closes the session, if any. Afterwards neither the link nor the group hears of the other.
+  void leave();
+  bool uses(const Link &link) const { return link_ == &link; }
 
   void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) override;
-  void published() override { link_.endpoint().wake(); }
+  void published() override;
   void request_hashes(uint64_t session, const wire::HashRequestBody &request) override;
 
  private:
   friend class Link;
-  Link &link_;
-  engine::Group *group_ = nullptr;  // link thread, once bound
+  std::mutex mutex_;                // of link_, against the engine thread
+  Link *link_ = nullptr;            // changed by the JavaScript thread
+  engine::Group *group_ = nullptr;
   uint64_t session_ = 0;            // link thread
 };
 
@@ -98,6 +101,10 @@ class ReplicaLink final : public replay::ReplicaListener {
   // Routes the session's records here; returns where the history stands. ENOTCONN: the session is gone.
   Result<wire::Position> attach(Link &link, uint64_t session);
   void detach();  // no call into the replica comes after this
+  bool uses(const Link &link) {
+    std::lock_guard lock(mutex_);
+    return link_ == &link;
+  }
   void publish_counters();
 
   void progressed() override;
