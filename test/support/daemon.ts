@@ -280,7 +280,7 @@ export class Daemon {
   /** Waits until the volume's status fulfils the condition; the error shows the last one seen. */
   async until(name: string, what: string, condition: (volume: VolumeStatus) => boolean, limitMs = 20_000): Promise<VolumeStatus> {
     const end = performance.now() + limitMs
-    let seen: unknown = 'nothing yet'
+    let seen: unknown
     for (;;) {
       try {
         const volume = await this.volume(name)
