@@ -118,7 +118,7 @@ function readNbd(table: TableReader, path: (text: string) => string): NbdConfig 
   })
   const seen = new Set<string>()
   for (const text of listen.map(formatAddress)) {
-    if (seen.has(text) && !text.endsWith(':0')) table.fail('listen', `'${text}' is listed twice`)
+    if (seen.has(text)) table.fail('listen', `'${text}' is listed twice`)
     seen.add(text)
   }
   const nbd: NbdConfig = { listen, insecure, unixMode: table.parsed('unix_mode', parseMode) ?? defaults.unixMode }

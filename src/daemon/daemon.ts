@@ -13,7 +13,7 @@ import { loadConfig } from '../core/config.js'
 import { describe, OperationError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
-import { formatAddress, formatHostPort, nbdUri } from '../core/units.js'
+import { formatAddress, formatHostPort, nbdUri, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
 import { createMetricsRegistry } from '../metrics/registry.js'
 import { type MetricsServer, startMetricsServer } from '../metrics/server.js'
@@ -210,7 +210,6 @@ export class Daemon {
         messages.push(`failed: ${what}: ${describe(error)}`)
       }
     }
-    this.config = configAfter(config, wanted)
     for (const name of plan.removeGroups) {
       const group = this.masters.get(name)
       if (group !== undefined) await apply(`group '${name}' closed`, () => this.closeGroup(group))
@@ -224,6 +223,8 @@ export class Daemon {
     for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => this.openGroup(group))
     const { allow } = plan
     if (allow !== undefined) await apply(`${allow.length} masters allowed`, () => this.standbyRole?.setAllow(allow))
+    const listening = [...this.listeners.keys()].map(parseAddress)
+    this.config = configAfter(config, wanted, this.groups().map(group => group.config), listening)
     for (const message of messages) this.options.log.info(`reload: ${message}`)
     return messages.length === 0 ? ['nothing has changed'] : messages
   }

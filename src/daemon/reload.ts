@@ -31,14 +31,9 @@ export function planReload(before: Config, after: Config): ReloadPlan {
   return plan
 }
 
-/** The configuration that is in force after the plan was carried out. */
-export function configAfter(before: Config, after: Config): Config {
-  const old = new Map(before.groups.map(group => [group.name, group]))
-  const config: Config = {
-    ...before,
-    groups: after.groups.map(group => old.get(group.name) ?? group),
-    nbd: { ...before.nbd, listen: after.nbd.listen },
-  }
+/** What is in force after the plan was carried out, as far as it could be: `groups` and `listen` are what is open. */
+export function configAfter(before: Config, after: Config, groups: GroupConfig[], listen: ListenAddress[]): Config {
+  const config: Config = { ...before, groups, nbd: { ...before.nbd, listen } }
   if (before.standby !== undefined && after.standby !== undefined) config.standby = { ...before.standby, allow: after.standby.allow }
   return config
 }

@@ -1,0 +1,77 @@
+/** An addon without threads, and roles that only take notes, for tests of what the daemon decides. */
+import type { GroupConfig, StandbyConfig } from '../../../src/core/config-types.js'
+import { NativeError } from '../../../src/core/errors.js'
+import type { CloseOutcome, MasterRole, StandbyRole } from '../../../src/daemon/roles.js'
+import type { Addon, AddonEvent, DeviceInfo, ListenAddress } from '../../../src/native/binding.js'
+import { masterStatus } from '../metrics/fake-source.js'
+
+const device: DeviceInfo = { sizeBytes: 1n << 20n, blockMin: 1, blockPreferred: 4096, blockMax: 32 << 20, readOnly: false, canZero: true, isBlockDevice: false }
+
+export class FakeAddon {
+  readonly notes: string[] = []
+  /** Addresses that are taken. */
+  readonly taken = new Set<string>()
+  emit: (event: AddonEvent) => void = () => undefined
+  private listeners = 0
+
+  /** Only what the daemon itself calls. */
+  asAddon(): Addon {
+    const part: Partial<Addon> = {
+      start: onEvent => {
+        this.emit = onEvent
+        this.notes.push('start')
+      },
+      createIdentity: () => 'KEY',
+      identityFingerprint: () => 'f'.repeat(64),
+      counters: () => new ArrayBuffer(512 * 8),
+      counterLayout: () => ({ volume: {}, group: {}, replica: {} }),
+      listen: address => this.listen(address),
+      closeListener: listener => void this.notes.push(`close listener ${listener}`),
+      release: connection => void this.notes.push(`release ${connection}`),
+    }
+    return part as Addon
+  }
+
+  private listen(address: ListenAddress): { listener: number; port: number } {
+    const text = address.kind === 'unix' ? address.path : `${address.host}:${address.port}`
+    if (this.taken.has(text)) throw Object.assign(new Error('bind'), { code: 'EADDRINUSE' })
+    this.notes.push(`listen ${text}${address.kind === 'unix' ? ` ${address.mode?.toString(8)}` : ''}`)
+    return { listener: ++this.listeners, port: address.kind === 'unix' ? 0 : address.port || 40_000 + this.listeners }
+  }
+}
+
+export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => Promise<CloseOutcome>): MasterRole {
+  notes.push(`open group ${config.name}`)
+  return {
+    config,
+    counterPage: 0,
+    exports: () => config.volumes.map(({ name, readOnly }) => ({ name, volume: 1, device, readOnly, counterPage: 0 })),
+    status: () => config.volumes.map(({ name }) => ({ ...masterStatus, name, group: config.name })),
+    verify: () => Promise.resolve({ chunks: 4, different: 0 }),
+    close: async ({ drainMs }) => {
+      notes.push(`close group ${config.name} in ${drainMs}`)
+      return outcome()
+    },
+  }
+}
+
+export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole {
+  notes.push('open standby')
+  const exported = { name: 'copy', volume: 2, device, readOnly: true, counterPage: 0 }
+  return {
+    config,
+    port: 7401,
+    status: () => [{ ...masterStatus, name: 'copy', group: 'copy', role: 'standby' }],
+    replicaPages: () => [],
+    view: async (volume, { writable }) => {
+      notes.push(`view ${volume}${writable ? ' writable' : ''}`)
+      return { exported, position: { incarnation: '1', sequence: '2' }, close: async () => void notes.push(`end view ${volume}`) }
+    },
+    promote: () => Promise.reject(new NativeError('promote', new Error('not here'))),
+    setAllow: ids => void notes.push(`allow ${ids.length}`),
+    close: async () => {
+      notes.push('close standby')
+      return { drained: true, dirtyBytes: 0 }
+    },
+  }
+}
