@@ -173,6 +173,16 @@ Status lock_file(int fd, const std::string &path, bool read_only) {
   return Status::failed(error, "open device: " + path + ": it is in use by another process; lock it");
 }
 
+// A hole beyond the end changes nothing and tells whether holes can be made; so does one in a hole, for a file that is as
+// long as its file system allows.
+bool file_can_punch(int fd, off_t size_bytes) {
+  const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  if (fallocate(fd, mode, size_bytes + 4096, 4096) == 0) return true;
+  if (errno != EFBIG) return false;
+  const off_t hole = lseek(fd, 0, SEEK_HOLE);
+  return hole >= 0 && hole < size_bytes && fallocate(fd, mode, hole, 1) == 0;
+}
+
 Status describe_file(int fd, const std::string &path, const struct stat &info, const DeviceOptions &options,
                      DeviceTraits &traits) {
   if (Status status = lock_file(fd, path, options.read_only); !status.ok()) return status;
@@ -182,10 +192,7 @@ Status describe_file(int fd, const std::string &path, const struct stat &info, c
       return Status::failed(errno, "make image: " + path + ": " + std::to_string(options.create_bytes) + " bytes");
     traits.size_bytes = options.create_bytes;
   }
-  if (!options.read_only) {  // a hole beyond the end changes nothing and tells whether holes can be made
-    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    traits.can_zero = fallocate(fd, mode, static_cast<off_t>(traits.size_bytes + 4096), 4096) == 0;
-  }
+  if (!options.read_only) traits.can_zero = file_can_punch(fd, static_cast<off_t>(traits.size_bytes));
   return Status::good();
 }
 

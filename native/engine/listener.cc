@@ -59,7 +59,7 @@ Result<Fd> listen_unix(const ListenAddress &wanted) {
   // Nobody can connect before listen(): mode and group are right from the first moment.
   const bool ready = chmod(address.sun_path, wanted.mode) == 0 &&
                      (wanted.group_id < 0 || chown(address.sun_path, -1, static_cast<gid_t>(wanted.group_id)) == 0) &&
-                     ::listen(fd.get(), 128) == 0;
+                     ::listen(fd.get(), SOMAXCONN) == 0;
   if (ready) return fd;
   Status status = Status::failed(errno, what);
   unlink(address.sun_path);
@@ -76,7 +76,7 @@ Result<Fd> listen_tcp(const ListenAddress &wanted) {
   Fd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int one = 1;
   if (fd) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  const bool ready = fd && bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 && ::listen(fd.get(), 128) == 0;
+  const bool ready = fd && bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 && ::listen(fd.get(), SOMAXCONN) == 0;
   const int error = errno;
   freeaddrinfo(found);
   if (!ready) return Status::failed(error, what);
