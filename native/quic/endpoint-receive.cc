@@ -42,7 +42,7 @@ void EndpointImpl::receive_packet(UdpSocket &socket, const IncomingBatch &batch,
   ngtcp2_cid_init(&cid, id.dcid, id.dcidlen);
   auto found = routes_.find(cid);
   if (found == routes_.end()) {
-    if (!is_dialer(socket)) receive_stray(socket, batch, id, packet, bytes, now);
+    receive_stray(socket, batch, id, packet, bytes, now);
   } else if (found->second.session) {
     found->second.session->read(packet, bytes, batch.local, batch.remote, now);
   } else {
@@ -54,7 +54,11 @@ void EndpointImpl::receive_packet(UdpSocket &socket, const IncomingBatch &batch,
 void EndpointImpl::receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id,
                                  const uint8_t *packet, size_t bytes, uint64_t now) {
   const bool long_header = packet[0] & 0x80;
-  if (long_header)
+  if (is_dialer(socket)) {
+    // A stateless reset is made to look like a packet with any id: only its last bytes tell whom it means.
+    for (auto &[session_id, session] : sessions_)
+      if (!long_header && session->socket() == &socket) session->read_reset(packet, bytes, batch.remote);
+  } else if (long_header)
     accept(socket, batch, packet, bytes, now);
   else
     reply(socket, batch, stateless_->stateless_reset({batch_buffer_.get(), kHandshakePacketBytes}, id, bytes, now));

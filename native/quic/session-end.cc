@@ -66,12 +66,8 @@ void SessionImpl::refuse_key(const std::string &text) {
 
 void SessionImpl::fail(const std::string &text) { end({CloseReason::kTimeout, text}); }
 
-// The peer has sent CONNECTION_CLOSE (or a stateless reset).
+// The peer has sent CONNECTION_CLOSE.
 void SessionImpl::end_by_peer() {
-  if (reset_by_peer_) {
-    end({CloseReason::kPeer, peer_address + " does not know this session any more (it was restarted)"});
-    return;
-  }
   ngtcp2_connection_close_error error;
   ngtcp2_connection_close_error_default(&error);
   ngtcp2_conn_get_connection_close_error(conn_, &error);

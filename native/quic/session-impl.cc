@@ -38,10 +38,6 @@ struct Callbacks {
     session_of(user_data)->remove_connection_id(*cid);
     return 0;
   }
-  static int stateless_reset(ngtcp2_conn *, const ngtcp2_pkt_stateless_reset *, void *user_data) {
-    session_of(user_data)->reset_by_peer_ = true;
-    return 0;
-  }
   static int stream_reset(ngtcp2_conn *, int64_t, uint64_t, uint64_t, void *user_data, void *) {
     return broken_stream(user_data);
   }
@@ -78,7 +74,6 @@ const ngtcp2_callbacks &session_callbacks() {
     c.handshake_completed = Callbacks::handshake_completed;
     c.recv_stream_data = Callbacks::stream_data;
     c.acked_stream_data_offset = Callbacks::stream_acked;
-    c.recv_stateless_reset = Callbacks::stateless_reset;
     c.stream_reset = Callbacks::stream_reset;
     c.stream_stop_sending = Callbacks::stop_sending;
     return c;
@@ -162,6 +157,17 @@ bool SessionImpl::read_first(const uint8_t *packet, size_t bytes, const Address 
                              uint64_t now) {
   read(packet, bytes, local, remote, now);
   return !dropped_;
+}
+
+void SessionImpl::read_reset(const uint8_t *packet, size_t bytes, const Address &remote) {
+  if (is_ending() || !established_ || bytes < NGTCP2_STATELESS_RESET_TOKENLEN || !(remote == remote_)) return;
+  const uint8_t *token = packet + bytes - NGTCP2_STATELESS_RESET_TOKENLEN;
+  std::vector<ngtcp2_cid_token> known(ngtcp2_conn_get_num_active_dcid(conn_));
+  ngtcp2_conn_get_active_dcid(conn_, known.data());
+  for (const ngtcp2_cid_token &peer : known) {
+    if (!peer.token_present || gnutls_memcmp(peer.token, token, NGTCP2_STATELESS_RESET_TOKENLEN) != 0) continue;
+    end({CloseReason::kPeer, peer_address + " does not know this session any more (it was restarted)"});
+  }
 }
 
 // The peer's address has changed (NAT) and ngtcp2 has accepted, or is still checking, the new one.

@@ -73,6 +73,8 @@ class SessionImpl final : public Session, private PeerJudge {
   void read(const uint8_t *packet, size_t bytes, const Address &local, const Address &remote, uint64_t now);
   // The first packet of an accepted session. False: it was no packet of QUIC but looked like one.
   bool read_first(const uint8_t *packet, size_t bytes, const Address &local, const Address &remote, uint64_t now);
+  // A packet with an id of nobody, which may be the peer's word that it does not know us (RFC 9000, 10.3).
+  void read_reset(const uint8_t *packet, size_t bytes, const Address &remote);
   void on_timer(uint64_t now);
   uint64_t deadline() const { return deadline_; }
   void update_deadline();  // after whatever happened to the session
@@ -177,7 +179,6 @@ class SessionImpl final : public Session, private PeerJudge {
   bool established_ = false;
   std::string verdict_;  // why the peer's key was refused; empty: it was not
   std::optional<Ending> ending_;
-  bool reset_by_peer_ = false;
   bool dropped_ = false;  // ngtcp2 found nothing worth an answer
 
   ControlQueue control_;
