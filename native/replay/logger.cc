@@ -2,13 +2,15 @@
 
 #include <poll.h>
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/clock.h"
 #include "core/thread.h"
 
 namespace understudy::replay {
 namespace {
-constexpr size_t kBatchBytesMax = 16u << 20;  // keeps segments near their size, and a turn short
+constexpr uint64_t kBatchBytesMax = 16u << 20;  // keeps a turn short
 constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kHoldNs = 100'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
@@ -59,11 +61,12 @@ void Logger::turn(uint64_t received) {
 // All of it, or as many whole records as fit a batch; at least one.
 size_t Logger::batch_bytes(uint64_t from, uint64_t received) const {
   const uint64_t all = received - from;
-  if (all <= kBatchBytesMax) return all;
+  const uint64_t bytes_max = std::min(kBatchBytesMax, log_.segment_bytes() / 2);
+  if (all <= bytes_max) return all;
   uint64_t bytes = record_bytes(load_header(receiver_.at(from)));
   while (bytes < all) {
     const uint64_t next = record_bytes(load_header(receiver_.at(from + bytes)));
-    if (bytes + next > kBatchBytesMax) break;
+    if (bytes + next > bytes_max) break;
     bytes += next;
   }
   CHECK(bytes <= all);

@@ -18,7 +18,7 @@ void SegmentLog::adopt(std::vector<std::shared_ptr<Segment>> segments, uint64_t 
 
 Status SegmentLog::append(const void *records, size_t bytes, uint64_t base, wire::Position last) {
   if (Status status = make_room(bytes); !status.ok()) return status;
-  if (!current_ || current_->bytes() >= segment_bytes_)
+  if (!current_ || current_->bytes() + bytes > segment_bytes_)  // a long record may have one to itself
     if (Status status = roll(base, last); !status.ok()) return status;
   CHECK(current_->end() == base);
   if (int error = current_->append(records, bytes)) {

@@ -36,6 +36,7 @@ class SegmentLog {
   // written stays.
   void remove_below(uint64_t offset);
   uint64_t index_next() const;
+  uint64_t segment_bytes() const { return segment_bytes_; }
 
  private:
   Status roll(uint64_t base, wire::Position last);
