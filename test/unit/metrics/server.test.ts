@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
-import { request } from 'node:http'
+import { request, type IncomingMessage } from 'node:http'
 import t, { type Test } from 'tap'
 import { createLogger } from '../../../src/core/log.js'
 import { createMetricsRegistry, type MetricsRegistry } from '../../../src/metrics/registry.js'
@@ -28,7 +28,7 @@ interface Answer {
 
 async function ask(server: MetricsServer, path: string, method = 'GET'): Promise<Answer> {
   const asked = request({ ...server.address, path, method, agent: false, timeout: 5_000 }).end()
-  const [response] = (await once(asked, 'response')) as [import('node:http').IncomingMessage]
+  const [response] = (await once(asked, 'response')) as [IncomingMessage]
   let body = ''
   for await (const part of response) body += String(part)
   return { status: response.statusCode, headers: response.headers, body }
