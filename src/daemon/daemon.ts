@@ -181,10 +181,10 @@ export class Daemon {
   private async closeGroup(group: MasterRole): Promise<void> {
     const { name, drainTimeoutMs } = group.config
     for (const exported of group.exports()) this.front.remove(exported.name)
-    const { drained, dirtyBytes } = await group.close({ drainMs: drainTimeoutMs })
+    const { drained } = await group.close({ drainMs: drainTimeoutMs })
     this.masters.delete(name)
+    // What was not drained the group has said itself, with the number of bytes.
     if (drained) this.options.log.info(`group ${name}: closed, drained`)
-    else this.options.log.warn(`group ${name}: closed, not drained: ${dirtyBytes} bytes stay marked dirty`)
   }
 
   private async closeStandby(): Promise<void> {
