@@ -1,0 +1,70 @@
+import fc from 'fast-check'
+import t from 'tap'
+
+import {
+  decodeHello, decodeRefused, decodeVersions, decodeWelcome, encodeHello, encodeRefused, encodeWelcome, type Hello, MessageError, typeOf,
+} from '../../../src/transport/messages.js' // prettier-ignore
+import { chooseVersion } from '../../../src/transport/versions.js'
+
+const hello: Hello = {
+  protocol: 1,
+  protocolOldest: 1,
+  program: '0.1.0',
+  group: 'disk1',
+  incarnation: 18446744073709551615n,
+  generation: '00ff',
+  durability: 'flush',
+  hostname: 'alpha',
+  volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512 }],
+}
+const overTheWire = (message: object): unknown => JSON.parse(JSON.stringify(message))
+
+t.test('messages arrive as they were sent, 64-bit numbers included', t => {
+  t.same(decodeHello(overTheWire(encodeHello(hello))), hello)
+  const welcome = { protocol: 1, program: '1', replicaId: 'r', incarnation: 1n << 63n, received: 7n, fresh: false, initial: true }
+  t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
+  t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), { code: 'size', message: 'x'.repeat(1000) })
+  t.end()
+})
+
+t.test('a hello that breaks a rule is refused by the name of the field', t => {
+  const cases: [object, RegExp][] = [
+    [{ incarnation: 5 }, /'incarnation'/],
+    [{ incarnation: '0' }, /'incarnation'/],
+    [{ incarnation: '18446744073709551616' }, /'incarnation'/],
+    [{ protocol: 0 }, /'protocol'/],
+    [{ group: 'g'.repeat(201) }, /'group'/],
+    [{ volumes: [] }, /'volumes'/],
+    [{ volumes: Array.from({ length: 65 }, () => ({})) }, /'volumes'/],
+    [{ volumes: [{ ...hello.volumes[0], sizeBytes: '-1' }] }, /'sizeBytes'/],
+    [{ volumes: ['x'] }, /no JSON object/],
+  ]
+  const good = overTheWire(encodeHello(hello)) as object
+  for (const [changes, message] of cases) t.throws(() => decodeHello({ ...good, ...changes }), { name: 'MessageError', message })
+  t.end()
+})
+
+t.test('no JSON value makes a decoder fail otherwise than by refusing', t => {
+  fc.assert(
+    fc.property(fc.jsonValue(), value => {
+      typeOf(value)
+      for (const decode of [decodeHello, decodeVersions, decodeWelcome, decodeRefused]) {
+        try {
+          decode(value)
+        } catch (error) {
+          if (!(error instanceof MessageError)) throw error
+        }
+      }
+    }),
+  )
+  t.end()
+})
+
+t.test('the newest version both sides speak is chosen; without one the message names both and whom to upgrade', t => {
+  const speaks = (oldest: number, newest: number): { protocol: number; protocolOldest: number; program: string } => ({ protocol: newest, protocolOldest: oldest, program: `p${newest}` })
+  t.same(chooseVersion(speaks(1, 1), speaks(1, 2)), { version: 1 })
+  t.same(chooseVersion(speaks(1, 2), speaks(2, 3)), { version: 2 })
+  t.match(chooseVersion(speaks(1, 1), speaks(2, 3)), { problem: /understudy p1\) speaks version 1 .* \(understudy p3\) versions 2 to 3: upgrade the master/ })
+  t.match(chooseVersion(speaks(3, 4), speaks(1, 2)), { problem: /upgrade the standby/ })
+  t.end()
+})
