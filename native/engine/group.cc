@@ -213,6 +213,8 @@ void Group::settle(Connection &connection) {
   std::erase(parked_, &connection);
   std::erase(touched_, &connection);
   if (connection.large) large_--;
+  // Closing our descriptor would not do: the handshake's duplicate may still be open, and with it the registration.
+  (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
   connection.volume.page.add(kConnections, ~uint64_t{0});
   events_({"disconnected",
            {{"connection", static_cast<double>(connection.id)},

@@ -43,6 +43,7 @@ class Link final : public quic::SessionHandler {
     std::deque<std::vector<uint8_t>> outgoing;  // frames the session had no room for
     GroupLink *group = nullptr;
     std::unique_ptr<LogSource> source;
+    std::vector<uint8_t> early_marks;  // the last watermarks that came before `group` was known
     ReplicaLink *replica = nullptr;
     wire::WatermarksBody told;  // the last watermarks that were sent
     uint64_t stats_ns = 0;
@@ -57,7 +58,7 @@ class Link final : public quic::SessionHandler {
   void closed(quic::Session &session, quic::CloseReason reason, const std::string &text) override;
 
   void frame_received(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
-  void master_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
+  static void master_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
   void standby_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body);
   void queue(quic::Session &session, std::vector<uint8_t> frame);
   void flush_outgoing(quic::Session &session);
