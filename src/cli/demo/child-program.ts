@@ -55,9 +55,19 @@ export class ChildProgram {
   async end(limitMs = 15_000): Promise<void> {
     if (!alive.has(this.child)) return
     this.child.kill('SIGTERM')
+    this.child.kill('SIGCONT')
     const timer = setTimeout(() => this.child.kill('SIGKILL'), limitMs)
     await this.ended
     clearTimeout(timer)
+  }
+
+  /** SIGSTOP: it does nothing until it may go on. */
+  hold(): void {
+    this.child.kill('SIGSTOP')
+  }
+
+  goOn(): void {
+    this.child.kill('SIGCONT')
   }
 
   async kill(): Promise<void> {

@@ -1,11 +1,11 @@
 /**
  * What the demo shows: numbered steps with what each proves and how long it took, and a bar while something moves. On
- * a terminal the bar is rewritten in place; elsewhere a plain line appears at most once a second.
+ * a terminal the bar is rewritten in place; elsewhere a plain line appears a few times a second.
  */
 import { formatDuration } from '../../core/units.js'
 
 const BAR_CELLS = 32
-const PLAIN_INTERVAL_MS = 1000
+const PLAIN_INTERVAL_MS = 250
 
 export class Screen {
   private step = 0
@@ -17,7 +17,9 @@ export class Screen {
   constructor(private readonly out: NodeJS.WriteStream) {}
 
   line(text: string): void {
-    this.clearBar()
+    // The bar stays as it was last.
+    if (this.barShown) this.out.write('\n')
+    this.barShown = false
     this.out.write(`${text}\n`)
   }
 
@@ -25,7 +27,7 @@ export class Screen {
   begin(what: string): void {
     this.step += 1
     this.started = performance.now()
-    this.lastPlain = this.started
+    this.lastPlain = 0
     this.line(`${String(this.step).padStart(2)}. ${what}`)
   }
 
@@ -56,10 +58,5 @@ export class Screen {
 
   elapsed(): string {
     return formatDuration(performance.now() - this.begun)
-  }
-
-  private clearBar(): void {
-    if (this.barShown) this.out.write('\r\x1b[K')
-    this.barShown = false
   }
 }
