@@ -1,0 +1,235 @@
+// sources: native/replay/*.cc native/engine/device.cc native/wire/record.cc native/core/core.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// Steps: staged, applied as one, interrupted, begun again; and what the standby answers meanwhile.
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
+
+#include "replay-support.h"
+
+using namespace replay_test;
+
+namespace {
+constexpr uint64_t kSize = 1u << 20;
+
+void send_all(Standby &standby, Bytes &model, std::initializer_list<Record> records) {
+  for (const Record &record : records) {
+    if (Status status = standby.send(record); !status.ok()) printf("# %s\n", status.message.c_str());
+    apply_to(model, record);
+  }
+}
+bool is_phase(Standby &standby, ReplicaPhase phase) {
+  return wait_until([&] { return standby.phase() == phase; });
+}
+
+void test_initial() {
+  Scratch scratch;
+  Master master(1);
+  Bytes model(kSize);
+  {
+    Standby standby(options_for(scratch.path, kSize));
+    bool good = EXPECT(standby.replica->view(0, false).status.error == ENODATA);
+    send_all(standby, model, {master.begin(true), master.sync(0, 4096, 1), master.fill(100, 100, 2)});
+    good = good && EXPECT(standby.applied(3)) && EXPECT(standby.phase() == ReplicaPhase::kInitial) &&
+           EXPECT(standby.replica->watermarks().flags & wire::kUnusable) &&
+           EXPECT(standby.replica->view(0, false).status.error == ENODATA);
+    ok(good, "an initial synchronisation goes straight into the image, which no view may show");
+  }
+  Standby standby(options_for(scratch.path, kSize));
+  bool good = EXPECT(standby.phase() == ReplicaPhase::kInitial) &&
+              EXPECT((standby.replica->start_session() == wire::Position{1, 3}));
+  send_all(standby, model, {master.begin(false), master.sync(8192, 4096, 3)});
+  good = good && EXPECT(standby.applied(5)) && EXPECT(standby.phase() == ReplicaPhase::kInitial);
+  send_all(standby, model, {master.step()});
+  ok(good && EXPECT(is_phase(standby, ReplicaPhase::kCut)) && EXPECT(view_bytes(standby) == model),
+     "it survives a restart and a second begin, and ends with its step");
+}
+
+void test_staging() {
+  Scratch scratch;
+  Master master(1);
+  Bytes model(kSize), cut;
+  {
+    Standby standby(options_for(scratch.path, kSize));
+    bool good = EXPECT(standby.make_cut(master));
+    send_all(standby, model, {master.fill(0, 65536, 1)});
+    cut = model;
+    const uint64_t before = master.sequence;
+    send_all(standby, model, {master.begin(), master.fill(0, 4096, 2), master.sync(65536, 65536, 3)});
+    good = good && EXPECT(standby.durable(master.sequence)) && EXPECT(is_phase(standby, ReplicaPhase::kStaging)) &&
+           EXPECT(standby.drain()) && EXPECT(standby.state().applied_sequence == before) &&
+           EXPECT(standby.state().staged_bytes == 4096 + 65536) &&
+           EXPECT(standby.replica->watermarks().flags == wire::kStaging) && EXPECT(view_bytes(standby) == cut);
+    auto view = standby.replica->view(0, false);
+    good = good && EXPECT((view.value.position == wire::Position{1, before}));
+    ok(good, "what is staged shows in no view, and applied stays before the begin (G2)");
+  }
+  {
+    Standby standby(options_for(scratch.path, kSize));
+    bool good = EXPECT(is_phase(standby, ReplicaPhase::kStaging)) && EXPECT(view_bytes(standby) == cut) &&
+                EXPECT((standby.replica->start_session() == wire::Position{1, master.sequence}));
+    // The session was lost; the master begins again, and what is staged stays staged.
+    send_all(standby, model, {master.begin(), master.sync(131072, 65536, 4), master.fill(65536, 512, 5)});
+    good = good && EXPECT(standby.durable(master.sequence)) && EXPECT(standby.drain()) &&
+           EXPECT(standby.phase() == ReplicaPhase::kStaging) && EXPECT(view_bytes(standby) == cut);
+    auto frozen = standby.replica->view(0, false);
+    master.commits = false;
+    send_all(standby, model, {master.step()});
+    good = good && EXPECT(standby.durable(master.sequence)) && EXPECT(standby.drain()) &&
+           EXPECT(standby.phase() == ReplicaPhase::kStaging);
+    master.commits = true;
+    send_all(standby, model, {master.commit(master.sequence), master.fill(0, 10, 6)});
+    good = good && EXPECT(standby.applied(master.sequence)) && EXPECT(standby.phase() == ReplicaPhase::kCut) &&
+           EXPECT(view_bytes(standby) == model) && EXPECT(read_device(*frozen.value.device, 0, kSize) == cut);
+    ok(good, "a second begin goes on with the same step; its committed end shows all at once");
+  }
+}
+
+void test_staging_becomes_initial() {
+  Scratch scratch;
+  Master master(1), next(2);
+  Bytes model(kSize);
+  Standby standby(options_for(scratch.path, kSize));
+  bool good = EXPECT(standby.make_cut(master));
+  send_all(standby, model, {master.begin(), master.fill(0, 4096, 2), next.begin(true), next.fill(4096, 4096, 3)});
+  good = good && EXPECT(wait_until([&] { return standby.state().applied_sequence == 2; })) &&
+         EXPECT(is_phase(standby, ReplicaPhase::kInitial)) && EXPECT(!standby.replica->view(0, false).ok());
+  send_all(standby, model, {next.step()});
+  ok(good && EXPECT(is_phase(standby, ReplicaPhase::kCut)) && EXPECT(view_bytes(standby) == model),
+     "an initial begin inside a staged step makes the image unusable until the end");
+}
+
+void test_uncommitted_step_of_dead_incarnation() {
+  Scratch scratch;
+  Master master(1), next(2);
+  Bytes model(kSize);
+  Standby standby(options_for(scratch.path, kSize));
+  bool good = EXPECT(standby.make_cut(master));
+  send_all(standby, model, {master.begin(), master.sync(0, 4096, 2)});
+  master.commits = false;
+  Bytes unused(kSize);
+  send_all(standby, unused, {master.step(), master.fill(0, 4096, 9)});
+  send_all(standby, model, {next.begin()});
+  good = good && EXPECT(wait_until([&] { return standby.state().durable_sequence == 1 && standby.state().incarnation == 2; })) &&
+         EXPECT(standby.drain()) && EXPECT(standby.phase() == ReplicaPhase::kStaging) &&
+         EXPECT(view_bytes(standby) == Bytes(kSize));
+  send_all(standby, model, {next.sync(8192, 4096, 4), next.step()});
+  ok(good && EXPECT(is_phase(standby, ReplicaPhase::kCut)) && EXPECT(view_bytes(standby) == model),
+     "a step whose end was of unknown outcome stays open for the next incarnation");
+}
+
+// 1. a step is complete and durable  2. it is being applied  3. the process is killed  4. the next start finishes it
+void test_killed_while_stepping() {
+  std::mt19937_64 random(3);
+  bool good = true;
+  int in_the_middle = 0;
+  for (int round = 0; good && round < 12; round++) {
+    Scratch scratch;
+    constexpr uint64_t kBig = 64u << 20;
+    Master master(1);
+    const pid_t child = fork();
+    if (child == 0) {
+      Standby &standby = *new Standby(options_for(scratch.path, kBig));
+      bool sent = standby.make_cut(master) && standby.send(master.begin()).ok();
+      for (uint64_t at = 0; at < kBig; at += 1u << 20) {
+        while (standby.state().received_bytes - standby.state().durable_bytes > (16u << 20)) usleep(100);
+        sent = sent && standby.send(master.write(at, Bytes(1u << 20, 7))).ok();
+      }
+      if (!sent || !standby.durable(master.sequence)) _exit(1);
+      write_file(scratch.path + "/staged", {});
+      if (!standby.send(master.step()).ok()) _exit(1);
+      pause();
+    }
+    good = EXPECT(wait_until([&] { return access((scratch.path + "/staged").c_str(), F_OK) == 0; }));
+    usleep(static_cast<useconds_t>(random() % 40000));
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    const Bytes left = read_file(scratch.path + "/image");
+    if (left.front() == 7 && left.back() == 0) in_the_middle++;
+    Standby standby(options_for(scratch.path, kBig));
+    const bool complete = standby.replica->start_session().sequence == 3 + 64 + 1;
+    for (bool given = false; good && !given;) {
+      auto view = standby.replica->view(0, false);
+      given = view.ok();
+      if (!given) {
+        good = EXPECT(view.status.error == EAGAIN);
+        continue;
+      }
+      const Bytes seen = read_device(*view.value.device, 0, kBig);
+      good = EXPECT(seen == Bytes(kBig, complete ? 7 : 0));
+    }
+  }
+  printf("# killed in the middle of a step: %d of 12\n", in_the_middle);
+  ok(good, "a step that was interrupted by kill -9 is finished before anyone sees it (G2)");
+}
+
+std::string sha(const Bytes &bytes, size_t offset, size_t length) {
+  std::string out(32, 0);
+  gnutls_hash_fast(GNUTLS_DIG_SHA256, bytes.data() + offset, length, out.data());
+  return out;
+}
+
+void test_hashes() {
+  Scratch scratch;
+  constexpr uint64_t kOdd = kSize + 5000;
+  Master master(1);
+  Bytes model(kOdd);
+  Standby standby(options_for(scratch.path, kOdd));
+  bool good = EXPECT(standby.send(master.begin(true)).ok());
+  send_all(standby, model, {master.fill(100, 100, 1), master.fill(kSize + 10, 10, 2)});
+  const auto ask = [&](uint64_t begin, uint64_t offset, uint32_t count) {
+    const size_t before = standby.collector.hash_count();
+    if (!standby.replica->hash({begin, offset, count, 0, 0}).ok()) return std::vector<wire::HashEntry>{};
+    if (!wait_until([&] { return standby.collector.hash_count() > before; })) return std::vector<wire::HashEntry>{};
+    return standby.collector.hashes.back().second;
+  };
+  const auto is_known = [&](const wire::HashEntry &entry, uint64_t region) {
+    const size_t offset = region * 65536, length = std::min<size_t>(65536, model.size() - offset);
+    return entry.flags == 0 && memcmp(entry.hash, sha(model, offset, length).data(), 32) == 0;
+  };
+  good = good && EXPECT(standby.durable(3)) && EXPECT(standby.drain());
+  auto entries = ask(1, 0, 17);
+  good = good && EXPECT(entries.size() == 17);
+  for (uint64_t i = 0; good && i < 17; i++) good = EXPECT(is_known(entries[i], i));
+  ok(good, "in an initial synchronisation every region of the image has its hash, holes and the odd end too");
+  send_all(standby, model, {master.step(), master.fill(65536, 65536, 5)});
+  const uint64_t begin = master.sequence + 1;
+  Bytes staged = model;
+  send_all(standby, staged, {master.begin(), master.fill(131072, 10, 6), master.make(RecordType::kTrim, 65536 * 4, 65536 * 2)});
+  entries = ask(begin, 0, 17);
+  good = EXPECT(entries.size() == 17);
+  for (uint64_t i = 0; good && i < 17; i++) {
+    const bool touched = i == 2 || i == 4 || i == 5;
+    good = EXPECT(touched ? entries[i].flags == wire::kHashUnknown : is_known(entries[i], i));
+  }
+  ok(good, "a region under staged records is unknown, the others are as in the image");
+  entries = ask(begin - 2, 0, 1);
+  good = EXPECT(entries.size() == 1) && EXPECT(entries[0].flags == wire::kHashUnknown);
+  good = good && EXPECT(standby.replica->hash({begin, 1, 1, 0, 0}).error == EINVAL) &&
+         EXPECT(standby.replica->hash({begin, 0, 18, 0, 0}).error == EINVAL) &&
+         EXPECT(standby.replica->hash({begin, 0, 1, 1, 0}).error == EINVAL);
+  ok(good, "a question for an older begin is answered with unknown, an impossible one is refused");
+
+  send_all(standby, model, {master.fill(131072, 10, 6), master.make(RecordType::kTrim, 65536 * 4, 65536 * 2), master.step()});
+  wire::VerifyPayload right{1, {}}, wrong{2, {}};
+  memcpy(right.hash, sha(model, 0, 200000).data(), 32);
+  const auto verify = [&](const wire::VerifyPayload &payload) {
+    const auto *bytes = reinterpret_cast<const uint8_t *>(&payload);
+    return master.make(RecordType::kVerify, 0, 200000, Bytes(bytes, bytes + sizeof payload));
+  };
+  send_all(standby, model, {verify(right), verify(wrong)});
+  good = EXPECT(standby.applied(master.sequence)) && EXPECT(standby.collector.results.size() == 2) &&
+         EXPECT(standby.collector.results[0].equal == 1) && EXPECT(standby.collector.results[1].equal == 0) &&
+         EXPECT(standby.collector.results[1].id == 2) && EXPECT(standby.state().verify_different == 1);
+  ok(good, "verify is judged at its position in the stream");
+}
+
+}  // namespace
+
+int main() {
+  test_initial();
+  test_staging();
+  test_staging_becomes_initial();
+  test_uncommitted_step_of_dead_incarnation();
+  test_killed_while_stepping();
+  test_hashes();
+  return finish();
+}
