@@ -119,12 +119,17 @@ class Handshake {
       const outcome = await this.#nextOption()
       if (outcome !== undefined) return outcome
     }
-    throw new HandshakeError('NBD_REFUSED', `the client sent ${this.#context.limits.optionsMax} options without choosing an export`)
+    throw new HandshakeError(
+      'NBD_REFUSED',
+      `the client sent ${this.#context.limits.optionsMax} options without choosing an export`,
+    )
   }
 
   expire(milliseconds: number): void {
     const seconds = milliseconds / 1000
-    this.#reader.abort(new HandshakeError('NBD_TIMEOUT', `the handshake took longer than ${seconds} s; waited for ${this.#stage}`))
+    this.#reader.abort(
+      new HandshakeError('NBD_TIMEOUT', `the handshake took longer than ${seconds} s; waited for ${this.#stage}`),
+    )
   }
 
   #startIdleTimer(): void {
@@ -221,7 +226,10 @@ class Handshake {
 
   #structuredReply(): Buffer {
     if (this.#agreement.extendedHeaders) {
-      throw new OptionRefusal(reply.ERR_EXT_HEADER_REQD, 'extended headers have been agreed on; they include structured replies')
+      throw new OptionRefusal(
+        reply.ERR_EXT_HEADER_REQD,
+        'extended headers have been agreed on; they include structured replies',
+      )
     }
     this.#agreement.structuredReplies = true
     return optionReply(option.STRUCTURED_REPLY, reply.ACK)
@@ -301,7 +309,8 @@ class Handshake {
   }
 
   #refuseWhenStopping(): void {
-    if (this.#context.shuttingDown?.() === true) throw new OptionRefusal(reply.ERR_SHUTDOWN, 'this server is being stopped')
+    if (this.#context.shuttingDown?.() === true)
+      throw new OptionRefusal(reply.ERR_SHUTDOWN, 'this server is being stopped')
   }
 
   #find(name: string): NbdExport {

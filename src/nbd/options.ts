@@ -96,7 +96,10 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 /** proto.md, "Conventions": UTF-8, no NUL, at most 4096 bytes. */
 function decodeString(data: Buffer, what: string): string {
   if (data.length > stringBytesMax) {
-    throw new OptionRefusal(reply.ERR_TOO_BIG, `the ${what} has ${data.length} bytes; at most ${stringBytesMax} are allowed`)
+    throw new OptionRefusal(
+      reply.ERR_TOO_BIG,
+      `the ${what} has ${data.length} bytes; at most ${stringBytesMax} are allowed`,
+    )
   }
   if (data.includes(0)) throw new OptionRefusal(reply.ERR_INVALID, `the ${what} contains a zero byte`)
   try {

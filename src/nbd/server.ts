@@ -170,7 +170,9 @@ export class NbdServer {
         } finally {
           socket.destroy()
         }
-        this.#log.info(`${peer}: connected to export '${outcome.target.name}'${outcome.flags.readOnly ? ' (read-only)' : ''}`)
+        this.#log.info(
+          `${peer}: connected to export '${outcome.target.name}'${outcome.flags.readOnly ? ' (read-only)' : ''}`,
+        )
         resolve(true)
       })
     })
@@ -218,7 +220,8 @@ export class NbdServer {
   #report(negotiation: Negotiation, error: unknown): void {
     const reason = negotiation.reason ?? error
     const text = describe(reason)
-    if (reason instanceof HandshakeError && reason.code === 'NBD_CLOSED') this.#log.debug(`${negotiation.peer}: ${text}`)
+    if (reason instanceof HandshakeError && reason.code === 'NBD_CLOSED')
+      this.#log.debug(`${negotiation.peer}: ${text}`)
     else this.#failures.add(negotiation.peer, text)
   }
 }

@@ -125,7 +125,11 @@ export function optionReply(option: number, type: number, data: Buffer = Buffer.
 /** NBD_REP_SERVER: length of the name, name, and what is left is the description. */
 export function serverReply(option: number, name: string, description: string): Buffer {
   const nameBytes = Buffer.from(name)
-  return optionReply(option, reply.SERVER, Buffer.concat([uint32(nameBytes.length), nameBytes, Buffer.from(description)]))
+  return optionReply(
+    option,
+    reply.SERVER,
+    Buffer.concat([uint32(nameBytes.length), nameBytes, Buffer.from(description)]),
+  )
 }
 
 export function infoExport(option: number, sizeBytes: bigint, flags: number): Buffer {

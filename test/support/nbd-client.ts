@@ -12,7 +12,16 @@ export const OPT = { EXPORT_NAME: 1, ABORT: 2, LIST: 3, PEEK_EXPORT: 4, STARTTLS
 export const REP = { ACK: 1, SERVER: 2, INFO: 3, META_CONTEXT: 4, ERR_UNSUP: 0x80000001, ERR_POLICY: 0x80000002, ERR_INVALID: 0x80000003, ERR_TLS_REQD: 0x80000005, ERR_UNKNOWN: 0x80000006, ERR_SHUTDOWN: 0x80000007, ERR_BLOCK_SIZE_REQD: 0x80000008, ERR_TOO_BIG: 0x80000009, ERR_EXT_HEADER_REQD: 0x8000000a } as const // prettier-ignore
 export const INFO = { EXPORT: 0, NAME: 1, DESCRIPTION: 2, BLOCK_SIZE: 3 } as const
 export const FLAG = { HAS_FLAGS: 1, READ_ONLY: 2, SEND_FLUSH: 4, SEND_FUA: 8, ROTATIONAL: 16, SEND_TRIM: 32, SEND_WRITE_ZEROES: 64, SEND_DF: 128, CAN_MULTI_CONN: 256, SEND_CACHE: 1024, SEND_FAST_ZERO: 2048 } as const // prettier-ignore
-export const CMD = { READ: 0, WRITE: 1, DISC: 2, FLUSH: 3, TRIM: 4, CACHE: 5, WRITE_ZEROES: 6, BLOCK_STATUS: 7 } as const
+export const CMD = {
+  READ: 0,
+  WRITE: 1,
+  DISC: 2,
+  FLUSH: 3,
+  TRIM: 4,
+  CACHE: 5,
+  WRITE_ZEROES: 6,
+  BLOCK_STATUS: 7,
+} as const
 export const CMD_FLAG = { FUA: 1, NO_HOLE: 2, DF: 4, REQ_ONE: 8, FAST_ZERO: 16, PAYLOAD_LEN: 32 } as const
 export const ERR = { NONE: 0, EPERM: 1, EIO: 5, ENOMEM: 12, EINVAL: 22, ENOSPC: 28, EOVERFLOW: 75, ENOTSUP: 95, ESHUTDOWN: 108 } as const // prettier-ignore
 const CHUNK = { NONE: 0, OFFSET_DATA: 1, OFFSET_HOLE: 2, BLOCK_STATUS: 5, BLOCK_STATUS_EXT: 6, ERROR: 0x8001, ERROR_OFFSET: 0x8002 } as const // prettier-ignore
@@ -144,7 +153,11 @@ export class NbdClient {
   }
 
   /** Ready to send requests to an export, negotiated as asked. */
-  static async attach(address: Address, name: string, how: { style?: NbdClient['style']; contexts?: string[] } = {}): Promise<NbdClient> {
+  static async attach(
+    address: Address,
+    name: string,
+    how: { style?: NbdClient['style']; contexts?: string[] } = {},
+  ): Promise<NbdClient> {
     const client = await NbdClient.connect(address)
     if (how.style === 'structured') await client.structuredReply()
     if (how.style === 'extended') await client.extendedHeaders()
@@ -170,7 +183,10 @@ export class NbdClient {
   async receive(bytes: number, milliseconds = waitMs): Promise<Buffer> {
     const limit = Date.now() + milliseconds
     while (this.#receivedBytes < bytes) {
-      if (this.#ended) throw new NbdViolation(`connection ended after ${this.#receivedBytes} of ${bytes} bytes`, { cause: this.#error })
+      if (this.#ended)
+        throw new NbdViolation(`connection ended after ${this.#receivedBytes} of ${bytes} bytes`, {
+          cause: this.#error,
+        })
       const left = limit - Date.now()
       if (left <= 0) throw new NbdViolation(`only ${this.#receivedBytes} of ${bytes} bytes after ${milliseconds} ms`)
       await this.#more(left)
@@ -203,20 +219,19 @@ export class NbdClient {
 
   #more(milliseconds: number): Promise<void> {
     return new Promise(resolve => {
-      const timer = setTimeout(done, milliseconds)
-      const client = this
-      function done() {
+      const done = (): void => {
         clearTimeout(timer)
-        client.#wake = undefined
+        this.#wake = undefined
         resolve()
       }
+      const timer = setTimeout(done, milliseconds)
       this.#wake = done
     })
   }
 
   #take(bytes: number): Buffer {
     const parts: Buffer[] = []
-    for (let left = bytes; left > 0; ) {
+    for (let left = bytes; left > 0;) {
       const first = this.#received[0]!
       const part = first.subarray(0, left)
       parts.push(part)
@@ -304,7 +319,11 @@ export class NbdClient {
     })
   }
 
-  async metaContexts(option: number, name: string, queries: string[]): Promise<{ type: number; contexts: Map<string, number> }> {
+  async metaContexts(
+    option: number,
+    name: string,
+    queries: string[],
+  ): Promise<{ type: number; contexts: Map<string, number> }> {
     const replies = await this.option(option, metaPayload(name, queries))
     const contexts = new Map<string, number>()
     for (const { type, data } of replies.slice(0, -1)) {
@@ -334,10 +353,20 @@ export class NbdClient {
     return info
   }
 
+  /** The replies to a GO that was sent by hand. */
+  async finishGo(): Promise<ExportInfo> {
+    const info = exportInfo(await this.receiveReplies(OPT.GO))
+    this.#pump()
+    return info
+  }
+
   async exportName(name: string): Promise<ExportInfo> {
     this.sendOption(OPT.EXPORT_NAME, Buffer.from(name))
     const answer = await this.receive(this.noZeroes ? 10 : 134)
-    expect(answer.subarray(10).every(byte => byte === 0), '124 zeroes')
+    expect(
+      answer.subarray(10).every(byte => byte === 0),
+      '124 zeroes',
+    )
     this.#pump()
     return { size: answer.readBigUInt64BE(0), flags: answer.readUInt16BE(8), infos: [] }
   }
@@ -426,7 +455,8 @@ export class NbdClient {
     for (;;) {
       // Idle is no failure; the end of the connection is one for those that wait.
       while (this.#receivedBytes < 4) {
-        if (this.#ended) throw new NbdEnded(`the server ended the connection; ${this.#pending.size} requests unanswered`)
+        if (this.#ended)
+          throw new NbdEnded(`the server ended the connection; ${this.#pending.size} requests unanswered`)
         await this.#more(waitMs)
       }
       const magic = (await this.receive(4)).readUInt32BE()
@@ -436,7 +466,10 @@ export class NbdClient {
       } else if (magic === 0x67446698) {
         await this.#simple()
       } else {
-        expect(this.style === 'structured' && magic === 0x668e33ef, `reply magic 0x${magic.toString(16)} (${this.style})`)
+        expect(
+          this.style === 'structured' && magic === 0x668e33ef,
+          `reply magic 0x${magic.toString(16)} (${this.style})`,
+        )
         await this.#chunk(false)
       }
     }
@@ -461,7 +494,8 @@ export class NbdClient {
     expectError(pending.reply.error)
     expect(this.style === 'simple' || pending.type !== CMD.READ, 'no simple reply to READ with structured replies')
     expect(pending.type !== CMD.BLOCK_STATUS || pending.reply.error !== 0, 'no simple success of BLOCK_STATUS')
-    if (pending.type === CMD.READ && pending.reply.error === 0) pending.reply.data = await this.receive(Number(pending.length), 60_000)
+    if (pending.type === CMD.READ && pending.reply.error === 0)
+      pending.reply.data = await this.receive(Number(pending.length), 60_000)
     this.#finish(pending)
   }
 
@@ -527,7 +561,10 @@ function placeData(pending: Pending, offset: bigint, data: Buffer): void {
   const end = offset + BigInt(data.length)
   expect(pending.type === CMD.READ, 'content only for READ')
   expect(offset >= pending.offset && end <= pending.offset + pending.length, 'content within the request')
-  expect(pending.covered.every(([from, to]) => end <= from || offset >= to), 'content without overlap')
+  expect(
+    pending.covered.every(([from, to]) => end <= from || offset >= to),
+    'content without overlap',
+  )
   if ((pending.flags & CMD_FLAG.DF) !== 0) expect(pending.covered.length === 0, 'one content chunk with DF')
   pending.covered.push([offset, end])
   if (pending.reply.data.length === 0) pending.reply.data = Buffer.alloc(Number(pending.length))
@@ -554,7 +591,10 @@ function parseExtents(type: number, payload: Buffer, style: NbdClient['style']):
 }
 
 function expectExtents(pending: Pending, extents: Extent[]): void {
-  expect(extents.every(extent => extent.length > 0n), 'extents are not empty')
+  expect(
+    extents.every(extent => extent.length > 0n),
+    'extents are not empty',
+  )
   const beforeLast = extents.slice(0, -1).reduce((sum, extent) => sum + extent.length, 0n)
   expect(beforeLast < pending.length, 'only the last extent reaches beyond the request')
   if ((pending.flags & CMD_FLAG.REQ_ONE) !== 0) {

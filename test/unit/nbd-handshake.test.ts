@@ -25,7 +25,10 @@ const device: DeviceInfo = {
   isBlockDevice: false,
 }
 
-function anExport(name: string, changes: Partial<Omit<NbdExport, 'device'>> & { device?: Partial<DeviceInfo> } = {}): NbdExport {
+function anExport(
+  name: string,
+  changes: Partial<Omit<NbdExport, 'device'>> & { device?: Partial<DeviceInfo> } = {},
+): NbdExport {
   return { name, description: '', volume: 7, readOnly: false, ...changes, device: { ...device, ...changes.device } }
 }
 
@@ -106,7 +109,7 @@ async function serve(test: Test, options: FixtureOptions = {}): Promise<Fixture>
 }
 
 async function until(condition: () => boolean, milliseconds = 5000): Promise<void> {
-  for (const limit = Date.now() + milliseconds; !condition(); ) {
+  for (const limit = Date.now() + milliseconds; !condition();) {
     if (Date.now() > limit) throw new Error(`not within ${milliseconds} ms: ${condition.toString()}`)
     await sleep(5)
   }
@@ -125,7 +128,11 @@ t.test('1. an unknown option is answered with ERR_UNSUP, its data is consumed, a
   const client = await greeted(fixture)
   for (const option of [0, OPT.PEEK_EXPORT, OPT.STARTTLS, 12, 77, 0x7fffffff, 0xffffffff]) {
     for (const bytes of [0, 1, 4097, 65536, 65537, 1 << 20]) {
-      t.equal(await client.ask(option, Buffer.alloc(bytes, 0x49)), REP.ERR_UNSUP, `option ${option} with ${bytes} bytes`)
+      t.equal(
+        await client.ask(option, Buffer.alloc(bytes, 0x49)),
+        REP.ERR_UNSUP,
+        `option ${option} with ${bytes} bytes`,
+      )
     }
   }
   t.equal((await client.go('disk')).size, device.sizeBytes)
@@ -165,7 +172,11 @@ t.test('2. a client that does not close after ABORT is closed', async t => {
 
 t.test('3. LIST tells every export, with lengths that add up', async t => {
   const long = 'n'.repeat(4096)
-  const exports = [anExport('disk', { description: 'the first disk' }), anExport('zwei ü 漢', { description: '' }), anExport(long)]
+  const exports = [
+    anExport('disk', { description: 'the first disk' }),
+    anExport('zwei ü 漢', { description: '' }),
+    anExport(long),
+  ]
   const fixture = await serve(t, { exports })
   const client = await greeted(fixture)
   t.same(await client.list(), [
@@ -197,7 +208,13 @@ t.test('4. the handshake flags are FIXED_NEWSTYLE and NO_ZEROES', async t => {
 
 t.test('4. the 124 zeroes come after EXPORT_NAME without NO_ZEROES, and never else', async t => {
   const fixture = await serve(t)
-  for (const [flags, bytes] of [[0, 134], [1, 134], [2, 10], [3, 10]] as const) { // prettier-ignore
+  for (const [flags, bytes] of [
+    [0, 134],
+    [1, 134],
+    [2, 10],
+    [3, 10],
+  ] as const) {
+    // prettier-ignore
     const client = await greeted(fixture, flags)
     client.sendOption(OPT.EXPORT_NAME, Buffer.from('disk'))
     const answer = await client.receive(bytes)
@@ -225,27 +242,30 @@ t.test('4. EXPORT_NAME of an export that is not there ends the connection', asyn
   t.equal(fixture.released.length, 6)
 })
 
-t.test('5. names and queries of 4096 bytes are taken, longer ones refused with TOO_BIG, and the stream stays in step', async t => {
-  const long = 'é'.repeat(2048)
-  const fixture = await serve(t, { exports: [anExport(long), anExport('b')] })
-  const client = await greeted(fixture)
-  t.equal((await client.info(long)).size, device.sizeBytes)
-  t.equal(await client.ask(OPT.INFO, infoPayload(long + 'x')), REP.ERR_TOO_BIG)
-  t.equal(await client.ask(OPT.GO, infoPayload('x'.repeat(60_000))), REP.ERR_TOO_BIG)
-  t.equal(await client.ask(OPT.GO, infoPayload('x'.repeat(100_000))), REP.ERR_TOO_BIG)
-  await client.structuredReply()
-  for (const option of [OPT.LIST_META_CONTEXT, OPT.SET_META_CONTEXT]) {
-    const query = 'base:' + 'q'.repeat(4091)
-    t.same(await client.metaContexts(option, long, [query]), { type: REP.ACK, contexts: new Map() })
-    t.equal(await client.ask(option, metaPayload(long, [query + 'q'])), REP.ERR_TOO_BIG)
-    t.equal(await client.ask(option, metaPayload(long + 'x', [])), REP.ERR_TOO_BIG)
-    t.equal(await client.ask(option, metaPayload('b', Array<string>(20_000).fill('base:'))), REP.ERR_TOO_BIG)
-  }
-  client.sendOption(OPT.EXPORT_NAME, Buffer.from(long))
-  await client.receive(10)
-  await fixture.settled()
-  t.equal(fixture.adopted.length, 1)
-})
+t.test(
+  '5. names and queries of 4096 bytes are taken, longer ones refused with TOO_BIG, and the stream stays in step',
+  async t => {
+    const long = 'é'.repeat(2048)
+    const fixture = await serve(t, { exports: [anExport(long), anExport('b')] })
+    const client = await greeted(fixture)
+    t.equal((await client.info(long)).size, device.sizeBytes)
+    t.equal(await client.ask(OPT.INFO, infoPayload(long + 'x')), REP.ERR_TOO_BIG)
+    t.equal(await client.ask(OPT.GO, infoPayload('x'.repeat(60_000))), REP.ERR_TOO_BIG)
+    t.equal(await client.ask(OPT.GO, infoPayload('x'.repeat(100_000))), REP.ERR_TOO_BIG)
+    await client.structuredReply()
+    for (const option of [OPT.LIST_META_CONTEXT, OPT.SET_META_CONTEXT]) {
+      const query = 'base:' + 'q'.repeat(4091)
+      t.same(await client.metaContexts(option, long, [query]), { type: REP.ACK, contexts: new Map() })
+      t.equal(await client.ask(option, metaPayload(long, [query + 'q'])), REP.ERR_TOO_BIG)
+      t.equal(await client.ask(option, metaPayload(long + 'x', [])), REP.ERR_TOO_BIG)
+      t.equal(await client.ask(option, metaPayload('b', Array<string>(20_000).fill('base:'))), REP.ERR_TOO_BIG)
+    }
+    client.sendOption(OPT.EXPORT_NAME, Buffer.from(long))
+    await client.receive(10)
+    await fixture.settled()
+    t.equal(fixture.adopted.length, 1)
+  },
+)
 
 t.test('5. a length that contradicts its frame is ERR_INVALID, and nothing is read past the frame', async t => {
   const fixture = await serve(t)
@@ -275,7 +295,10 @@ t.test('5. a length that contradicts its frame is ERR_INVALID, and nothing is re
     ['a name longer than the data', Buffer.concat([uint32(9), name, uint32(0)])],
     ['no count', Buffer.concat([uint32(4), name])],
     ['four billion queries', Buffer.concat([uint32(4), name, uint32(0xffffffff)])],
-    ['a query longer than the data', Buffer.concat([uint32(4), name, uint32(1), uint32(0xffffffff), Buffer.from('base:')])],
+    [
+      'a query longer than the data',
+      Buffer.concat([uint32(4), name, uint32(1), uint32(0xffffffff), Buffer.from('base:')]),
+    ],
     ['a second query that is not there', Buffer.concat([uint32(4), name, uint32(2), uint32(5), Buffer.from('base:')])],
     ['data after the last query', Buffer.concat([metaPayload('disk', ['base:']), Buffer.alloc(1)])],
   ]
@@ -355,7 +378,7 @@ t.test('the transmission flags say what the export can do', async t => {
   const fixture = await serve(t, { exports })
   const always = FLAG.HAS_FLAGS | FLAG.SEND_FLUSH | FLAG.SEND_FUA | FLAG.CAN_MULTI_CONN | FLAG.SEND_CACHE
   const writes = FLAG.SEND_WRITE_ZEROES | FLAG.SEND_FAST_ZERO
-  const expected = { 'rw': writes | FLAG.SEND_TRIM, 'ro': FLAG.READ_ONLY, 'protected': FLAG.READ_ONLY, 'no-zero': writes }
+  const expected = { rw: writes | FLAG.SEND_TRIM, ro: FLAG.READ_ONLY, protected: FLAG.READ_ONLY, 'no-zero': writes }
   for (const [name, flags] of Object.entries(expected)) {
     const client = await greeted(fixture)
     t.equal((await client.info(name)).flags, always | flags, `${name}, simple`)
@@ -368,25 +391,28 @@ t.test('the transmission flags say what the export can do', async t => {
   t.same(fixture.adopted.map(one => one.flags.readOnly), [false, false, true, true, true, true, false, false]) // prettier-ignore
 })
 
-t.test('STRUCTURED_REPLY and EXTENDED_HEADERS: data is refused, repeating is allowed, extended takes precedence', async t => {
-  const fixture = await serve(t)
-  const client = await greeted(fixture)
-  t.equal(await client.ask(OPT.STRUCTURED_REPLY, Buffer.alloc(1)), REP.ERR_INVALID)
-  t.equal(await client.ask(OPT.EXTENDED_HEADERS, Buffer.alloc(70_000)), REP.ERR_INVALID)
-  t.equal((await client.info('disk')).flags & FLAG.SEND_DF, 0, 'refused options change nothing')
-  t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ACK)
-  t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ACK)
-  t.equal(await client.ask(OPT.EXTENDED_HEADERS), REP.ACK)
-  t.equal(await client.ask(OPT.EXTENDED_HEADERS), REP.ACK)
-  t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ERR_EXT_HEADER_REQD)
-  await client.go('disk')
-  const only = await greeted(fixture)
-  t.equal(await only.ask(OPT.EXTENDED_HEADERS), REP.ACK)
-  t.ok((await only.go('disk')).flags & FLAG.SEND_DF, 'extended headers imply structured replies')
-  await fixture.settled()
-  const flags = { structuredReplies: true, extendedHeaders: true, baseAllocationId: 0, readOnly: false }
-  t.same(fixture.adopted.map(one => one.flags), [flags, flags]) // prettier-ignore
-})
+t.test(
+  'STRUCTURED_REPLY and EXTENDED_HEADERS: data is refused, repeating is allowed, extended takes precedence',
+  async t => {
+    const fixture = await serve(t)
+    const client = await greeted(fixture)
+    t.equal(await client.ask(OPT.STRUCTURED_REPLY, Buffer.alloc(1)), REP.ERR_INVALID)
+    t.equal(await client.ask(OPT.EXTENDED_HEADERS, Buffer.alloc(70_000)), REP.ERR_INVALID)
+    t.equal((await client.info('disk')).flags & FLAG.SEND_DF, 0, 'refused options change nothing')
+    t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ACK)
+    t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ACK)
+    t.equal(await client.ask(OPT.EXTENDED_HEADERS), REP.ACK)
+    t.equal(await client.ask(OPT.EXTENDED_HEADERS), REP.ACK)
+    t.equal(await client.ask(OPT.STRUCTURED_REPLY), REP.ERR_EXT_HEADER_REQD)
+    await client.go('disk')
+    const only = await greeted(fixture)
+    t.equal(await only.ask(OPT.EXTENDED_HEADERS), REP.ACK)
+    t.ok((await only.go('disk')).flags & FLAG.SEND_DF, 'extended headers imply structured replies')
+    await fixture.settled()
+    const flags = { structuredReplies: true, extendedHeaders: true, baseAllocationId: 0, readOnly: false }
+    t.same(fixture.adopted.map(one => one.flags), [flags, flags]) // prettier-ignore
+  },
+)
 
 t.test('EXPORT_NAME after EXTENDED_HEADERS ends the connection', async t => {
   const fixture = await serve(t)
@@ -447,7 +473,11 @@ t.test('8. a failed SET_META_CONTEXT clears what was set before; so does a GO to
   t.match(await last(), { volume: 2, flags: { baseAllocationId: 0 } }, 'selected for another export')
 
   const failures: [string, (client: NbdClient) => Promise<unknown>, number][] = [
-    ['unknown export', client => client.ask(OPT.SET_META_CONTEXT, metaPayload('nosuch', ['base:allocation'])), REP.ERR_UNKNOWN],
+    [
+      'unknown export',
+      client => client.ask(OPT.SET_META_CONTEXT, metaPayload('nosuch', ['base:allocation'])),
+      REP.ERR_UNKNOWN,
+    ],
     ['broken data', client => client.ask(OPT.SET_META_CONTEXT, Buffer.alloc(3)), REP.ERR_INVALID],
     ['too much data', client => client.ask(OPT.SET_META_CONTEXT, Buffer.alloc(70_000)), REP.ERR_TOO_BIG],
     ['no queries', client => client.ask(OPT.SET_META_CONTEXT, metaPayload('a', [])), REP.ACK],
@@ -481,8 +511,7 @@ t.test('9. a client that stalls anywhere in the handshake is dropped', async t =
       const client = await fixture.connect()
       await client.receive(18)
       stall(client)
-      t.resolves(client.receiveEnd(3000), what)
-      await client.closed
+      await t.resolves(client.receiveEnd(3000), what)
     }),
   )
   t.ok(performance.now() - started < 1500)
@@ -555,7 +584,12 @@ t.test('9. stalling clients do not lock others out: the oldest one makes room', 
 
 t.test('garbage instead of NBD ends the connection and says why', async t => {
   const fixture = await serve(t)
-  const garbage = ['GET / HTTP/1.1\r\nHost: x\r\n\r\n', '\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03', 'SSH-2.0-OpenSSH_9.2\r\n', '\0\0\0\x03IHAVEOPS\0\0\0\x07\0\0\0\0']
+  const garbage = [
+    'GET / HTTP/1.1\r\nHost: x\r\n\r\n',
+    '\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03',
+    'SSH-2.0-OpenSSH_9.2\r\n',
+    '\0\0\0\x03IHAVEOPS\0\0\0\x07\0\0\0\0',
+  ]
   for (const text of garbage) {
     const client = await fixture.connect()
     await client.receive(18)
@@ -577,7 +611,14 @@ t.test('failing clients cannot fill the log', async t => {
 
 t.test('a client that connects and leaves, at any point, is released and no news', async t => {
   const fixture = await serve(t)
-  const talk = Buffer.concat([uint32(3), Buffer.from('IHAVEOPT'), uint32(OPT.GO), uint32(10), uint32(4), Buffer.from('disk')])
+  const talk = Buffer.concat([
+    uint32(3),
+    Buffer.from('IHAVEOPT'),
+    uint32(OPT.GO),
+    uint32(10),
+    uint32(4),
+    Buffer.from('disk'),
+  ])
   for (let bytes = 0; bytes <= talk.length; bytes += 3) {
     const client = await fixture.connect()
     client.send(talk.subarray(0, bytes))
@@ -592,7 +633,14 @@ t.test('a client that connects and leaves, at any point, is released and no news
 
 t.test('what the client sent ahead of its turn is handed over to the last byte', async t => {
   const fixture = await serve(t)
-  for (const [size, piece] of [[0, 1], [28, 28], [28, 5], [70_000, 70_000], [300_000, 1000]] as const) { // prettier-ignore
+  for (const [size, piece] of [
+    [0, 1],
+    [28, 28],
+    [28, 5],
+    [70_000, 70_000],
+    [300_000, 1000],
+  ] as const) {
+    // prettier-ignore
     const client = await fixture.connect()
     const body = Buffer.from(Array.from({ length: size }, (_, index) => (index * 7 + size) % 251))
     const data = infoPayload('disk')
