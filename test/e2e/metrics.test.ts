@@ -22,9 +22,9 @@ async function scrape(port: number): Promise<string> {
   return text
 }
 
-/** Runs Python statements with `h` connected to the export by libnbd. */
+/** nbdsh by Debian's Python, which has libnbd whatever else is first in PATH; `h` is connected to the export. */
 const nbdsh = (pair: Pair, ...statements: string[]): Promise<string> =>
-  succeed('nbdsh', ['-u', pair.uri, ...statements.flatMap(statement => ['-c', statement])])
+  succeed('/usr/bin/python3', ['-m', 'nbd', '-u', pair.uri, ...statements.flatMap(statement => ['-c', statement])])
 
 /** How much a series grew between two scrapes. */
 const growth = (before: string, after: string, metric: string, labels: Record<string, string>): number =>
