@@ -901,6 +901,25 @@ t.test('what a client sends ahead of the reply to GO is not lost at the hand-ove
   t.equal(wrong, 0, '300 connections')
 })
 
+t.test('a client that closes its sending side behind its requests still gets every reply', async t => {
+  for (const address of [unix, tcp]) {
+    const client = await NbdClient.open(address)
+    client.send(uint32(3))
+    client.sendOption(OPT.GO, infoPayload('disk'))
+    const parts = [
+      client.prepare({ type: CMD.WRITE, offset: 0, data: pattern(100_000) }),
+      client.prepare({ type: CMD.FLUSH }),
+      client.prepare({ type: CMD.READ, offset: MiB, length: MiB }),
+    ]
+    client.send(Buffer.concat(parts.map(part => part.data)))
+    client.socket.end()
+    await client.receive(18)
+    await client.finishGo()
+    for (const part of parts) await ok(t, part.reply, 'a reply')
+    await client.receiveEnd()
+  }
+})
+
 t.test('clients that stall in transmission cost bounded memory and do not disturb others', async t => {
   const memory = () =>
     Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${daemon.program.pid}/status`, 'utf8'))![1]) << 10
