@@ -8,7 +8,8 @@
  *   1. S has, with a write v, every acknowledged write u < v            ("if it shows a write, it shows every write
  *   2. S has every write the copy shows, each block showing S's last      that had completed before")
  *   3. S has everything an acknowledgement promised (`Requirement`)
- * The smallest S is checked: more writes only add conditions. With `atomic` a write is in S with all its blocks.
+ * The smallest S is checked: more writes only add conditions. With `atomic` a write is in S with all its blocks, but
+ * for one that got no reply: a master that is killed within pwrite(2) leaves a part of it on its device.
  *
  *   1 ---w1---|                       shown: w1 and w3, not w2: illegal, since w2 < w3
  *   2          ---w2---|              shown: w1, w2:            legal
@@ -143,7 +144,7 @@ export interface CutReport {
 
 export interface CheckOptions {
   requirement?: Requirement
-  /** A write is there with all its blocks or not at all (a record is applied whole). */
+  /** A write is there with all its blocks or not at all (a record is applied whole), unless it got no reply. */
   atomic?: boolean
   /** Reported violations; the rest is only counted by being there. */
   violationsMax?: number
@@ -220,7 +221,7 @@ class CutCheck {
 
   /** Whether S has the write at this block; without `atomic` a write that is merely shown counts where it is shown. */
   #inCutAt(write: HistoryWrite, block: number): boolean {
-    if (this.#atomic) return this.#inCut(write)
+    if (this.#atomic && write.outcome !== 'lost') return this.#inCut(write)
     if (write.outcome === 'acknowledged' && write.ended < this.#tick) return true
     return this.#shown[block] === write.id || this.#promisedIds.has(write.id)
   }
@@ -305,8 +306,13 @@ class CutCheck {
   }
 
   #reportStale(block: number, shows: string, lacks: HistoryWrite): void {
-    const needed = this.#promisedIds.has(lacks.id) || lacks.ended < this.#promisedBefore
-    const why = needed ? 'which an acknowledgement promised' : `which had completed before a write that the copy shows was submitted`
+    const needed = this.#promisedIds.has(lacks.id) || (lacks.outcome === 'acknowledged' && lacks.ended < this.#promisedBefore)
+    const shownElsewhere = this.#shown.includes(lacks.id)
+    const why = needed
+      ? 'which an acknowledgement promised'
+      : shownElsewhere
+        ? 'which another block shows'
+        : 'which had completed before a write that the copy shows was submitted'
     this.#report('stale', block, `block ${block} shows ${shows} and lacks write ${lacks.id} (${lacks.submitted}..${lacks.ended}), ${why}`)
   }
 
