@@ -94,7 +94,9 @@ DirtyMap::Run DirtyMap::next_run(uint64_t from, uint64_t bytes_max) const {
   const uint64_t start = std::min(size_bytes_, find(from / kRegion, true) * kRegion);
   if (start == size_bytes_) return {start, start};
   const uint64_t end = find(start / kRegion, false) * kRegion;
-  return {start, std::min({end, size_bytes_, start + bytes_max})};
+  // bytes_max may be as good as infinite: start + bytes_max would wrap.
+  const uint64_t limit = bytes_max < size_bytes_ - start ? start + bytes_max : size_bytes_;
+  return {start, std::min(end, limit)};
 }
 
 Status DirtyMap::save(const std::string &path) const {
