@@ -32,10 +32,10 @@ void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> 
       group_->post([group = group_, id] { group->session_lost(id); });
       return;
     }
-    session_ = id;
     CounterPage page = group_->page();
+    session_ = id;
+    if (std::exchange(had_session_, true)) page.add(kGroup_reconnects, 1);
     page.set(kGroup_session, 1);
-    page.add(kGroup_reconnects, 1);
     state->group = this;
     state->source = std::make_unique<LogSource>(std::move(log), position, group_->peer(), page);
     session->attach_records(state->source.get());

@@ -91,6 +91,7 @@ class GroupLink final : public engine::PeerLink {
   Link *link_ = nullptr;            // changed by the JavaScript thread
   engine::Group *group_ = nullptr;
   uint64_t session_ = 0;            // link thread
+  bool had_session_ = false;        // link thread: the next one is a reconnect
 };
 
 // A replica's way to its master, and its counters.
