@@ -63,7 +63,7 @@ export function readReplica(path: string): ReplicaRecord | undefined {
     generation: textOr(stored['generation'], ''),
     durability: textOr(stored['durability'], 'flush'),
     imagesMade: imagesMade === true,
-    volumes: decoded as ReplicaVolume[],
+    volumes: decoded,
     ...(promotion === undefined ? {} : { promotion }),
   }
 }

@@ -114,7 +114,7 @@ export class Standby {
     return [...this.#groups.values()].flatMap(({ record, replicaPage }) => (replicaPage === undefined ? [] : [{ group: record.group, page: replicaPage }]))
   }
 
-  view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
+  async view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
     const found = this.#find('export', volume)
     return found.group.view(found.volume, options.writable)
   }

@@ -1,0 +1,234 @@
+import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+
+import type { GroupConfig } from '../../../src/core/config-types.js'
+import { readGroup } from '../../../src/master/group-file.js'
+import { MasterGroup } from '../../../src/master/master-group.js'
+import { errno, FakeAddon, FakeClock, FakeTransport, rememberingLog } from '../transport/fakes.js'
+
+const sizeBytes = 1 << 20
+
+function scratch(t: Test) {
+  const directory = mkdtempSync(join(tmpdir(), 'master-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const device = join(directory, 'device')
+  writeFileSync(device, '')
+  truncateSync(device, sizeBytes)
+  return { state: join(directory, 'state'), device }
+}
+
+async function open(t: Test, { state, device }: { state: string; device: string }, changes: Partial<GroupConfig> = {}, fake = new FakeAddon()) {
+  const clock = new FakeClock()
+  const transport = new FakeTransport()
+  const { log, lines } = rememberingLog()
+  const config: GroupConfig = {
+    name: 'disk1',
+    volumes: [{ name: 'disk1', device, readOnly: false, partitions: [], exclude: [] }],
+    standby: { id: 'f'.repeat(64), host: '192.0.2.1', port: 7000 },
+    durability: 'flush',
+    onStandbyLoss: 'continue',
+    logBytes: 1 << 28,
+    peerTimeoutMs: 5_000,
+    transport: 'quic',
+    drainTimeoutMs: 30_000,
+    ...changes,
+  }
+  if (changes.standby === undefined && 'standby' in changes) delete config.standby
+  const deps = { addon: fake.addon, events: fake, identity: { pem: '', id: 'a'.repeat(64) }, stateDirectory: state, log, clock, transport, random: () => 0.5 }
+  const group = await MasterGroup.open(config, deps)
+  t.teardown(() => group.close({ drainMs: 0 }))
+  const counters = (values: Record<string, bigint>): void => fake.set('group', group.counterPage, values)
+  const incarnation = fake.groups.at(-1)?.incarnation ?? 0n
+  /** The standby says where it stands, and the engine attaches. */
+  const welcome = (changes: object = {}): void => {
+    transport.last.establish()
+    transport.last.receive({ type: 'welcome', protocol: 1, program: '0', replicaId: 'copy', incarnation: '0', received: '0', fresh: true, initial: true, ...changes })
+    fake.emit({ type: 'attached', group: 1, session: transport.last.id, mode: 'resync' })
+  }
+  const inSync = (sequence: bigint): void =>
+    counters({ state: 2n, peer_incarnation: incarnation, peer_flags: 0n, written_sequence: sequence, durable_sequence: sequence, applied_sequence: sequence })
+  return { group, fake, clock, transport, lines, counters, welcome, inSync, incarnation }
+}
+
+/** Promises of the fake clock's time. */
+async function closing(group: MasterGroup, clock: FakeClock, drainMs: number): ReturnType<MasterGroup['close']> {
+  const done = group.close({ drainMs })
+  // Files are synced for real: give them real time, too.
+  for (let turn = 0; turn < 20; turn++) {
+    await clock.advance(drainMs / 10)
+    await new Promise(resolve => setTimeout(resolve, 5))
+  }
+  return done
+}
+
+t.test('before the engine is opened the state says that this incarnation runs, and that it has not stopped cleanly', async t => {
+  const place = scratch(t)
+  const { group, incarnation } = await open(t, place)
+  t.match(readGroup(place.state, 'disk1'), { incarnation, clean: undefined })
+  t.match(group.exports(), [{ name: 'disk1', readOnly: false }])
+  t.match(group.status(), [{ role: 'master', state: 'detached', protected: false, usable: false, peers: [{ session: 'connecting' }] }])
+})
+
+t.test('what the standby says decides what is compared', async t => {
+  const { fake, welcome, transport, clock, inSync, incarnation, group } = await open(t, scratch(t))
+  welcome()
+  t.match(fake.attached, [{ fresh: true, initial: true, allDirty: true, peerIncarnation: 0n }])
+  inSync(7n)
+  t.match(group.status(), [{ state: 'replicating', usable: true, protected: true, written: '7', applied: '7', reason: '' }])
+  transport.last.end('timeout')
+  t.match(group.status(), [{ state: 'detached', protected: false, usable: true, reason: /not heard any more; writes are kept in the replication log/ }])
+  await clock.advance(3_000)
+  welcome({ incarnation: String(incarnation), received: '9', fresh: false, initial: false })
+  t.match(fake.attached.at(-1), { fresh: false, initial: false, allDirty: false, peerReceived: 9n })
+  transport.last.end('timeout')
+  await clock.advance(3_000)
+  welcome({ incarnation: String(incarnation), received: '6', fresh: false, initial: false })
+  t.match(fake.attached.at(-1), { allDirty: true }, 'it has less than it had acknowledged')
+})
+
+t.test('a clean stop drains, and the next start relies on what it left', async t => {
+  const place = scratch(t)
+  const first = await open(t, place)
+  first.welcome()
+  first.inSync(7n)
+  t.same(await closing(first.group, first.clock, 1_000), { drained: true, dirtyBytes: 0 })
+  t.same(first.fake.calls.slice(-3), ['quiesce', 'saveDirty', 'closeGroup'])
+  t.equal(first.transport.last.closedWith, 'the master has stopped')
+
+  const second = await open(t, place)
+  t.match(second.fake.groups, [{ history: { incarnation: first.incarnation, sequence: 7n, dirtyFiles: [join(place.state, 'volumes', 'disk1.dirty')] } }])
+  t.equal(readGroup(place.state, 'disk1')?.clean, undefined, 'a crash from here on is an unclean stop')
+  second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: false }])
+})
+
+t.test('without a clean stop nothing is believed', async t => {
+  const place = scratch(t)
+  const first = await open(t, place)
+  first.welcome()
+  first.inSync(7n)
+  const second = await open(t, place)
+  t.equal(second.fake.groups[0]?.history, undefined)
+  second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: true, fresh: false }])
+})
+
+t.test('a device that was written to by somebody else between stop and start is compared', async t => {
+  const place = scratch(t)
+  const first = await open(t, place)
+  first.welcome()
+  first.inSync(7n)
+  await closing(first.group, first.clock, 1_000)
+  writeFileSync(place.device, Buffer.alloc(sizeBytes, 1))
+  const second = await open(t, place)
+  t.equal(second.fake.groups[0]?.history, undefined)
+  t.match(second.lines.join(), /changed by another program since the last stop/)
+})
+
+t.test('a stop that could not write everything down is not a clean one', async t => {
+  const place = scratch(t)
+  const { group, clock, fake, lines } = await open(t, place)
+  fake.failing.set('saveDirty', errno('ENOSPC'))
+  await closing(group, clock, 1_000)
+  t.equal(readGroup(place.state, 'disk1')?.clean, undefined)
+  t.match(lines.join(), /no space left .*everything will be compared/)
+})
+
+t.test('the drain waits for the standby, at most its time, and not for one that is away', async t => {
+  const place = scratch(t)
+  const { group, clock, welcome, counters, incarnation, fake } = await open(t, place)
+  welcome()
+  counters({ state: 2n, peer_incarnation: incarnation, written_sequence: 9n, durable_sequence: 5n, applied_sequence: 5n })
+  fake.set('volume', group.exports()[0]?.counterPage ?? 0, { dirty_bytes: 65536n })
+  const began = clock.now
+  t.match(await closing(group, clock, 10_000), { drained: false, dirtyBytes: 65536 })
+  t.ok(clock.now - began >= 10_000)
+  t.match(readGroup(place.state, 'disk1')?.clean, { known: { positions: [{ incarnation, durable: 5n }] } })
+  t.ok(readGroup(place.state, 'disk1')?.clean?.dirtySinceMs, 'the lag goes on from there')
+
+  const away = await open(t, scratch(t))
+  const done = away.group.close({ drainMs: 10_000 })
+  await new Promise(resolve => setTimeout(resolve, 100))
+  t.match(await done, { drained: false }, 'no time of the clock has passed')
+})
+
+t.test('a log that was given up brings a new session, and with it a resynchronisation', async t => {
+  const { fake, transport, clock, welcome, inSync, lines } = await open(t, scratch(t))
+  welcome()
+  inSync(3n)
+  fake.emit({ type: 'detached', group: 1, reason: 'peer-timeout' })
+  t.match(transport.sessions[0]?.closedWith, /made no progress/)
+  t.match(lines.join(), /detached \(the standby made no progress\)/)
+  await clock.advance(3_000)
+  t.equal(transport.sessions.length, 2)
+})
+
+t.test('an engine that refuses the device leaves no trace', async t => {
+  const place = scratch(t)
+  const fake = new FakeAddon()
+  fake.failing.set('openGroup', errno('EBUSY'))
+  await t.rejects(open(t, place, {}, fake), { message: /open volume disk1 \(.*device\): it is in use/ })
+  t.same(readdirSync(join(place.state, 'volumes')), [])
+  t.same(readdirSync(join(place.state, 'groups')), [])
+})
+
+t.test('an engine that refuses the device leaves the last clean stop as it was', async t => {
+  const place = scratch(t)
+  const first = await open(t, place)
+  await closing(first.group, first.clock, 100)
+  const fake = new FakeAddon()
+  fake.failing.set('openGroup', errno('EBUSY'))
+  await t.rejects(open(t, place, {}, fake))
+  t.ok(readGroup(place.state, 'disk1')?.clean)
+})
+
+t.test('a size that changed, or a device that is not there, is refused before anything is written', async t => {
+  const place = scratch(t)
+  await t.rejects(open(t, { ...place, device: `${place.device}.not` }), { message: /volume disk1: .*does not exist/ })
+  t.equal(existsSync(place.state), false)
+  const first = await open(t, place)
+  await closing(first.group, first.clock, 100)
+  truncateSync(place.device, sizeBytes / 2)
+  await t.rejects(open(t, place), { exitCode: 2, code: 'SIZE_CHANGED' })
+  t.ok(readGroup(place.state, 'disk1')?.clean, 'the last stop is still good')
+})
+
+t.test('a change of what is replicated is made while the standby follows: opened as before, then changed', async t => {
+  const place = scratch(t)
+  const first = await open(t, place)
+  await closing(first.group, first.clock, 100)
+  const volumes = [{ name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude: [{ start: 0n, end: 65536n }] }]
+  const second = await open(t, place, { volumes })
+  t.same([...(second.fake.groups[0]?.volumes[0]?.excluded ?? [])], [])
+  t.same(second.fake.calls, ['openGroup', 'setRanges'])
+  t.match(Object.values(readGroup(place.state, 'disk1')?.excluded ?? {}), [[0n, 65536n]])
+})
+
+t.test('a group without a standby is alone, and drained at once', async t => {
+  const { group, fake, clock } = await open(t, scratch(t), { standby: undefined })
+  t.match(fake.groups, [{ replicated: false }])
+  t.match(group.status(), [{ state: 'alone', protected: false, lagSeconds: 0, lagBytes: 0, peers: [] }])
+  t.match(await closing(group, clock, 1_000), { drained: true })
+})
+
+t.test('verify is refused without a complete copy, and ends when the standby goes', async t => {
+  const { group, fake, welcome, inSync, transport, clock } = await open(t, scratch(t))
+  await t.rejects(group.verify('disk1'), { code: 'NOT_REPLICATING' })
+  await t.rejects(group.verify('disk2'), { exitCode: 2, code: 'USAGE' })
+  welcome()
+  inSync(3n)
+  const replies: ((value: { chunks: number; different: number }) => void)[] = []
+  Object.assign(fake, { verify: () => new Promise(resolve => replies.push(resolve)) })
+  const good = group.verify('disk1')
+  await t.rejects(group.verify('disk1'), { code: 'BUSY' })
+  fake.emit({ type: 'verify-result', group: 1, id: 1n, volumeIndex: 0, offset: 65536n, length: 65536n, equal: false, error: '' })
+  replies[0]?.({ chunks: 16, different: 1 })
+  t.match(await good, { chunks: 16, different: 1, differences: [{ offset: 65536n, length: 65536n }] })
+  t.match(group.status(), [{ lastVerify: { chunks: 16, different: 1 } }])
+  const interrupted = t.rejects(group.verify('disk1'), { code: 'VERIFY_INTERRUPTED', message: /not heard any more/ })
+  transport.last.end('timeout')
+  await clock.advance(1_000)
+  await interrupted
+})

@@ -1,0 +1,302 @@
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+
+import type { StandbyConfig } from '../../../src/core/config-types.js'
+import { Standby } from '../../../src/standby/standby.js'
+import { errno, FakeAddon, FakeClock, type FakeSession, FakeTransport, rememberingLog, settle } from '../transport/fakes.js'
+
+const master = 'a'.repeat(64)
+const another = 'b'.repeat(64)
+const cut = 2n
+
+const hello = (changes: object = {}): object => ({
+  type: 'hello',
+  protocol: 1,
+  protocolOldest: 1,
+  program: '0',
+  group: 'disk1',
+  incarnation: '5',
+  generation: '01',
+  durability: 'durable',
+  hostname: 'alpha',
+  volumes: [{ name: 'disk1', uuid: 'uuid-1', sizeBytes: '1048576', blockMin: 512 }],
+  ...changes,
+})
+const volume = (changes: object): object => ({ volumes: [{ name: 'disk1', uuid: 'uuid-1', sizeBytes: '1048576', blockMin: 512, ...changes }] })
+
+async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}, fake = new FakeAddon()) {
+  const clock = new FakeClock()
+  const { log, lines } = rememberingLog()
+  let transport = new FakeTransport()
+  const config: StandbyConfig = { store, listen: { host: '127.0.0.1', port: 7000 }, allow: [master], devices: new Map(), drainTimeoutMs: 1000, ...changes }
+  const standby = await Standby.open(config, {
+    addon: fake.addon,
+    events: fake,
+    identity: { pem: '', id: 'c'.repeat(64) },
+    log,
+    clock,
+    listen: listening => (transport = new FakeTransport(listening)),
+  })
+  t.teardown(() => standby.close({ drainMs: 0 }))
+  const greet = async (message = hello(), id = master): Promise<FakeSession> => {
+    const session = transport.incoming(id)
+    session.receive(message)
+    await settle()
+    return session
+  }
+  const setReplica = (values: Record<string, bigint>): void => fake.set('replica', standby.replicaPages()[0]?.page ?? 0, values)
+  return { standby, fake, clock, transport, lines, greet, setReplica }
+}
+
+function scratch(t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'standby-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  return join(directory, 'store')
+}
+
+const replicaFile = (store: string): string => join(store, '.groups', 'disk1', 'replica.json')
+
+t.test('a new group gets a copy of its own, and is welcomed after its records are routed', async t => {
+  const store = scratch(t)
+  const { greet, fake, standby } = await open(t, store)
+  const session = await greet()
+  t.match(session.sent, [{ type: 'welcome', protocol: 1, incarnation: '0', received: '0', fresh: true, initial: true }])
+  t.same(fake.calls, ['openReplica', 'attachReplica'])
+  t.match(fake.replicas, [{ directory: join(store, '.groups', 'disk1'), volumes: [{ imagePath: join(store, 'disk1', 'image.raw'), sizeBytes: 1048576n, create: true }] }])
+  t.match(JSON.parse(readFileSync(replicaFile(store), 'utf8')), { masterId: master, imagesMade: true })
+  t.match(standby.status(), [{ name: 'disk1', role: 'standby', state: 'initial-sync', usable: false, protected: false, durability: 'durable' }])
+})
+
+t.test('after a restart the copy is open before its master comes, and its images are not made again', async t => {
+  const store = scratch(t)
+  const first = await open(t, store)
+  const { replicaId } = (await first.greet()).sent[0] ?? {}
+  t.ok(replicaId)
+  await first.standby.close({ drainMs: 0 })
+  const fake = new FakeAddon()
+  fake.position = { incarnation: 5n, received: 7n }
+  const { greet, setReplica, standby } = await open(t, store, {}, fake)
+  t.match(fake.replicas, [{ volumes: [{ create: false }] }])
+  setReplica({ phase: cut })
+  t.match(standby.status(), [{ state: 'detached', usable: true, peers: [{ id: master, session: 'away' }] }])
+  const session = await greet()
+  t.match(session.sent, [{ type: 'welcome', replicaId, incarnation: '5', received: '7', fresh: false, initial: false }])
+})
+
+t.test('phases of the replica are shown under the words of status', async t => {
+  const { greet, setReplica, standby } = await open(t, scratch(t))
+  await greet()
+  const states = [0n, 1n, 2n, 3n, 4n].map(phase => {
+    setReplica({ phase })
+    return standby.status().map(({ state, usable, protected: isProtected }) => [state, usable, isProtected])[0]
+  })
+  t.same(states, [
+    ['initial-sync', false, false],
+    ['initial-sync', false, false],
+    ['replicating', true, true],
+    ['resyncing', true, false],
+    ['resyncing', true, false],
+  ])
+})
+
+t.test('a copy is never given to what it does not belong to: refused in the same words on both sides, nothing touched', async t => {
+  const store = scratch(t)
+  const { greet, fake, lines } = await open(t, store, { allow: [master, another] })
+  await greet()
+  const before = readFileSync(replicaFile(store), 'utf8')
+  const cases: [string, object, string, string, RegExp][] = [
+    ['another master', hello(), another, 'other-master', /belongs to another master \(a+\), not to b+; use another store, or stop the standby and remove .*disk1 and .*\.groups\/disk1/],
+    ['another volume of this name', hello(volume({ uuid: 'uuid-2' })), master, 'other-volume', /another volume of this name \(uuid-1, the master's is uuid-2\)/],
+    ['another size', hello(volume({ sizeBytes: '2097152' })), master, 'size', /copy has 1048576 bytes .*device 2097152/],
+    ['a volume more', hello({ volumes: [...(hello() as { volumes: object[] }).volumes, { name: 'x', uuid: 'x', sizeBytes: '1', blockMin: 1 }] }), master, 'other-volume', /adds volume x/],
+    ['a volume of another group', hello({ group: 'g2' }), another, 'other-volume', /in group disk1 already/],
+    ['a version that is too new', hello({ protocol: 3, protocolOldest: 2 }), master, 'protocol', /speaks versions 2 to 3 of the link, the standby .* version 1: upgrade the standby/],
+    ['garbage', hello({ incarnation: 'x' }), master, 'bad-hello', /'incarnation'/],
+  ]
+  for (const [title, message, id, code, text] of cases) {
+    const session = await greet(message, id)
+    t.match(session.sent, [{ type: 'refused', code, message: text }], title)
+    t.match(lines.at(-1), text, `${title}: logged`)
+  }
+  t.same(fake.calls, ['openReplica', 'attachReplica'])
+  t.equal(readFileSync(replicaFile(store), 'utf8'), before)
+})
+
+t.test('a name from a master cannot lead out of the store', async t => {
+  const store = scratch(t)
+  const { greet } = await open(t, store)
+  for (const name of ['..', '.', '.groups', 'a/b', '/etc', 'a\u0000b', 'a\nb', '']) {
+    t.match((await greet(hello(volume({ name })))).sent, [{ type: 'refused', code: 'bad-hello' }], JSON.stringify(name))
+    t.match((await greet(hello({ group: name }))).sent, [{ type: 'refused', code: 'bad-hello' }], JSON.stringify(name))
+  }
+  t.equal(existsSync(join(store, '.groups')), false)
+})
+
+t.test('an image that is there and belongs to nobody is not overwritten', async t => {
+  const store = scratch(t)
+  mkdirSync(join(store, 'disk1'), { recursive: true })
+  writeFileSync(join(store, 'disk1', 'image.raw'), 'precious')
+  const { greet } = await open(t, store)
+  t.match((await greet()).sent, [{ type: 'refused', code: 'other-volume', message: /belongs to no group; move it away/ }])
+  t.equal(readFileSync(join(store, 'disk1', 'image.raw'), 'utf8'), 'precious')
+})
+
+t.test('--device: the size must be equal, what it holds is compared, and it stays the volume of its group', async t => {
+  const store = scratch(t)
+  const device = `${store}.device`
+  writeFileSync(device, 'x'.repeat(4096))
+  const devices = new Map([['disk1', device]])
+  const { greet, standby, fake } = await open(t, store, { devices })
+  t.match((await greet()).sent, [{ code: 'size', message: /has 4096 bytes .* the master's 1048576 .*must be equal/ }])
+  writeFileSync(device, 'x'.repeat(1048576))
+  t.match((await greet()).sent, [{ type: 'welcome', fresh: false, initial: true }])
+  t.match(fake.replicas, [{ volumes: [{ imagePath: device, create: false }] }])
+  await standby.close({ drainMs: 0 })
+  await t.rejects(open(t, store), { exitCode: 2, message: /its copy is .*device, and STORE\/disk1\/image.raw is configured now/ })
+})
+
+t.test('the newest session of a master is the one that counts, and the one before has ended first', async t => {
+  const { greet, fake } = await open(t, scratch(t))
+  const first = await greet()
+  const second = await greet()
+  t.match(first.closedWith, /replaced by a newer session/)
+  t.match(second.sent, [{ type: 'welcome' }])
+  t.equal(fake.calls.filter(call => call === 'attachReplica').length, 2)
+  t.match((await greet(hello(), another)).sent, [{ code: 'other-master' }])
+  t.equal(second.closedWith, undefined, 'another master does not disturb it')
+})
+
+t.test('a session that says nothing is closed after ten seconds; a second hello ends it', async t => {
+  const { transport, clock, greet } = await open(t, scratch(t))
+  const silent = transport.incoming(master)
+  await clock.advance(10_000)
+  t.match(silent.closedWith, /no hello within 10 s/)
+  const twice = await greet()
+  twice.receive(hello())
+  t.match(twice.closedWith, /second hello/)
+})
+
+t.test('more than 256 sessions at once are turned away', async t => {
+  const { transport } = await open(t, scratch(t))
+  const sessions = Array.from({ length: 257 }, () => transport.incoming(master))
+  t.equal(sessions[255]?.closedWith, undefined)
+  t.ok(sessions[256]?.closedWith)
+  sessions[0]?.end('peer')
+  t.equal(transport.incoming(master).closedWith, undefined)
+})
+
+t.test('a store is used by one daemon at a time', async t => {
+  const store = scratch(t)
+  const { standby } = await open(t, store)
+  await t.rejects(open(t, store), { code: 'STORE_IN_USE', exitCode: 3 })
+  await standby.close({ drainMs: 0 })
+  await open(t, store)
+})
+
+t.test('a copy that cannot be opened is said to be, does not stop the daemon, and is tried again', async t => {
+  const store = scratch(t)
+  const first = await open(t, store)
+  await first.greet()
+  await first.standby.close({ drainMs: 0 })
+  const fake = new FakeAddon()
+  fake.failing.set('openReplica', errno('ENOSPC'))
+  const { standby, greet } = await open(t, store, {}, fake)
+  t.match(standby.status(), [{ state: 'detached', reason: /no space left/, usable: false }])
+  t.match((await greet()).sent, [{ type: 'refused', code: 'failed', message: /no space left/ }])
+  await t.rejects(standby.view('disk1', { writable: false }), { message: /not open: .*no space left/ })
+  fake.failing.clear()
+  t.match((await greet()).sent, [{ type: 'welcome' }])
+})
+
+t.test('a copy that is not complete is neither exported nor promoted (exit 3), and is not to be had under another name', async t => {
+  const { standby, greet } = await open(t, scratch(t))
+  await greet()
+  await t.rejects(standby.view('disk1', { writable: false }), { exitCode: 3, code: 'UNUSABLE' })
+  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: true }), { exitCode: 3, code: 'UNUSABLE' })
+  await t.rejects(standby.view('disk2', { writable: false }), { exitCode: 2, message: /no volume 'disk2'; it has: disk1/ })
+})
+
+t.test('an export is a frozen view; it waits for a step, but not for ever', async t => {
+  const { standby, greet, setReplica, fake, clock } = await open(t, scratch(t))
+  await greet()
+  setReplica({ phase: cut })
+  const view = await standby.view('disk1', { writable: false })
+  t.match(view, { exported: { name: 'disk1', readOnly: true }, position: { incarnation: '5', sequence: '6' } })
+  t.match(fake.groups, [{ replicated: false, volumes: [{ device: { view: 1 }, readOnly: true }] }])
+  await view.close()
+  await view.close()
+  t.equal(fake.calls.filter(call => call === 'closeGroup').length, 1)
+
+  fake.failing.set('replicaView', errno('EAGAIN'))
+  const patient = standby.view('disk1', { writable: true })
+  await clock.advance(5_000)
+  fake.failing.clear()
+  await clock.advance(200)
+  t.match(await patient, { exported: { readOnly: false } })
+  fake.failing.set('replicaView', errno('EAGAIN'))
+  const hopeless = t.rejects(standby.view('disk1', { writable: false }), { code: 'STEP', exitCode: 1 })
+  await clock.advance(31_000)
+  await hopeless
+})
+
+t.test('promotion needs --accept-loss, ends the session, seals, serves, and shuts the old master out', async t => {
+  const store = scratch(t)
+  const { standby, greet, setReplica, fake } = await open(t, store)
+  const session = await greet()
+  setReplica({ phase: cut, last_heard_ns: 900_000_000_000n })
+  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), { exitCode: 3, code: 'NOT_CURRENT', message: /the master is connected/ })
+  session.end('timeout')
+  await settle()
+  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), { exitCode: 3, message: /not connected, so it may have written more than is here/ })
+  t.equal(fake.calls.includes('sealReplica'), false)
+
+  const { messages } = await standby.promote('disk1', { acceptLoss: true, force: false, listen: 'unix:/s' })
+  t.match(messages.join('\n'), /promoted at sequence[^]*last heard 1m 40s ago/)
+  t.same(fake.calls.slice(-3), ['sealReplica', 'closeReplica', 'openGroup'])
+  t.match(fake.groups.at(-1), { replicated: false, volumes: [{ device: { path: join(store, 'disk1', 'image.raw') }, readOnly: false }] })
+  t.match(standby.promoted(), [{ exported: { name: 'disk1', readOnly: false }, listen: 'unix:/s' }])
+  t.match(standby.status(), [{ role: 'master', state: 'alone', protected: false }])
+  t.match((await greet()).sent, [{ type: 'refused', code: 'promoted', message: /was promoted on the standby at/ }])
+  await t.rejects(standby.view('disk1', { writable: false }), { code: 'PROMOTED' })
+
+  await standby.close({ drainMs: 0 })
+  const fakeAfter = new FakeAddon()
+  const after = await open(t, store, {}, fakeAfter)
+  t.same(fakeAfter.calls, ['openGroup'], 'after a restart it is served again, and its log is never replayed onto it')
+  t.match(after.standby.promoted(), [{ listen: 'unix:/s' }])
+  t.match((await after.greet()).sent, [{ code: 'promoted' }])
+})
+
+t.test('a promotion that was cut short by a crash is carried on by the next start', async t => {
+  const store = scratch(t)
+  const { standby, greet, setReplica, fake } = await open(t, store)
+  await greet()
+  setReplica({ phase: cut })
+  fake.failing.set('sealReplica', errno('ETIMEDOUT'))
+  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), { message: /run promote again/ })
+  t.match((await greet()).sent, [{ code: 'promoted' }], 'the old master is out from the beginning')
+  await standby.close({ drainMs: 0 })
+  const fakeAfter = new FakeAddon()
+  await open(t, store, {}, fakeAfter)
+  t.same(fakeAfter.calls, ['openReplica', 'sealReplica', 'closeReplica', 'openGroup'])
+})
+
+t.test('a copy that is being exported is not promoted under its clients', async t => {
+  const { standby, greet, setReplica } = await open(t, scratch(t))
+  await greet()
+  setReplica({ phase: cut })
+  const view = await standby.view('disk1', { writable: false })
+  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), { code: 'BUSY', message: /end the export first/ })
+  await view.close()
+  await standby.promote('disk1', { acceptLoss: true, force: false })
+})
+
+t.test('closing ends the session, then drains, then closes the copy', async t => {
+  const { standby, greet, fake } = await open(t, scratch(t))
+  const session = await greet()
+  t.same(await standby.close({ drainMs: 1000 }), { drained: true, dirtyBytes: 0 })
+  t.match(session.closedWith, /stopping/)
+  t.same(fake.calls.slice(-2), ['drainReplica', 'closeReplica'])
+})
