@@ -4,7 +4,7 @@
  *
  *   1. PATH.new is written and synced  2. renamed over PATH  3. the directory is synced
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 import { errnoOf, NativeError, OperationError } from './errors.js'
@@ -58,11 +58,23 @@ export function removeDurably(path: string): void {
   }
 }
 
-/** As mkdir -p; a new directory's entry is synced, so that files in it cannot be lost with it. */
-export function makeDirectory(path: string): void {
-  const first = mkdirSync(path, { recursive: true, mode: 0o700 })
-  if (first === undefined) return
-  for (let made = path; made.length >= first.length; made = dirname(made)) syncDirectory(dirname(made))
+/**
+ * As mkdir -p; a new directory's entry is synced, so that files in it cannot be lost with it. Returns the first that was
+ * made, undefined when all were there. (Not mkdirSync's own recursion: on /proc, where mkdir says ENOENT, it never ends.)
+ */
+export function makeDirectory(path: string): string | undefined {
+  let first: string | undefined
+  try {
+    mkdirSync(path, { mode: 0o700 })
+  } catch (error) {
+    const parent = dirname(path)
+    if (errnoOf(error) === 'EEXIST' && statSync(path).isDirectory()) return undefined
+    if (errnoOf(error) !== 'ENOENT' || existsSync(parent)) throw error
+    first = makeDirectory(parent)
+    mkdirSync(path, { mode: 0o700 })
+  }
+  syncDirectory(dirname(path))
+  return first ?? path
 }
 
 export function syncDirectory(path: string): void {

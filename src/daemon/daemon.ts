@@ -28,7 +28,7 @@ import { metricsSource } from './metrics-source.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
 import { configAfter, planReload } from './reload.js'
 import type { MasterRole, RoleDeps, StandbyRole } from './roles.js'
-import { controlSocketPath, lockStateDirectory, prepareStateDirectory, type StateLock } from './state-directory.js'
+import { controlSocketPath, lockStateDirectory, prepareStateDirectory, removeNewState, type StateLock } from './state-directory.js'
 
 export interface DaemonOptions {
   addon: Addon
@@ -48,6 +48,8 @@ export class Daemon {
   private readonly listeners = new Map<string, OpenListener>()
   private standbyRole: StandbyRole | undefined
   private lock: StateLock | undefined
+  /** What a start that fails takes away again: the first directory that was made for STATE. */
+  private newState: string | undefined
   private host: HostIdentity | undefined
   private control: ControlServer | undefined
   private metrics: MetricsServer | undefined
@@ -132,6 +134,7 @@ export class Daemon {
     await attempt(this.metrics?.close() ?? Promise.resolve())
     await attempt(this.control?.close() ?? Promise.resolve())
     this.cleanUp()
+    if (this.newState !== undefined) removeNewState(this.config.state, this.newState)
     this.lock?.release()
     this.lock = undefined
     if (failures.length > 0) throw new OperationError('CLOSE', failures.map(describe).join('; '), { cause: failures[0] })
@@ -145,7 +148,7 @@ export class Daemon {
 
   private async startInOrder(): Promise<void> {
     const { config, options } = this
-    prepareStateDirectory(config.state)
+    this.newState = prepareStateDirectory(config.state)
     this.lock = lockStateDirectory(config.state)
     options.addon.start(this.hub.emit)
     this.host = loadIdentity(config.state, options.addon)
@@ -157,6 +160,7 @@ export class Daemon {
       await this.openGroup(group)
     }
     this.front.serve()
+    this.newState = undefined
   }
 
   private async startDoors(): Promise<void> {

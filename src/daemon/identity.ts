@@ -2,11 +2,13 @@
  * This host's key: STATE/identity/key.pem, made once, readable by its owner only. Its fingerprint is the host's id.
  * Two processes that ask at the same moment get the same key: link(2) lets one of them win.
  */
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, statSync, unlinkSync, writeSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { closeSync, fsyncSync, linkSync, openSync, readFileSync, statSync, unlinkSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
 
+import { makeDirectory, syncDirectory } from '../core/atomic-file.js'
 import { errnoOf, NativeError, SafetyRefusal } from '../core/errors.js'
 import type { Addon } from '../native/binding.js'
+import { identityPath } from './state-directory.js'
 
 export interface HostIdentity {
   pem: string
@@ -15,8 +17,6 @@ export interface HostIdentity {
 }
 
 type IdentityAddon = Pick<Addon, 'createIdentity' | 'identityFingerprint'>
-
-export const identityPath = (state: string): string => join(state, 'identity', 'key.pem')
 
 /** Reads the key, making it when there is none. STATE must be there. */
 export function loadIdentity(state: string, addon: IdentityAddon): HostIdentity {
@@ -46,7 +46,7 @@ function readKey(path: string): string | undefined {
 function createKey(path: string, addon: IdentityAddon): string {
   const temporary = `${path}.${process.pid}`
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+    makeDirectory(dirname(path))
     const pem = addon.createIdentity()
     writeDurably(temporary, pem)
     const won = linkNew(temporary, path)
@@ -72,15 +72,6 @@ function writeDurably(path: string, text: string): void {
   const descriptor = openSync(path, 'w', 0o600)
   try {
     writeSync(descriptor, text)
-    fsyncSync(descriptor)
-  } finally {
-    closeSync(descriptor)
-  }
-}
-
-function syncDirectory(path: string): void {
-  const descriptor = openSync(path, 'r')
-  try {
     fsyncSync(descriptor)
   } finally {
     closeSync(descriptor)

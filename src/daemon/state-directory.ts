@@ -5,26 +5,55 @@
  * ended: the lock is the kernel's flock on STATE/lock, which dies with the process. The file says who holds it.
  */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, closeSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, closeSync, ftruncateSync, openSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 
-import { describe, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
+import { makeDirectory } from '../core/atomic-file.js'
+import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 
+export const identityPath = (state: string): string => join(state, 'identity', 'key.pem')
 export const controlSocketPath = (state: string): string => join(state, 'control.sock')
 
 export interface StateLock {
   release(): void
 }
 
-/** Makes STATE (0700) when missing. Refuses one that other users could change under us. */
-export function prepareStateDirectory(state: string): void {
+/**
+ * Makes STATE (0700) when missing, and returns the first directory that was made for it. Refuses one that other users
+ * could change under us.
+ */
+export function prepareStateDirectory(state: string): string | undefined {
+  let made: string | undefined
   try {
-    mkdirSync(state, { recursive: true, mode: 0o700 })
+    made = makeDirectory(state)
   } catch (error) {
+    if (errnoOf(error) === 'EEXIST') throw new OperationError('ENOTDIR', `state directory ${state}: it is not a directory`, { cause: error })
     throw new NativeError(`state directory ${state}: cannot make it`, error)
   }
+  checkPrivacy(state)
+  return made
+}
+
+/** After a start that failed: takes away what it made, up to `firstMade`; whatever else is there stays. */
+export function removeNewState(state: string, firstMade: string): void {
+  for (const file of [identityPath(state), join(state, 'lock')]) rmSync(file, { force: true })
+  for (const name of ['identity', 'groups', 'volumes']) removeEmpty(join(state, name))
+  for (let directory = state; directory.length >= firstMade.length; directory = dirname(directory)) {
+    if (!removeEmpty(directory)) return
+  }
+}
+
+function removeEmpty(directory: string): boolean {
+  try {
+    rmdirSync(directory)
+    return true
+  } catch {
+    return false // Missing, or somebody else's files are in it.
+  }
+}
+
+function checkPrivacy(state: string): void {
   const stat = statSync(state)
-  if (!stat.isDirectory()) throw new OperationError('ENOTDIR', `state directory ${state}: it is not a directory`)
   if ((stat.mode & 0o077) === 0) return
   if (isOurs(state) && stat.uid === process.getuid?.()) {
     chmodSync(state, 0o700)

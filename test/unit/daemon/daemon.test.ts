@@ -1,4 +1,4 @@
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -8,6 +8,8 @@ import { createLogger } from '../../../src/core/log.js'
 import { ControlClient } from '../../../src/daemon/control-client.js'
 import type { ExportEvent, ExportRequest, ReloadReply, VerifyEvent } from '../../../src/daemon/control-protocol.js'
 import { Daemon } from '../../../src/daemon/daemon.js'
+import { loadIdentity } from '../../../src/daemon/identity.js'
+import { prepareStateDirectory } from '../../../src/daemon/state-directory.js'
 import type { CloseOutcome } from '../../../src/daemon/roles.js'
 import { FakeAddon, fakeMaster, fakeStandby } from './fake-addon.js'
 
@@ -62,11 +64,29 @@ t.test('addresses are bound before a group is opened; the masters are closed bef
 })
 
 t.test('a port in use is found before a device is opened, and names the address', async t => {
-  const { daemon, addon, notes } = stage(t, head + group('one'))
+  const { daemon, addon, notes, state } = stage(t, head + group('one'))
   addon.taken.add('127.0.0.1:0')
   await t.rejects(daemon.start(), { code: 'EADDRINUSE', message: /listen on 127\.0\.0\.1:0: the address is in use/ })
   t.notOk(notes.includes('open group one'))
   await daemon.close()
+  t.notOk(existsSync(state), 'what the failed start had made is gone')
+})
+
+t.test('a start that fails keeps a key that was there before, and files of others', async t => {
+  const { daemon, addon, state } = stage(t, head + group('one'))
+  prepareStateDirectory(state)
+  const { pem } = loadIdentity(state, addon.asAddon())
+  addon.taken.add('127.0.0.1:0')
+  await t.rejects(daemon.start())
+  await daemon.close()
+  t.equal(readFileSync(join(state, 'identity', 'key.pem'), 'utf8'), pem)
+  const other = stage(t, head + group('one'))
+  other.addon.taken.add('127.0.0.1:0')
+  const starting = other.daemon.start()
+  writeFileSync(join(other.state, 'letter'), '')
+  await t.rejects(starting)
+  await other.daemon.close()
+  t.same(readdirSync(other.state), ['letter'])
 })
 
 t.test('a second daemon on the same state directory leaves the first one and its socket alone', async t => {
