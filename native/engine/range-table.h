@@ -28,7 +28,7 @@ class RangeTable {
 
   bool touches(uint64_t start, uint64_t end) const {
     const auto at = first_after(start);
-    return at != ranges_.end() && at->start < end;
+    return start < end && at != ranges_.end() && at->start < end;
   }
   // Calls visit(start, end) for each piece of [start, end) that is in none of the ranges, in order.
   template <typename Visit>
@@ -43,7 +43,7 @@ class RangeTable {
   // Calls visit(start, end) for each piece of [start, end) that is in one of the ranges, in order.
   template <typename Visit>
   void inside(uint64_t start, uint64_t end, Visit visit) const {
-    for (auto at = first_after(start); at != ranges_.end() && at->start < end; ++at)
+    for (auto at = first_after(start); start < end && at != ranges_.end() && at->start < end; ++at)
       visit(std::max(start, at->start), std::min(end, at->end));
   }
 

@@ -91,7 +91,7 @@ uint64_t DirtyMap::dirty_bytes() const {
 
 DirtyMap::Run DirtyMap::next_run(uint64_t from, uint64_t bytes_max) const {
   if (!any()) return {size_bytes_, size_bytes_};
-  const uint64_t start = std::min(size_bytes_, find(from / kRegion, true) * kRegion);
+  const uint64_t start = std::min(size_bytes_, find((from + kRegion - 1) / kRegion, true) * kRegion);
   if (start == size_bytes_) return {start, start};
   const uint64_t end = find(start / kRegion, false) * kRegion;
   // bytes_max may be as good as infinite: start + bytes_max would wrap.

@@ -22,8 +22,8 @@ class DirtyMap {
   bool is_dirty(uint64_t offset) const { return bits_[offset / kRegion / 64] >> (offset / kRegion % 64) & 1; }
   bool touches(uint64_t start, uint64_t end) const;
   uint64_t dirty_bytes() const;
-  // The first dirty run at or after `from`, cut at bytes_max: [start, end), region-aligned (end cut at the volume's
-  // end). start == end: none.
+  // The first dirty run of regions that begin at or after `from`, cut at bytes_max: [start, end), region-aligned (end
+  // cut at the volume's end). start == end: none.
   struct Run {
     uint64_t start, end;
   };

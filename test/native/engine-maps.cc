@@ -1,0 +1,180 @@
+// sources: native/core/*.cc native/wire/*.cc native/log/dirty-map.cc  libs:
+// What the engine keeps its books with: checksums, the record chain, the filter's table, the dirty map.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <vector>
+
+#include "core/crc32c.h"
+#include "engine/range-table.h"
+#include "engine/volume.h"
+#include "log/dirty-map.h"
+#include "wire/record.h"
+
+using namespace understudy;
+using engine::Range;
+using engine::RangeTable;
+using log::DirtyMap;
+
+static int failures = 0, tests = 0;
+static void check(bool good, const char *title) {
+  printf("%sok %d - %s\n", good ? "" : "not ", ++tests, title);
+  failures += !good;
+}
+
+static void checksums() {
+  std::mt19937_64 random(1);
+  std::vector<uint8_t> data(5000);
+  for (uint8_t &byte : data) byte = static_cast<uint8_t>(random());
+  check(crc32c(0, "123456789", 9) == 0xe3069283, "CRC32C gives the published check value (RFC 3720)");
+  bool same = true;
+  for (size_t bytes = 0; bytes < data.size(); bytes += 1 + random() % 37) {
+    uint32_t piecewise = 0;
+    for (size_t at = 0; at < bytes; at++) piecewise = crc32c(piecewise, &data[at], 1);
+    same &= piecewise == crc32c(0, data.data(), bytes);
+  }
+  check(same, "CRC32C of any length is the same in one piece and byte by byte");
+}
+
+static wire::RecordHeader record(wire::RecordType type, uint64_t incarnation, uint64_t sequence, uint64_t predecessor) {
+  wire::RecordHeader header{};
+  header.magic = wire::kRecordMagic;
+  header.type = type;
+  header.incarnation = incarnation;
+  header.sequence = sequence;
+  header.predecessor = predecessor;
+  return header;
+}
+
+static void chain() {
+  using wire::RecordType;
+  auto header = record(RecordType::kWrite, 7, 1, 0);
+  std::vector<uint8_t> payload(512, 3);
+  header.length = header.payload_bytes = 512;
+  seal(header, payload.data());
+  bool found = check_header(header) == wire::RecordFault::kNone &&
+               check_payload(header, payload.data()) == wire::RecordFault::kNone;
+  for (size_t bit = 0; bit < sizeof header * 8; bit++) {
+    auto damaged = header;
+    reinterpret_cast<uint8_t *>(&damaged)[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+    found &= check_header(damaged) != wire::RecordFault::kNone;
+  }
+  for (size_t bit = 0; bit < payload.size() * 8; bit++) {
+    payload[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+    found &= check_payload(header, payload.data()) != wire::RecordFault::kNone;
+    payload[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+  }
+  check(found, "any flipped bit of a record is found (G8)");
+
+  wire::Chain last{{7, 10}};
+  check(last.follows(record(RecordType::kWrite, 7, 11, 10)) && last.follows(record(RecordType::kWrite, 7, 15, 10)),
+        "a record follows the one that it names");
+  check(!last.follows(record(RecordType::kWrite, 7, 12, 11)) && !last.follows(record(RecordType::kWrite, 7, 10, 10)) &&
+            !last.follows(record(RecordType::kWrite, 7, 9, 8)) && !last.follows(record(RecordType::kWrite, 8, 11, 10)),
+        "a gap, a repeat and another incarnation are refused");
+  check(last.follows(record(RecordType::kBegin, 8, 1, 0)) && last.follows(record(RecordType::kBegin, 7, 99, 50)) &&
+            !last.follows(record(RecordType::kBegin, 7, 10, 0)),
+        "only the begin of a step may jump, and never backwards");
+}
+
+static void ranges() {
+  check(RangeTable({{0, 1}, {1, 2}}).valid() && !RangeTable({{0, 5}, {4, 6}}).valid() &&
+            !RangeTable({{3, 3}}).valid() && !RangeTable({{5, 6}, {1, 2}}).valid(),
+        "a table of overlapping, empty or unsorted ranges is not accepted");
+  std::mt19937_64 random(2);
+  bool right = true;
+  for (int round = 0; round < 2000; round++) {
+    std::vector<Range> list;
+    std::vector<bool> model(200);
+    for (uint64_t at = random() % 20; at + 1 < 200; at += 1 + random() % 30) {
+      const uint64_t end = std::min<uint64_t>(200, at + 1 + random() % 20);
+      list.push_back({at, end});
+      for (; at < end; at++) model[at] = true;
+    }
+    const RangeTable table(list);
+    const uint64_t start = random() % 200, end = start + random() % (201 - start);
+    std::vector<int> seen(200);
+    table.outside(start, end, [&](uint64_t from, uint64_t to) {
+      for (right &= from < to; from < to; from++) seen[from] += 1;
+    });
+    table.inside(start, end, [&](uint64_t from, uint64_t to) {
+      for (right &= from < to; from < to; from++) seen[from] += 10;
+    });
+    bool touches = false;
+    for (uint64_t at = 0; at < 200; at++) {
+      right &= seen[at] == (at < start || at >= end ? 0 : model[at] ? 10 : 1);
+      touches |= at >= start && at < end && model[at];
+    }
+    right &= table.touches(start, end) == touches;
+  }
+  check(right, "each byte of a write is either inside or outside the filter's ranges, once");
+}
+
+static void dirty_map(const std::string &directory) {
+  std::mt19937_64 random(3);
+  const uint64_t size = 37 * DirtyMap::kRegion + 12345;
+  DirtyMap map(size);
+  std::vector<bool> model(38);
+  bool right = true;
+  for (int round = 0; round < 20000; round++) {
+    const uint64_t start = random() % size, end = start + random() % (std::min<uint64_t>(size - start, 300000) + 1);
+    if (random() % 2) {
+      map.mark(start, end);
+      for (uint64_t region = start / DirtyMap::kRegion; region * DirtyMap::kRegion < end && start < end; region++)
+        model[region] = true;
+    } else {
+      map.clear(start, end);
+      for (uint64_t region = 0; region < 38; region++)
+        if (region * DirtyMap::kRegion >= start && std::min(size, (region + 1) * DirtyMap::kRegion) <= end)
+          model[region] = false;
+    }
+    uint64_t bytes = 0, listed = 0;
+    for (uint64_t region = 0; region < 38; region++) {
+      right &= map.is_dirty(region * DirtyMap::kRegion) == model[region];
+      if (model[region]) bytes += std::min(size, (region + 1) * DirtyMap::kRegion) - region * DirtyMap::kRegion;
+    }
+    for (auto run = map.next_run(0, 1u << 20); run.start < run.end; run = map.next_run(run.end, 1u << 20))
+      listed += run.end - run.start;
+    right &= map.dirty_bytes() == bytes && listed == bytes && map.any() == (bytes != 0);
+  }
+  check(right, "the dirty map has exactly what was marked, also in a volume with an odd tail");
+
+  const std::string path = directory + "/dirty";
+  map.mark(70000, 70001);
+  DirtyMap again(size), other(size + 1);
+  const bool saved = map.save(path).ok() && again.load(path).ok() && again.dirty_bytes() == map.dirty_bytes();
+  check(saved && !other.load(path).ok(), "a saved dirty map comes back whole, and not for another size");
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(33);
+  file.put(0x55);
+  file.close();
+  DirtyMap damaged(size);
+  check(!damaged.load(path).ok() && !damaged.any(), "a damaged dirty map is refused, not half believed (G4)");
+}
+
+static void extents() {
+  engine::ExtentSet set(1ull << 44);
+  set.mark(0, 1);
+  set.mark(5, 4096);
+  set.mark((1ull << 44) - 1, 1ull << 44);
+  const auto taken = set.take();
+  check(taken.size() == 2 && taken[0] == 0 && taken[1] == (1ull << 22) - 1 && set.take().empty(),
+        "what a failed flush makes dirty is listed once, whatever the size");
+}
+
+int main() {
+  char directory[] = "/tmp/understudy-engine-XXXXXX";
+  if (!mkdtemp(directory)) return 1;
+  checksums();
+  chain();
+  ranges();
+  dirty_map(directory);
+  extents();
+  unlink((std::string(directory) + "/dirty").c_str());
+  rmdir(directory);
+  printf("1..%d\n", tests);
+  return failures != 0;
+}
