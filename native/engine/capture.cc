@@ -126,7 +126,7 @@ void Capture::record_verify(Volume &volume, uint64_t start, uint64_t end, const 
 void Capture::open_step(bool initial) {
   if (step_open_) return;
   step_open_ = true;
-  sequence_++;
+  begin_sequence_ = ++sequence_;
   append(*volumes_.front(), RecordType::kBegin, initial ? wire::kBeginInitial : 0, 0, 0, nullptr, 0);
 }
 

@@ -41,6 +41,7 @@ class Capture {
   bool step_open() const { return step_open_; }
   uint64_t incarnation() const { return options_.incarnation; }
   uint64_t last_sequence() const { return sequence_; }
+  uint64_t begin_sequence() const { return begin_sequence_; }  // of the step that is open, or was last
   uint64_t last_logged() const { return logged_; }
   const std::shared_ptr<log::ReplicationLog> &log() const { return log_; }
 
@@ -96,6 +97,7 @@ class Capture {
   EventSink events_;
   CaptureState state_;
   bool step_open_ = false;
+  uint64_t begin_sequence_ = 0;
   uint64_t sequence_ = 0;       // of the last captured record
   uint64_t logged_ = 0;         // of the last record that went to the log: the next one's predecessor
   uint64_t written_bytes_ = 0;

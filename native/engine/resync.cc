@@ -31,7 +31,8 @@ void Resync::start(uint64_t session, bool fresh) {
   active_ = true;
   fresh_ = fresh;
   session_ = session;
-  begin_sequence_ = capture_.last_sequence();
+  // Not the last sequence: a watched write opens its step long before the new ranges are known.
+  begin_sequence_ = capture_.begin_sequence();
   total_bytes_ = capture_.dirty_bytes();
   cursor_volume_ = 0;
   cursor_ = 0;
