@@ -48,9 +48,15 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
     if (ended === 0) throw new OperationError('NO_EXPORT', `export: volume '${volume}' has no detached export`)
     return print(`ended ${ended} export${ended === 1 ? '' : 's'} of ${volume}`)
   }
-  if (flags.listen === undefined) throw new UsageError('export: --listen is missing; for example --listen unix:/tmp/disk1.sock')
+  if (flags.listen === undefined)
+    throw new UsageError('export: --listen is missing; for example --listen unix:/tmp/disk1.sock')
   const signal = interruptSignal()
-  const request: ExportRequest = { volume, listen: flags.listen, writable: flags.writable ?? false, detach: flags.detach ?? false }
+  const request: ExportRequest = {
+    volume,
+    listen: flags.listen,
+    writable: flags.writable ?? false,
+    detach: flags.detach ?? false,
+  }
   for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
     print(event.uri)
     if (request.detach) return

@@ -39,7 +39,13 @@ export interface StandbyFlags {
 }
 
 export function masterTree(flags: MasterFlags): Tree {
-  const volume = { export: flags.export, device: flags.device, read_only: flags.readOnly, replicate: flags.replicate, exclude: flags.exclude }
+  const volume = {
+    export: flags.export,
+    device: flags.device,
+    read_only: flags.readOnly,
+    replicate: flags.replicate,
+    exclude: flags.exclude,
+  }
   const group = {
     standby: flags.standby,
     durability: flags.durability,

@@ -31,13 +31,25 @@ export function masterCommand(): Command {
     .option('--transport <name>', `quic (default: ${defaults.transport})`)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--read-only', 'refuse writes of clients')
-    .option('--unix-mode <mode>', `permissions of unix sockets (default: ${defaults.unixMode.toString(8).padStart(4, '0')})`)
+    .option(
+      '--unix-mode <mode>',
+      `permissions of unix sockets (default: ${defaults.unixMode.toString(8).padStart(4, '0')})`,
+    )
     .option('--unix-group <group>', 'group of unix sockets, name or number (default: that of this process)')
-    .option('--log-size <size>', `replication log in memory (default: ${formatSize(defaults.logBytes)}, at least ${formatSize(defaults.logBytesMin)})`)
-    .option('--peer-timeout <time>', `a standby without progress for so long is away (default: ${defaults.peerTimeoutMs / 1000}s)`)
+    .option(
+      '--log-size <size>',
+      `replication log in memory (default: ${formatSize(defaults.logBytes)}, at least ${formatSize(defaults.logBytesMin)})`,
+    )
+    .option(
+      '--peer-timeout <time>',
+      `a standby without progress for so long is away (default: ${defaults.peerTimeoutMs / 1000}s)`,
+    )
     .option('--replicate <what>', 'only this: partition=N (repeatable; default: everything)', repeatable)
     .option('--exclude <range>', 'not this: START-END or START+LENGTH (repeatable)', repeatable)
-    .option('--drain-timeout <time>', `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`)
+    .option(
+      '--drain-timeout <time>',
+      `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,
+    )
     .option('--packet-size <bytes>', 'UDP payload, 1200 to 60000 (default: what the path takes)')
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
     .addHelpText('after', help)

@@ -28,7 +28,9 @@ export async function startDaemon(config: Config): Promise<void> {
 export function requireFlags<T extends object>(command: string, flags: T, names: (keyof T & string)[]): void {
   const missing = names.filter(name => flags[name] === undefined).map(name => `--${name}`)
   if (missing.length === 0) return
-  throw new UsageError(`${command}: ${missing.join(' and ')} ${missing.length === 1 ? 'is' : 'are'} missing (see understudy ${command} --help)`)
+  throw new UsageError(
+    `${command}: ${missing.join(' and ')} ${missing.length === 1 ? 'is' : 'are'} missing (see understudy ${command} --help)`,
+  )
 }
 
 /** Parser of units.ts as an option's parser: its refusal becomes commander's. */

@@ -42,9 +42,18 @@ export function createProgram(extra: Command[] = []): Command {
     .helpOption('-h, --help', 'explain')
     .helpCommand('help [command]', 'explain a command')
   const commands = [
-    runCommand(), masterCommand(), standbyCommand(), identityCommand(), statusCommand(), waitCommand(), exportCommand(),
-    promoteCommand(), verifyCommand(), checkConfigCommand(), ...extra,
-  ] // prettier-ignore
+    runCommand(),
+    masterCommand(),
+    standbyCommand(),
+    identityCommand(),
+    statusCommand(),
+    waitCommand(),
+    exportCommand(),
+    promoteCommand(),
+    verifyCommand(),
+    checkConfigCommand(),
+    ...extra,
+  ]
   for (const command of commands) program.addCommand(command)
   for (const command of [program, ...commands]) prepare(command)
   return program

@@ -21,10 +21,17 @@ export function standbyCommand(): Command {
     .option('--state <dir>', 'identity, control socket; made when missing')
     .option('--store <dir>', 'the copies and their logs; made when missing')
     .option('--listen <host:port>', 'where masters connect (UDP, encrypted)')
-    .option('--allow <id>', "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)", repeatable)
+    .option(
+      '--allow <id>',
+      "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)",
+      repeatable,
+    )
     .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
-    .option('--drain-timeout <time>', `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`)
+    .option(
+      '--drain-timeout <time>',
+      `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`,
+    )
     .addHelpText('after', help)
     .action(async (flags: StandbyFlags) => {
       requireFlags('standby', flags, ['state', 'store', 'listen', 'allow'])
@@ -36,6 +43,7 @@ function volumeDevice(text: string, before: string[] | undefined): string[] {
   const equals = text.indexOf('=')
   if (equals <= 0 || equals === text.length - 1) throw new InvalidArgumentError('It is written VOLUME=PATH.')
   const name = text.slice(0, equals)
-  if (before?.some(other => other.startsWith(`${name}=`)) === true) throw new InvalidArgumentError(`'${name}' was given before.`)
+  if (before?.some(other => other.startsWith(`${name}=`)) === true)
+    throw new InvalidArgumentError(`'${name}' was given before.`)
   return repeatable(text, before)
 }

@@ -19,7 +19,11 @@ export function statusTable(document: StatusDocument, now: Date): string {
   if (document.volumes.length === 0) return 'no volumes yet'
   const rows = document.volumes.map(volume => columns.map(([, text]) => text(volume)))
   const widths = columns.map(([title], index) => Math.max(title.length, ...rows.map(row => row[index]?.length ?? 0)))
-  const line = (cells: string[]): string => cells.map((cell, index) => cell.padEnd(widths[index] ?? 0)).join('  ').trimEnd()
+  const line = (cells: string[]): string =>
+    cells
+      .map((cell, index) => cell.padEnd(widths[index] ?? 0))
+      .join('  ')
+      .trimEnd()
   const lines = [line(columns.map(([title]) => title))]
   document.volumes.forEach((volume, index) => {
     lines.push(line(rows[index] ?? []))
@@ -45,7 +49,8 @@ function peerText(volume: VolumeStatus): string {
 
 function notes(volume: VolumeStatus, now: Date): string[] {
   const lines: string[] = []
-  if (volume.reason !== '') lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
+  if (volume.reason !== '')
+    lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
   return lines
 }

@@ -48,10 +48,13 @@ function check(document: StatusDocument, flags: StatusFlags): void {
   if (flags.json === true) show(document, flags)
   const unprotected = document.volumes.filter(volume => !volume.protected)
   if (unprotected.length > 0) {
-    const names = unprotected.map(volume => `${volume.name} is ${volume.state}${volume.reason === '' ? '' : ` (${volume.reason})`}`)
+    const names = unprotected.map(
+      volume => `${volume.name} is ${volume.state}${volume.reason === '' ? '' : ` (${volume.reason})`}`,
+    )
     throw new OperationError('UNPROTECTED', `status: not protected: ${names.join('; ')}`)
   }
-  if (flags.json !== true) print(`protected: ${document.volumes.map(volume => volume.name).join(', ') || 'there are no volumes'}`)
+  if (flags.json !== true)
+    print(`protected: ${document.volumes.map(volume => volume.name).join(', ') || 'there are no volumes'}`)
 }
 
 async function watch(read: () => Promise<StatusDocument>, flags: StatusFlags): Promise<void> {

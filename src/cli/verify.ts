@@ -26,7 +26,10 @@ async function verifyVolume(volume: string, flags: StateFlag): Promise<void> {
   for await (const event of connectTo(flags).stream<VerifyEvent>('/verify', { volume }, signal)) {
     if (!event.done) continue
     if (event.different > 0) {
-      throw new OperationError('DIFFERENT', `verify: volume '${volume}': ${event.different} of ${event.chunks} chunks differ; the daemon's log lists them`)
+      throw new OperationError(
+        'DIFFERENT',
+        `verify: volume '${volume}': ${event.different} of ${event.chunks} chunks differ; the daemon's log lists them`,
+      )
     }
     return print(`${volume}: ${event.chunks} chunks, all equal`)
   }

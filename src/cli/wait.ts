@@ -24,7 +24,11 @@ export function waitCommand(): Command {
     .description('wait until a volume is protected, drained or usable')
     .addArgument(new Argument('<volume>', "the volume's name"))
     .addOption(new Option('--for <condition>', 'what to wait for').choices([...waitConditions]))
-    .option('--timeout <time>', 'give up (exit code 1) after so long: 30, 500ms, 5m (default: never)', parser(parseDuration))
+    .option(
+      '--timeout <time>',
+      'give up (exit code 1) after so long: 30, 500ms, 5m (default: never)',
+      parser(parseDuration),
+    )
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(waitForVolume)

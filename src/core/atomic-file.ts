@@ -4,7 +4,18 @@
  *
  *   1. PATH.new is written and synced  2. renamed over PATH  3. the directory is synced
  */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, statSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname } from 'node:path'
 
 import { errnoOf, NativeError, OperationError } from './errors.js'
@@ -43,9 +54,13 @@ export function readJson(path: string): Record<string, unknown> | undefined {
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
     throw new SyntaxError('it is no JSON object')
   } catch (error) {
-    throw new OperationError('DAMAGED_FILE', `read ${path}: the file is damaged (${(error as Error).message}); restore it, or remove it to begin anew`, {
-      cause: error,
-    })
+    throw new OperationError(
+      'DAMAGED_FILE',
+      `read ${path}: the file is damaged (${(error as Error).message}); restore it, or remove it to begin anew`,
+      {
+        cause: error,
+      },
+    )
   }
 }
 

@@ -109,7 +109,10 @@ export class TableReader {
     const parsed: T[] = []
     for (const item of items) {
       if (typeof item !== 'string') {
-        this.fail(key, `it must be a list of strings, not ${Array.isArray(value) ? `one with ${typeName(item)}` : typeName(item)}`)
+        this.fail(
+          key,
+          `it must be a list of strings, not ${Array.isArray(value) ? `one with ${typeName(item)}` : typeName(item)}`,
+        )
         continue
       }
       const result = this.attempt(key, () => ({ value: parse(item) }))
@@ -176,5 +179,6 @@ function typeName(value: unknown): string {
   if (value instanceof Date) return 'a date'
   if (typeof value === 'object') return 'a table'
   if (typeof value === 'string') return 'a string'
-  return typeof value === 'boolean' ? `${value}` : `the number ${String(value)}`
+  if (typeof value === 'boolean') return `${value}`
+  return typeof value === 'number' || typeof value === 'bigint' ? `the number ${value}` : 'nothing'
 }

@@ -9,15 +9,32 @@ import { dirname, resolve } from 'node:path'
 import { parse, TomlError } from 'smol-toml'
 
 import {
-  type Config, defaults, durabilities, type GroupConfig, type NbdConfig, onStandbyLosses, type StandbyConfig,
-  type Transport, transports, type VolumeConfig,
-} from './config-types.js' // prettier-ignore
+  type Config,
+  defaults,
+  durabilities,
+  type GroupConfig,
+  type NbdConfig,
+  onStandbyLosses,
+  type StandbyConfig,
+  type Transport,
+  transports,
+  type VolumeConfig,
+} from './config-types.js'
 import { type ConfigSource, Problems, TableReader } from './config-reader.js'
 import { ConfigError, describe, UsageError } from './errors.js'
 import { type KeyPath, lineOfKey } from './toml-lines.js'
 import {
-  formatAddress, formatSize, isLoopback, parseAddress, parseDuration, parseHostPort, parseId, parsePeer, parseRange, parseSize,
-} from './units.js' // prettier-ignore
+  formatAddress,
+  formatSize,
+  isLoopback,
+  parseAddress,
+  parseDuration,
+  parseHostPort,
+  parseId,
+  parsePeer,
+  parseRange,
+  parseSize,
+} from './units.js'
 
 export interface ReadConfig {
   config: Config
@@ -55,7 +72,8 @@ export function configFromFlags(values: Record<string, unknown>, nameOf: (path: 
 function readText(file: string): string {
   try {
     const text = readFileSync(file)
-    if (text.length > configBytesMax) throw new ConfigError(`the file is larger than ${formatSize(configBytesMax)}`, { file })
+    if (text.length > configBytesMax)
+      throw new ConfigError(`the file is larger than ${formatSize(configBytesMax)}`, { file })
     return text.toString('utf8')
   } catch (error) {
     if (error instanceof ConfigError) throw error
@@ -131,7 +149,8 @@ function readNbd(table: TableReader, path: (text: string) => string): NbdConfig 
 function readStandby(table: TableReader, path: (text: string) => string): StandbyConfig {
   const store = table.requiredString('store', 'store = "/var/lib/understudy/store"')
   if (!table.has('listen')) table.fail('listen', 'it is missing; for example listen = "0.0.0.0:7400"')
-  if (!table.has('allow')) table.fail('allow', "it is missing; it lists the ids of the masters, as 'understudy identity' prints them there")
+  if (!table.has('allow'))
+    table.fail('allow', "it is missing; it lists the ids of the masters, as 'understudy identity' prints them there")
   const standby: StandbyConfig = {
     store: store === '' ? '' : path(store),
     listen: table.parsed('listen', parseHostPort) ?? { host: '127.0.0.1', port: 0 },
@@ -152,9 +171,11 @@ function readStandby(table: TableReader, path: (text: string) => string): Standb
 
 function readGroup(table: TableReader, path: (text: string) => string): GroupConfig {
   const volumes = table.tables('volume').map(volume => readVolume(volume, path))
-  if (volumes.length === 0) table.fail('volume', 'the group has no volume; add a [[group.volume]] with export and device')
+  if (volumes.length === 0)
+    table.fail('volume', 'the group has no volume; add a [[group.volume]] with export and device')
   const only = volumes.length === 1 ? volumes[0]?.name : undefined
-  if (only === undefined && !table.has('name')) table.fail('name', 'it is missing; a group of several volumes needs a name')
+  if (only === undefined && !table.has('name'))
+    table.fail('name', 'it is missing; a group of several volumes needs a name')
   const name = table.string('name') ?? only ?? ''
   const what = name === '' ? undefined : nameProblem(name)
   if (what !== undefined) table.fail('name', what)
@@ -208,19 +229,29 @@ function checkWhole({ nbd, standby, groups }: Whole, problems: Problems): void {
     problems.addGeneral('nothing to do: there is neither a [[group]] (master) nor a [standby]')
   }
   if (groups.length > 0 && nbd.listen.length === 0 && !problems.has(['nbd', 'listen'])) {
-    problems.add(['nbd', 'listen'], 'it is missing, so nobody could reach the exports; for example listen = ["unix:/run/understudy/nbd.sock"]')
+    problems.add(
+      ['nbd', 'listen'],
+      'it is missing, so nobody could reach the exports; for example listen = ["unix:/run/understudy/nbd.sock"]',
+    )
   }
   const names = new Map<string, string>()
   const exports = new Map<string, string>()
-  const devices = new Map([...(standby?.devices ?? [])].map(([name, path]) => [realPath(path), `the standby's volume '${name}'`]))
-  if (standby !== undefined && devices.size < standby.devices.size) problems.add(['standby', 'devices'], 'two volumes have the same device')
+  const devices = new Map(
+    [...(standby?.devices ?? [])].map(([name, path]) => [realPath(path), `the standby's volume '${name}'`]),
+  )
+  if (standby !== undefined && devices.size < standby.devices.size)
+    problems.add(['standby', 'devices'], 'two volumes have the same device')
   for (const [index, { group, table }] of groups.entries()) {
-    if (group.name !== '' && names.has(group.name)) table.fail('name', `there are two groups with the name '${group.name}'`)
+    if (group.name !== '' && names.has(group.name))
+      table.fail('name', `there are two groups with the name '${group.name}'`)
     names.set(group.name, group.name)
     group.volumes.forEach((volume, position) => {
       const path = ['group', index, 'volume', position]
       if (volume.name !== '' && exports.has(volume.name)) {
-        problems.add([...path, 'export'], `there are two volumes with the name '${volume.name}'; a name is used once in a daemon`)
+        problems.add(
+          [...path, 'export'],
+          `there are two volumes with the name '${volume.name}'; a name is used once in a daemon`,
+        )
       }
       exports.set(volume.name, group.name)
       const device = volume.device === '' ? '' : realPath(volume.device)
@@ -265,7 +296,8 @@ function parseLogSize(text: string): number {
   if (bytes < defaults.logBytesMin) {
     throw new UsageError(`${text} is too small: the replication log needs at least ${formatSize(defaults.logBytesMin)}`)
   }
-  if (bytes > 64 * 2 ** 30) throw new UsageError(`${text} is too large: the replication log lies in memory; at most 64 GiB`)
+  if (bytes > 64 * 2 ** 30)
+    throw new UsageError(`${text} is too large: the replication log lies in memory; at most 64 GiB`)
   return bytes
 }
 
@@ -277,7 +309,8 @@ function parsePeerTimeout(text: string): number {
 
 function parsePacketSize(text: string): number {
   const bytes = parseSize(text)
-  if (bytes < 1200 || bytes > 60_000) throw new UsageError(`'${text}': it must be between 1200 (QUIC's minimum) and 60000 bytes`)
+  if (bytes < 1200 || bytes > 60_000)
+    throw new UsageError(`'${text}': it must be between 1200 (QUIC's minimum) and 60000 bytes`)
   return bytes
 }
 

@@ -21,7 +21,9 @@ export function readDeviceFacts(path: string, what: string): DeviceFacts {
       return { sizeBytes: stat.size, isBlockDevice: false, sectorBytes: 1, changeMark }
     }
     if (!stat.isBlockDevice()) {
-      throw new UnderstudyError('NOT_A_DEVICE', `${what}: ${path} is neither a file nor a block device`, { exitCode: 2 })
+      throw new UnderstudyError('NOT_A_DEVICE', `${what}: ${path} is neither a file nor a block device`, {
+        exitCode: 2,
+      })
     }
     const [major, minor] = deviceNumbers(stat.rdev)
     const sys = `/sys/dev/block/${major}:${minor}`

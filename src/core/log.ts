@@ -36,12 +36,20 @@ export function createLogger(area: string, sink: LogSink = toStderr): Logger {
   const at = (level: LogLevel) => (message: string) => {
     if (ranks[level] >= ranks[threshold]) sink(formatLine(new Date(), level, area, message))
   }
-  return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error'), area: name => createLogger(name, sink) }
+  return {
+    debug: at('debug'),
+    info: at('info'),
+    warn: at('warn'),
+    error: at('error'),
+    area: name => createLogger(name, sink),
+  }
 }
 
 export function formatLine(time: Date, level: LogLevel, area: string, message: string): string {
   // eslint-disable-next-line no-control-regex
-  const printable = message.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, character => JSON.stringify(character).slice(1, -1))
+  const printable = message.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, character =>
+    JSON.stringify(character).slice(1, -1),
+  )
   const text = printable.length > lineCharactersMax ? `${printable.slice(0, lineCharactersMax)}...` : printable
   return `${time.toISOString()} ${level.padEnd(5)} ${area}: ${text}`
 }

@@ -25,13 +25,24 @@ export interface ByteRange {
 }
 
 const sizeUnits: Record<string, bigint> = {
-  '': 1n, b: 1n,
-  k: 1n << 10n, kib: 1n << 10n, kb: 1000n,
-  m: 1n << 20n, mib: 1n << 20n, mb: 1000n ** 2n,
-  g: 1n << 30n, gib: 1n << 30n, gb: 1000n ** 3n,
-  t: 1n << 40n, tib: 1n << 40n, tb: 1000n ** 4n,
-  p: 1n << 50n, pib: 1n << 50n, pb: 1000n ** 5n,
-} // prettier-ignore
+  '': 1n,
+  b: 1n,
+  k: 1n << 10n,
+  kib: 1n << 10n,
+  kb: 1000n,
+  m: 1n << 20n,
+  mib: 1n << 20n,
+  mb: 1000n ** 2n,
+  g: 1n << 30n,
+  gib: 1n << 30n,
+  gb: 1000n ** 3n,
+  t: 1n << 40n,
+  tib: 1n << 40n,
+  tb: 1000n ** 4n,
+  p: 1n << 50n,
+  pib: 1n << 50n,
+  pb: 1000n ** 5n,
+}
 
 const sizeMax = (1n << 63n) - 1n
 
@@ -39,7 +50,8 @@ const sizeMax = (1n << 63n) - 1n
 export function parseSizeBig(text: string): bigint {
   const match = /^(\d{1,19})\s*([A-Za-z]*)$/.exec(text.trim())
   const unit = match === null ? undefined : sizeUnits[(match[2] ?? '').toLowerCase()]
-  if (match === null || unit === undefined) throw new UsageError(`'${text}' is not a size; write it like 4096, 64MiB or 1G`)
+  if (match === null || unit === undefined)
+    throw new UsageError(`'${text}' is not a size; write it like 4096, 64MiB or 1G`)
   const bytes = BigInt(match[1] ?? '0') * unit
   if (bytes > sizeMax) throw new UsageError(`size '${text}' is larger than ${formatSize(sizeMax)}`)
   return bytes
@@ -71,7 +83,8 @@ const durationUnits: Record<string, number> = { ms: 1, s: 1000, '': 1000, m: 60_
 export function parseDuration(text: string): number {
   const match = /^(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)$/.exec(text.trim().toLowerCase())
   const unit = match === null ? undefined : durationUnits[match[2] ?? '']
-  if (match === null || unit === undefined) throw new UsageError(`'${text}' is not a duration; write it like 500ms, 5s or 2m`)
+  if (match === null || unit === undefined)
+    throw new UsageError(`'${text}' is not a duration; write it like 500ms, 5s or 2m`)
   const milliseconds = Math.round(Number(match[1]) * unit)
   if (milliseconds > 0x7fffffff) throw new UsageError(`duration '${text}' is longer than 24 days`)
   return milliseconds
@@ -108,10 +121,13 @@ export function parseAddress(text: string): ListenAddress {
     return { kind: 'tcp', ...parseHostPort(text) }
   }
   const path = text.slice('unix:'.length)
-  if (path === '') throw new UsageError(`'${text}': the path of the socket is missing; write it like unix:/run/understudy.sock`)
+  if (path === '')
+    throw new UsageError(`'${text}': the path of the socket is missing; write it like unix:/run/understudy.sock`)
   const bytes = Buffer.byteLength(path)
   if (bytes > unixPathBytesMax) {
-    throw new UsageError(`'${text}': the path of a unix socket has at most ${unixPathBytesMax} bytes, this one has ${bytes}`)
+    throw new UsageError(
+      `'${text}': the path of a unix socket has at most ${unixPathBytesMax} bytes, this one has ${bytes}`,
+    )
   }
   if (path.includes('\0')) throw new UsageError('the path of a unix socket cannot contain a zero byte')
   return { kind: 'unix', path }

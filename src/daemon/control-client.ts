@@ -58,7 +58,14 @@ export class ControlClient {
     return new Promise((resolve, reject) => {
       const text = body === undefined ? '' : JSON.stringify(body)
       const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }
-      const outgoing: ClientRequest = request({ socketPath: this.socketPath, method, path, headers, agent: false, ...(signal && { signal }) })
+      const outgoing: ClientRequest = request({
+        socketPath: this.socketPath,
+        method,
+        path,
+        headers,
+        agent: false,
+        ...(signal && { signal }),
+      })
       outgoing.once('response', resolve)
       outgoing.once('error', error => reject(this.explain(error)))
       outgoing.end(text)
@@ -69,12 +76,22 @@ export class ControlClient {
     switch (errnoOf(error)) {
       case 'ENOENT':
       case 'ECONNREFUSED':
-        return new OperationError('NO_DAEMON', `no daemon runs on state directory ${this.state}; start one ('understudy run'), or name its directory with --state`, { cause: error })
+        return new OperationError(
+          'NO_DAEMON',
+          `no daemon runs on state directory ${this.state}; start one ('understudy run'), or name its directory with --state`,
+          { cause: error },
+        )
       case 'EACCES':
-        return new OperationError('NO_ACCESS', `control socket ${this.socketPath}: only the user who runs the daemon may use it`, { cause: error })
+        return new OperationError(
+          'NO_ACCESS',
+          `control socket ${this.socketPath}: only the user who runs the daemon may use it`,
+          { cause: error },
+        )
       case 'ECONNRESET':
       case 'EPIPE':
-        return new OperationError('DAEMON_LEFT', `the daemon on state directory ${this.state} ended meanwhile`, { cause: error })
+        return new OperationError('DAEMON_LEFT', `the daemon on state directory ${this.state} ended meanwhile`, {
+          cause: error,
+        })
       default:
         return error instanceof Error ? error : new OperationError('CONTROL', describe(error))
     }
@@ -86,7 +103,8 @@ async function readAll(response: IncomingMessage): Promise<string> {
   let bytes = 0
   for await (const chunk of response as AsyncIterable<Buffer>) {
     bytes += chunk.length
-    if (bytes > documentBytesMax) throw new OperationError('CONTROL', `the daemon's answer is larger than ${documentBytesMax} bytes`)
+    if (bytes > documentBytesMax)
+      throw new OperationError('CONTROL', `the daemon's answer is larger than ${documentBytesMax} bytes`)
     chunks.push(chunk)
   }
   return Buffer.concat(chunks).toString('utf8')

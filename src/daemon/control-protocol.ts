@@ -98,7 +98,8 @@ export class Fields {
 
   string(name: string): string {
     const value = this.body[name]
-    if (typeof value !== 'string' || value === '' || value.length > 4096) throw new UsageError(`request: '${name}' must be a string`)
+    if (typeof value !== 'string' || value === '' || value.length > 4096)
+      throw new UsageError(`request: '${name}' must be a string`)
     return value
   }
 
@@ -111,14 +112,16 @@ export class Fields {
   limit(name: string): number | null {
     const value = this.body[name] ?? null
     if (value === null) return null
-    if (typeof value !== 'number' || !(value >= 0 && value <= 0x7fffffff)) throw new UsageError(`request: '${name}' must be milliseconds`)
+    if (typeof value !== 'number' || !(value >= 0 && value <= 0x7fffffff))
+      throw new UsageError(`request: '${name}' must be milliseconds`)
     return value
   }
 
   oneOf<T extends string>(name: string, allowed: readonly T[]): T {
     const value = this.string(name)
     const found = allowed.find(word => word === value)
-    if (found === undefined) throw new UsageError(`request: '${name}' must be one of ${allowed.join(', ')}, not '${value}'`)
+    if (found === undefined)
+      throw new UsageError(`request: '${name}' must be one of ${allowed.join(', ')}, not '${value}'`)
     return found
   }
 }

@@ -2,9 +2,17 @@
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import { version } from '../core/version.js'
 import {
-  type ExportEvent, type ExportRequest, type Fields, type HealthReply, type PromoteReply, type ReloadReply, type UnexportReply,
-  type VerifyEvent, waitConditions, type WaitRequest,
-} from './control-protocol.js' // prettier-ignore
+  type ExportEvent,
+  type ExportRequest,
+  type Fields,
+  type HealthReply,
+  type PromoteReply,
+  type ReloadReply,
+  type UnexportReply,
+  type VerifyEvent,
+  waitConditions,
+  type WaitRequest,
+} from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
 import type { StandbyRole } from './roles.js'
@@ -16,7 +24,8 @@ export function controlRoutes(daemon: Daemon): Routes {
     'GET /health': () => ({ document: health(daemon) }),
     'POST /wait': fields => wait(daemon, fields),
     'POST /export': fields => exportCopy(daemon, fields),
-    'POST /unexport': async fields => reply<UnexportReply>({ ended: await daemon.copies.endDetached(fields.string('volume')) }),
+    'POST /unexport': async fields =>
+      reply<UnexportReply>({ ended: await daemon.copies.endDetached(fields.string('volume')) }),
     'POST /promote': fields => promote(daemon, fields),
     'POST /verify': fields => verify(daemon, fields),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
@@ -36,7 +45,11 @@ function health(daemon: Daemon): HealthReply {
 }
 
 function wait(daemon: Daemon, fields: Fields): Answer {
-  const request: WaitRequest = { volume: fields.string('volume'), for: fields.oneOf('for', waitConditions), timeoutMs: fields.limit('timeoutMs') }
+  const request: WaitRequest = {
+    volume: fields.string('volume'),
+    for: fields.oneOf('for', waitConditions),
+    timeoutMs: fields.limit('timeoutMs'),
+  }
   return {
     stream: (report, signal) =>
       waitFor(request, {
@@ -80,7 +93,11 @@ function standbyOf(daemon: Daemon, volume: string, action: string): StandbyRole 
   const { standby } = daemon
   const volumes = daemon.status().volumes.filter(({ name }) => name === volume)
   if (standby !== undefined && volumes.some(({ role }) => role === 'standby')) return standby
-  if (volumes.length > 0) throw new SafetyRefusal('IS_MASTER', `${action}: this host is the master of volume '${volume}'; ask the daemon of its standby`)
+  if (volumes.length > 0)
+    throw new SafetyRefusal(
+      'IS_MASTER',
+      `${action}: this host is the master of volume '${volume}'; ask the daemon of its standby`,
+    )
   throw new OperationError('NO_VOLUME', `${action}: there is no volume '${volume}' here${known(daemon)}`)
 }
 
@@ -88,7 +105,9 @@ function verify(daemon: Daemon, fields: Fields): Answer {
   const name = fields.string('volume')
   const group = daemon.groups().find(candidate => candidate.exports().some(exported => exported.name === name))
   if (group === undefined) {
-    const hint = daemon.status().volumes.some(volume => volume.name === name) ? '; ask the daemon of its master' : known(daemon)
+    const hint = daemon.status().volumes.some(volume => volume.name === name)
+      ? '; ask the daemon of its master'
+      : known(daemon)
     throw new OperationError('NO_VOLUME', `verify: this host is not the master of a volume '${name}'${hint}`)
   }
   return {

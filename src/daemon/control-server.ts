@@ -28,9 +28,12 @@ export class ControlServer {
     private readonly routes: Routes,
     private readonly log: Logger,
   ) {
-    this.server = createServer({ maxHeaderSize: 8 << 10, headersTimeout: 5_000, requestTimeout: 10_000 }, (request, response) => {
-      void this.answer(request, response)
-    })
+    this.server = createServer(
+      { maxHeaderSize: 8 << 10, headersTimeout: 5_000, requestTimeout: 10_000 },
+      (request, response) => {
+        void this.answer(request, response)
+      },
+    )
     this.server.maxConnections = connectionsMax
     this.server.keepAliveTimeout = 1_000
   }
@@ -83,7 +86,8 @@ export class ControlServer {
       await answer.stream(line => sendLine(response, line), abort.signal)
       response.end()
     } catch (error) {
-      if (!(error instanceof UnderstudyError)) this.log.error(`control: ${request.method} ${request.url}: ${describe(error)}`)
+      if (!(error instanceof UnderstudyError))
+        this.log.error(`control: ${request.method} ${request.url}: ${describe(error)}`)
       if (response.headersSent) response.end(JSON.stringify(toErrorBody(error)) + '\n')
       else sendDocument(response, httpStatus(error), toErrorBody(error))
     }
@@ -92,7 +96,11 @@ export class ControlServer {
   private route(request: IncomingMessage): Handler {
     const key = `${request.method ?? ''} ${(request.url ?? '').split('?', 1)[0] ?? ''}`
     const handler = Object.hasOwn(this.routes, key) ? this.routes[key] : undefined
-    if (handler === undefined) throw new UnderstudyError('NO_ROUTE', `control: there is no ${key.slice(0, 100)}; is the daemon of another version?`)
+    if (handler === undefined)
+      throw new UnderstudyError(
+        'NO_ROUTE',
+        `control: there is no ${key.slice(0, 100)}; is the daemon of another version?`,
+      )
     return handler
   }
 }

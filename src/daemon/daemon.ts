@@ -28,7 +28,13 @@ import { metricsSource } from './metrics-source.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
 import { configAfter, planReload } from './reload.js'
 import type { MasterRole, RoleDeps, StandbyRole } from './roles.js'
-import { controlSocketPath, lockStateDirectory, prepareStateDirectory, removeNewState, type StateLock } from './state-directory.js'
+import {
+  controlSocketPath,
+  lockStateDirectory,
+  prepareStateDirectory,
+  removeNewState,
+  type StateLock,
+} from './state-directory.js'
 
 export interface DaemonOptions {
   addon: Addon
@@ -137,7 +143,8 @@ export class Daemon {
     if (this.newState !== undefined) removeNewState(this.config.state, this.newState)
     this.lock?.release()
     this.lock = undefined
-    if (failures.length > 0) throw new OperationError('CLOSE', failures.map(describe).join('; '), { cause: failures[0] })
+    if (failures.length > 0)
+      throw new OperationError('CLOSE', failures.map(describe).join('; '), { cause: failures[0] })
   }
 
   /** Synchronous: what must not stay behind, whatever happens. */
@@ -152,7 +159,8 @@ export class Daemon {
     this.lock = lockStateDirectory(config.state)
     options.addon.start(this.hub.emit)
     this.host = loadIdentity(config.state, options.addon)
-    for (const address of config.nbd.listen) this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
+    for (const address of config.nbd.listen)
+      this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
     await this.startDoors()
     if (config.standby !== undefined) this.standbyRole = await options.openStandby(config.standby, this.deps('standby'))
     for (const group of config.groups) {
@@ -166,8 +174,13 @@ export class Daemon {
   private async startDoors(): Promise<void> {
     const { config, options } = this
     const registry = createMetricsRegistry(metricsSource(this, new CounterReader(options.addon)))
-    if (config.metrics !== undefined) this.metrics = await startMetricsServer(config.metrics, registry, options.log.area('metrics'))
-    this.control = await ControlServer.open(controlSocketPath(config.state), controlRoutes(this), options.log.area('control'))
+    if (config.metrics !== undefined)
+      this.metrics = await startMetricsServer(config.metrics, registry, options.log.area('metrics'))
+    this.control = await ControlServer.open(
+      controlSocketPath(config.state),
+      controlRoutes(this),
+      options.log.area('control'),
+    )
   }
 
   private deps(area: string): RoleDeps {
@@ -202,7 +215,8 @@ export class Daemon {
   private async reloadNow(): Promise<string[]> {
     const { config } = this
     if (this.closing) throw new OperationError('LEAVING', 'reload: the daemon is being stopped')
-    if (config.file === undefined) throw new OperationError('NO_FILE', 'reload: this daemon was started from flags, there is no file to read again')
+    if (config.file === undefined)
+      throw new OperationError('NO_FILE', 'reload: this daemon was started from flags, there is no file to read again')
     const wanted = loadConfig(config.file)
     const plan = planReload(config, wanted)
     const messages = [...plan.needRestart]
@@ -218,7 +232,8 @@ export class Daemon {
       const group = this.masters.get(name)
       if (group !== undefined) await apply(`group '${name}' closed`, () => this.closeGroup(group))
     }
-    for (const address of plan.removeListeners) await apply(`no longer listening on ${formatAddress(address)}`, () => this.unlisten(formatAddress(address)))
+    for (const address of plan.removeListeners)
+      await apply(`no longer listening on ${formatAddress(address)}`, () => this.unlisten(formatAddress(address)))
     for (const address of plan.addListeners) {
       await apply(`listening on ${formatAddress(address)}`, () => {
         this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
@@ -228,7 +243,12 @@ export class Daemon {
     const { allow } = plan
     if (allow !== undefined) await apply(`${allow.length} masters allowed`, () => this.standbyRole?.setAllow(allow))
     const listening = [...this.listeners.keys()].map(parseAddress)
-    this.config = configAfter(config, wanted, this.groups().map(group => group.config), listening)
+    this.config = configAfter(
+      config,
+      wanted,
+      this.groups().map(group => group.config),
+      listening,
+    )
     for (const message of messages) this.options.log.info(`reload: ${message}`)
     return messages.length === 0 ? ['nothing has changed'] : messages
   }

@@ -33,7 +33,10 @@ function readKey(path: string): string | undefined {
   try {
     const mode = statSync(path).mode & 0o777
     if ((mode & 0o077) !== 0) {
-      throw new SafetyRefusal('IDENTITY_EXPOSED', `identity ${path}: other users may read it (mode ${mode.toString(8).padStart(4, '0')}); run: chmod 600 ${path}`)
+      throw new SafetyRefusal(
+        'IDENTITY_EXPOSED',
+        `identity ${path}: other users may read it (mode ${mode.toString(8).padStart(4, '0')}); run: chmod 600 ${path}`,
+      )
     }
     return readFileSync(path, 'utf8')
   } catch (error) {

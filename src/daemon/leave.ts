@@ -68,7 +68,8 @@ export class Leaver {
     })
     try {
       const outcome = await Promise.race([this.options.drain(), limit])
-      if (outcome === 'late') this.options.log.error('leaving: the drain did not end in time; what remains is marked dirty at the next start')
+      if (outcome === 'late')
+        this.options.log.error('leaving: the drain did not end in time; what remains is marked dirty at the next start')
       this.exit(outcome === 'late' ? 1 : code)
     } catch (error) {
       this.options.log.error(`leaving: the drain failed: ${stackOf(error)}`)

@@ -45,6 +45,10 @@ function requireAddon(): Addon {
   try {
     return loadAddon()
   } catch (error) {
-    throw new OperationError('NO_ADDON', `the native half is not built for this node (${describe(error)}); run scripts/setup`, { cause: error })
+    throw new OperationError(
+      'NO_ADDON',
+      `the native half is not built for this node (${describe(error)}); run scripts/setup`,
+      { cause: error },
+    )
   }
 }

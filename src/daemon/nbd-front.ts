@@ -50,7 +50,9 @@ export class NbdFront {
   /** A listener for all exports of the masters, or for one copy alone. */
   listen(address: ListenAddress, config: NbdConfig, only?: ExportedVolume): OpenListener {
     if (address.kind === 'tcp' && !config.insecure && !isLoopback(address.host)) {
-      throw new UsageError(`listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, or [nbd] insecure = true`)
+      throw new UsageError(
+        `listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, or [nbd] insecure = true`,
+      )
     }
     const exports = only === undefined ? mapSource(this.exported) : mapSource(new Map([[only.name, only]]))
     const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log })
@@ -58,7 +60,10 @@ export class NbdFront {
     const { port } = server.listen(native)
     this.servers.add(server)
     if (address.kind === 'unix') this.unixPaths.add(address.path)
-    return { address: address.kind === 'unix' ? address : { ...address, port }, close: () => this.closeServer(server, address) }
+    return {
+      address: address.kind === 'unix' ? address : { ...address, port },
+      close: () => this.closeServer(server, address),
+    }
   }
 
   add(exported: ExportedVolume): void {

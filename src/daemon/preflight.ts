@@ -13,14 +13,17 @@ export function deviceProblems(config: Config): string[] {
   const identities = new Map<string, string>()
   for (const { volumes } of config.groups) {
     for (const volume of volumes) {
-      problems.push(...problemsOf(`volume '${volume.name}': device ${volume.device}`, volume.device, identities, volume.name))
+      problems.push(
+        ...problemsOf(`volume '${volume.name}': device ${volume.device}`, volume.device, identities, volume.name),
+      )
     }
   }
   for (const [name, device] of config.standby?.devices ?? []) {
     problems.push(...problemsOf(`standby volume '${name}': device ${device}`, device, identities, name))
   }
   const store = config.standby?.store
-  if (store !== undefined && tryStat(store)?.isDirectory() === false) problems.push(`store ${store}: it is not a directory`)
+  if (store !== undefined && tryStat(store)?.isDirectory() === false)
+    problems.push(`store ${store}: it is not a directory`)
   return problems
 }
 
@@ -41,7 +44,8 @@ function problemsOf(what: string, path: string, identities: Map<string, string>,
   if (!stat.isFile() && !stat.isBlockDevice()) {
     return [`${what}: it is ${stat.isDirectory() ? 'a directory' : 'neither a file nor a block device'}`]
   }
-  if (stat.isFile() && stat.size === 0) return [`${what}: the file is empty; make it as large as the volume (truncate -s 10G ${path})`]
+  if (stat.isFile() && stat.size === 0)
+    return [`${what}: the file is empty; make it as large as the volume (truncate -s 10G ${path})`]
   const identity = stat.isBlockDevice() ? `block ${stat.rdev}` : `file ${stat.dev} ${stat.ino}`
   const other = identities.get(identity)
   identities.set(identity, name)

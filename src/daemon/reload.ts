@@ -34,7 +34,8 @@ export function planReload(before: Config, after: Config): ReloadPlan {
 /** What is in force after the plan was carried out, as far as it could be: `groups` and `listen` are what is open. */
 export function configAfter(before: Config, after: Config, groups: GroupConfig[], listen: ListenAddress[]): Config {
   const config: Config = { ...before, groups, nbd: { ...before.nbd, listen } }
-  if (before.standby !== undefined && after.standby !== undefined) config.standby = { ...before.standby, allow: after.standby.allow }
+  if (before.standby !== undefined && after.standby !== undefined)
+    config.standby = { ...before.standby, allow: after.standby.allow }
   return config
 }
 

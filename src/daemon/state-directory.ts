@@ -5,7 +5,18 @@
  * ended: the lock is the kernel's flock on STATE/lock, which dies with the process. The file says who holds it.
  */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, closeSync, ftruncateSync, openSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 
 import { makeDirectory } from '../core/atomic-file.js'
@@ -27,7 +38,8 @@ export function prepareStateDirectory(state: string): string | undefined {
   try {
     made = makeDirectory(state)
   } catch (error) {
-    if (errnoOf(error) === 'EEXIST') throw new OperationError('ENOTDIR', `state directory ${state}: it is not a directory`, { cause: error })
+    if (errnoOf(error) === 'EEXIST')
+      throw new OperationError('ENOTDIR', `state directory ${state}: it is not a directory`, { cause: error })
     throw new NativeError(`state directory ${state}: cannot make it`, error)
   }
   checkPrivacy(state)
@@ -58,7 +70,10 @@ function checkPrivacy(state: string): void {
   if (isOurs(state) && stat.uid === process.getuid?.()) {
     chmodSync(state, 0o700)
   } else if ((stat.mode & 0o022) !== 0) {
-    throw new SafetyRefusal('STATE_OPEN', `state directory ${state}: other users can write to it; use a directory of its own (chmod 700 ${state})`)
+    throw new SafetyRefusal(
+      'STATE_OPEN',
+      `state directory ${state}: other users can write to it; use a directory of its own (chmod 700 ${state})`,
+    )
   }
 }
 
@@ -73,7 +88,9 @@ export function lockStateDirectory(state: string): StateLock {
   const descriptor = openLock(path)
   try {
     // flock(1) locks the open file description that it inherits; our descriptor keeps the lock after it has ended.
-    const result = spawnSync('flock', ['--exclusive', '--nonblock', '3'], { stdio: ['ignore', 'ignore', 'ignore', descriptor] })
+    const result = spawnSync('flock', ['--exclusive', '--nonblock', '3'], {
+      stdio: ['ignore', 'ignore', 'ignore', descriptor],
+    })
     if (result.error !== undefined) throw new NativeError('flock (package util-linux)', result.error)
     if (result.status !== 0) throw inUse(state, path)
     ftruncateSync(descriptor)
@@ -95,7 +112,10 @@ function openLock(path: string): number {
 
 function inUse(state: string, path: string): SafetyRefusal {
   const holder = readHolder(path)
-  return new SafetyRefusal('STATE_IN_USE', `state directory ${state}: another daemon uses it${holder}; stop that one or choose another --state`)
+  return new SafetyRefusal(
+    'STATE_IN_USE',
+    `state directory ${state}: another daemon uses it${holder}; stop that one or choose another --state`,
+  )
 }
 
 function readHolder(path: string): string {

@@ -21,12 +21,16 @@ export async function waitFor(request: WaitRequest, options: WaitOptions): Promi
   let reported = -Infinity
   while (!options.signal.aborted) {
     const volumes = options.status(request.volume)
-    if (volumes.length === 0 && !options.mayAppear) throw new OperationError('NO_VOLUME', `wait: there is no volume '${request.volume}' here`)
+    if (volumes.length === 0 && !options.mayAppear)
+      throw new OperationError('NO_VOLUME', `wait: there is no volume '${request.volume}' here`)
     const missing = volumes.length === 0 ? 'its master has not connected yet' : firstMissing(request.for, volumes)
     if (missing === undefined) return options.report({ done: true, missing: '', volumes })
     const waited = Date.now() - started
     if (request.timeoutMs !== null && waited >= request.timeoutMs) {
-      throw new OperationError('WAIT_TIMEOUT', `wait: volume '${request.volume}' is not ${request.for} after ${formatDuration(waited)}: ${missing}`)
+      throw new OperationError(
+        'WAIT_TIMEOUT',
+        `wait: volume '${request.volume}' is not ${request.for} after ${formatDuration(waited)}: ${missing}`,
+      )
     }
     if (Date.now() - reported >= progressMs) {
       reported = Date.now()
@@ -38,7 +42,8 @@ export async function waitFor(request: WaitRequest, options: WaitOptions): Promi
 
 function firstMissing(condition: WaitCondition, volumes: VolumeStatus[]): string | undefined {
   for (const volume of volumes) {
-    if (volume.state === 'alone') throw new OperationError('ALONE', `wait: volume '${volume.name}' has no standby (--standby ID@HOST:PORT)`)
+    if (volume.state === 'alone')
+      throw new OperationError('ALONE', `wait: volume '${volume.name}' has no standby (--standby ID@HOST:PORT)`)
     const missing = missingFor(condition, volume)
     if (missing !== undefined) return missing
   }

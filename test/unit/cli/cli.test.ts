@@ -48,7 +48,11 @@ function scratch(t: Test): string {
 /** A daemon that only answers. */
 async function answering(t: Test, routes: Routes): Promise<string> {
   const state = scratch(t)
-  const server = await ControlServer.open(join(state, 'control.sock'), routes, createLogger('test', () => undefined))
+  const server = await ControlServer.open(
+    join(state, 'control.sock'),
+    routes,
+    createLogger('test', () => undefined),
+  )
   t.teardown(() => server.close())
   return state
 }
@@ -65,8 +69,14 @@ t.test('wrong usage is one line on stderr and exit code 2, and nothing is writte
     [['master', '--state', state, '--listen', 'unix:x'], /master: --device and --export are missing/],
     [[...master, '--listen', '0.0.0.0:10809'], /--listen: .* unencrypted NBD to other hosts.*--insecure/],
     [[...master, '--listen', '/run/x.sock'], /--listen: .*written unix:\/run\/x\.sock/],
-    [[...master, '--listen', 'unix:x', '--durability', 'flsh'], /--durability: 'flsh' is not one of async, flush, received, durable \(did you mean 'flush'\?\)/],
-    [[...master, '--listen', 'unix:x', '--on-standby-loss', 'cry'], /--on-standby-loss: 'cry' is not one of continue, block/],
+    [
+      [...master, '--listen', 'unix:x', '--durability', 'flsh'],
+      /--durability: 'flsh' is not one of async, flush, received, durable \(did you mean 'flush'\?\)/,
+    ],
+    [
+      [...master, '--listen', 'unix:x', '--on-standby-loss', 'cry'],
+      /--on-standby-loss: 'cry' is not one of continue, block/,
+    ],
     [[...master, '--listen', 'unix:x', '--standby', 'host:1'], /--standby: 'host:1' is not ID@HOST:PORT/],
     [[...master, '--listen', 'unix:x', '--log-size', '1'], /--log-size: 1 is too small/],
     [[...master, '--listen', 'unix:x', '--replicate', '1'], /--replicate: '1' is not a partition/],
@@ -90,15 +100,30 @@ t.test('wrong usage is one line on stderr and exit code 2, and nothing is writte
     t.match(complaints[0], expected)
     t.match(complaints[0], /^understudy: [^\n]*$/)
   }
-  t.match(await understudy('master', '--bogus'), { code: 2, stdout: '', stderr: /^understudy: unknown option '--bogus'[^\n]*\n$/ })
+  t.match(await understudy('master', '--bogus'), {
+    code: 2,
+    stdout: '',
+    stderr: /^understudy: unknown option '--bogus'[^\n]*\n$/,
+  })
   t.same(readdirSync(directory), [])
 })
 
 t.test('a device that is missing or none fails with exit code 1, named, before anything is written', async t => {
   const directory = scratch(t)
-  const master = ['master', '--state', join(directory, 'state'), '--export', 'disk', '--listen', `unix:${directory}/nbd`]
+  const master = [
+    'master',
+    '--state',
+    join(directory, 'state'),
+    '--export',
+    'disk',
+    '--listen',
+    `unix:${directory}/nbd`,
+  ]
   const missing = await understudy(...master, '--device', join(directory, 'disk.img'))
-  t.match(missing, { code: 1, stderr: /^understudy: volume 'disk': device .*disk\.img: it does not exist \(ENOENT\)\n$/ })
+  t.match(missing, {
+    code: 1,
+    stderr: /^understudy: volume 'disk': device .*disk\.img: it does not exist \(ENOENT\)\n$/,
+  })
   const wrong = await understudy(...master, '--device', directory)
   t.match(wrong, { code: 1, stderr: /^understudy: volume 'disk': device .*: it is a directory\n$/ })
   t.same(readdirSync(directory), [])
@@ -106,23 +131,46 @@ t.test('a device that is missing or none fails with exit code 1, named, before a
 
 t.test('check-config prints every problem with line and key, or the plan', async t => {
   const file = join(scratch(t), 'u.toml')
-  writeFileSync(file, 'state = "s"\n[nbd]\nlisten = "unix:n"\ncolour = 1\n[[group]]\ndurabilty = "flush"\n[[group.volume]]\nexport = "disk"\ndevice = "none.img"\n')
+  writeFileSync(
+    file,
+    'state = "s"\n[nbd]\nlisten = "unix:n"\ncolour = 1\n[[group]]\ndurabilty = "flush"\n[[group.volume]]\nexport = "disk"\ndevice = "none.img"\n',
+  )
   const wrong = await understudy('check-config', file)
   t.equal(wrong.code, 2)
   t.match(wrong.stderr, /u\.toml:4: key 'nbd\.colour': there is no such key/)
   t.match(wrong.stderr, /u\.toml:6: key 'group\.durabilty': there is no such key \(did you mean 'durability'\?\)/)
-  writeFileSync(file, 'state = "s"\n[nbd]\nlisten = "unix:n"\n[[group]]\n[[group.volume]]\nexport = "disk"\ndevice = "disk.img"\nexclude = "0-1MiB"\n')
-  t.match(await understudy('check-config', file), { code: 2, stderr: /volume 'disk': device .*disk\.img: it does not exist/ })
+  writeFileSync(
+    file,
+    'state = "s"\n[nbd]\nlisten = "unix:n"\n[[group]]\n[[group.volume]]\nexport = "disk"\ndevice = "disk.img"\nexclude = "0-1MiB"\n',
+  )
+  t.match(await understudy('check-config', file), {
+    code: 2,
+    stderr: /volume 'disk': device .*disk\.img: it does not exist/,
+  })
   writeFileSync(join(file, '..', 'disk.img'), 'x')
   const right = await understudy('check-config', file)
   t.match(right, { code: 0, stderr: '' })
-  t.match(right.stdout, /master of group disk: without a standby, durability flush, on standby loss continue, log 256 MiB/)
+  t.match(
+    right.stdout,
+    /master of group disk: without a standby, durability flush, on standby loss continue, log 256 MiB/,
+  )
   t.match(right.stdout, /volume disk on .*disk\.img, without 0-1048576/)
   t.notOk(existsSync(join(file, '..', 's')), 'nothing was made')
 })
 
 t.test('every command explains itself with an example', async t => {
-  const commands = ['run', 'master', 'standby', 'identity', 'status', 'wait', 'export', 'promote', 'verify', 'check-config']
+  const commands = [
+    'run',
+    'master',
+    'standby',
+    'identity',
+    'status',
+    'wait',
+    'export',
+    'promote',
+    'verify',
+    'check-config',
+  ]
   for (const outcome of await Promise.all(commands.map(command => understudy(command, '--help')))) {
     t.equal(outcome.code, 0)
     t.match(outcome.stdout, /^Usage: understudy \S+[^]*Example: understudy /)
@@ -135,18 +183,38 @@ t.test('every command explains itself with an example', async t => {
 })
 
 const replicating: StatusDocument = {
-  volumes: [{ ...masterStatus, name: 'disk', group: 'disk', state: 'replicating', protected: true, usable: true, written: '3', applied: '3', sizeBytes: 1 << 30 }],
+  volumes: [
+    {
+      ...masterStatus,
+      name: 'disk',
+      group: 'disk',
+      state: 'replicating',
+      protected: true,
+      usable: true,
+      written: '3',
+      applied: '3',
+      sizeBytes: 1 << 30,
+    },
+  ],
 }
 
 t.test('status: a table, a document, and a check', async t => {
   let document = replicating
   const state = await answering(t, { 'GET /status': () => ({ document }) })
   const table = await understudy('status', '--state', state)
-  t.match(table, { code: 0, stdout: /^VOLUME +GROUP +ROLE +STATE[^]*\ndisk +- +master +replicating +yes +yes +0 +0 B +1 GiB/ })
+  t.match(table, {
+    code: 0,
+    stdout: /^VOLUME +GROUP +ROLE +STATE[^]*\ndisk +- +master +replicating +yes +yes +0 +0 B +1 GiB/,
+  })
   const json = await understudy('status', '--json', '--state', state)
   t.same(JSON.parse(json.stdout), document)
   t.match(await understudy('status', '--check', '--state', state), { code: 0, stdout: 'protected: disk\n' })
-  document = { volumes: [...document.volumes, { ...masterStatus, name: 'other', state: 'detached', protected: false, reason: 'the standby is away' }] }
+  document = {
+    volumes: [
+      ...document.volumes,
+      { ...masterStatus, name: 'other', state: 'detached', protected: false, reason: 'the standby is away' },
+    ],
+  }
   t.match(await understudy('status', '--check', '--state', state), {
     code: 1,
     stdout: '',
@@ -157,10 +225,20 @@ t.test('status: a table, a document, and a check', async t => {
 
 t.test('the table says what needs saying beneath a volume', async t => {
   const [volume] = replicating.volumes
-  const syncing = { ...(volume ?? masterStatus), state: 'initial-sync' as const, reason: 'first copy', since: '2026-01-01T00:00:00Z', protected: false, usable: false }
+  const syncing = {
+    ...(volume ?? masterStatus),
+    state: 'initial-sync' as const,
+    reason: 'first copy',
+    since: '2026-01-01T00:00:00Z',
+    protected: false,
+    usable: false,
+  }
   const resync = { doneBytes: 1 << 28, totalBytes: 1 << 30, rate: 1 << 26, etaSeconds: 12 }
   const peers = [{ id, address: 'h:1', session: 'connected' as const, rttSeconds: 0.00025 }]
-  const text = statusTable({ volumes: [{ ...syncing, resync, peers, lagBytes: 4096, lagSeconds: 1.5 }] }, new Date('2026-01-01T00:02:00Z'))
+  const text = statusTable(
+    { volumes: [{ ...syncing, resync, peers, lagBytes: 4096, lagSeconds: 1.5 }] },
+    new Date('2026-01-01T00:02:00Z'),
+  )
   t.match(text, /NO +NO +4 KiB 1\.5 s +0 B +1 GiB +abababab connected 0\.25 ms$/m)
   t.match(text, /^ {2}first copy \(for 2m 00s\)$/m)
   t.match(text, /^ {2}25 % of 1 GiB at 64 MiB\/s, 12\.0 s left$/m)
@@ -171,17 +249,32 @@ t.test('wait, verify and promote end as the daemon says', async t => {
   const lines = (...events: object[]) => ({ stream: async (line: (value: unknown) => void) => events.forEach(line) })
   let different = 0
   const state = await answering(t, {
-    'POST /wait': () => lines({ done: false, missing: 'it is resyncing', volumes: [] }, { done: true, missing: '', volumes: [] }),
+    'POST /wait': () =>
+      lines({ done: false, missing: 'it is resyncing', volumes: [] }, { done: true, missing: '', volumes: [] }),
     'POST /verify': () => lines({ done: false }, { done: true, chunks: 16, different }),
     'POST /promote': () => ({ document: { messages: ['master last heard 3 s ago'] } }),
     'POST /export': () => lines(),
   })
-  t.same(await understudy('wait', 'disk', '--for', 'drained', '--state', state), { code: 0, stdout: 'disk is drained\n', stderr: '' })
-  t.same(await understudy('verify', 'disk', '--state', state), { code: 0, stdout: 'disk: 16 chunks, all equal\n', stderr: '' })
+  t.same(await understudy('wait', 'disk', '--for', 'drained', '--state', state), {
+    code: 0,
+    stdout: 'disk is drained\n',
+    stderr: '',
+  })
+  t.same(await understudy('verify', 'disk', '--state', state), {
+    code: 0,
+    stdout: 'disk: 16 chunks, all equal\n',
+    stderr: '',
+  })
   different = 2
-  t.match(await understudy('verify', 'disk', '--state', state), { code: 1, stderr: /^understudy: verify: volume 'disk': 2 of 16 chunks differ/ })
+  t.match(await understudy('verify', 'disk', '--state', state), {
+    code: 1,
+    stderr: /^understudy: verify: volume 'disk': 2 of 16 chunks differ/,
+  })
   t.match(await understudy('promote', 'disk', '--state', state), { code: 0, stdout: 'master last heard 3 s ago\n' })
-  t.match(await understudy('export', 'disk', '--listen', 'unix:/tmp/x', '--state', state), { code: 1, stderr: /the daemon ended the export/ })
+  t.match(await understudy('export', 'disk', '--listen', 'unix:/tmp/x', '--state', state), {
+    code: 1,
+    stderr: /the daemon ended the export/,
+  })
 })
 
 t.test('a daemon that is not there, or not ours, is one line and exit code 1', async t => {

@@ -64,25 +64,58 @@ t.test('a complete file gives a complete configuration, with the defaults filled
   const { config, problems } = readConfigText(complete, '/etc/understudy/u.toml')
   t.same(problems, [])
   t.same(config.nbd, {
-    listen: [{ kind: 'unix', path: '/run/nbd.sock' }, { kind: 'tcp', host: '127.0.0.1', port: 10809 }],
-    insecure: false, unixMode: 0o660, unixGroup: 'qemu',
-  }) // prettier-ignore
+    listen: [
+      { kind: 'unix', path: '/run/nbd.sock' },
+      { kind: 'tcp', host: '127.0.0.1', port: 10809 },
+    ],
+    insecure: false,
+    unixMode: 0o660,
+    unixGroup: 'qemu',
+  })
   const [vm1, alone] = config.groups
-  t.match(vm1, { name: 'vm1', durability: 'durable', onStandbyLoss: 'block', logBytes: 2 ** 30, peerTimeoutMs: 2000, packetBytesMax: 1350, drainTimeoutMs: 10_000 })
+  t.match(vm1, {
+    name: 'vm1',
+    durability: 'durable',
+    onStandbyLoss: 'block',
+    logBytes: 2 ** 30,
+    peerTimeoutMs: 2000,
+    packetBytesMax: 1350,
+    drainTimeoutMs: 10_000,
+  })
   t.same(vm1?.volumes[0], {
-    name: 'disk1', device: '/etc/understudy/disk1.img', readOnly: false, partitions: [1, 2], exclude: [{ start: 0n, end: 1n << 20n }],
-  }) // prettier-ignore
-  t.match(alone, { name: 'alone', standby: undefined, durability: 'flush', onStandbyLoss: 'continue', logBytes: 256 << 20, peerTimeoutMs: 5000, transport: 'quic' })
+    name: 'disk1',
+    device: '/etc/understudy/disk1.img',
+    readOnly: false,
+    partitions: [1, 2],
+    exclude: [{ start: 0n, end: 1n << 20n }],
+  })
+  t.match(alone, {
+    name: 'alone',
+    standby: undefined,
+    durability: 'flush',
+    onStandbyLoss: 'continue',
+    logBytes: 256 << 20,
+    peerTimeoutMs: 5000,
+    transport: 'quic',
+  })
   t.same([...(config.standby?.devices ?? [])], [['disk7', '/dev/none/disk7']])
   t.equal(config.file, '/etc/understudy/u.toml')
 })
 
 t.test('what is wrong is said in one line with file, line and key', async t => {
   const cases: [string, string, RegExp][] = [
-    ['unix_mode = "0660"', 'unix_mod = "0660"', /key 'nbd.unix_mod': there is no such key \(did you mean 'unix_mode'\?\)/],
+    [
+      'unix_mode = "0660"',
+      'unix_mod = "0660"',
+      /key 'nbd.unix_mod': there is no such key \(did you mean 'unix_mode'\?\)/,
+    ],
     ['unix_mode = "0660"', 'unix-mode = "0660"', /did you mean 'unix_mode'/],
     ['unix_mode = "0660"', 'unix_mode = 660', /key 'nbd.unix_mode': it must be a string, not the number 660/],
-    ['durability = "durable"', 'durability = "durabel"', /key 'group.durability': 'durabel' is not one of .*did you mean 'durable'/],
+    [
+      'durability = "durable"',
+      'durability = "durabel"',
+      /key 'group.durability': 'durabel' is not one of .*did you mean 'durable'/,
+    ],
     ['durability = "durable"', 'durability = true', /key 'group.durability': it must be a string, not true/],
     ['log_size = "1GiB"', 'log_size = "1MiB"', /key 'group.log_size': 1MiB is too small.*80 MiB/],
     ['peer_timeout = "2s"', 'peer_timeout = "soon"', /key 'group.peer_timeout': 'soon' is not a duration/],
@@ -90,14 +123,30 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
     ['read_only = true', 'colour = 1', /key 'group.volume.colour': there is no such key \(known here: export, device/],
     ['export = "disk2"', 'export = "disk1"', /key 'group.volume.export': there are two volumes with the name 'disk1'/],
     ['export = "disk2"', 'export = "../up"', /begins with a dot/],
-    ['device = "/dev/none/disk2"', 'device = "/dev/none/disk7"', /'\/dev\/none\/disk7' is also the device of the standby's volume 'disk7'/],
+    [
+      'device = "/dev/none/disk2"',
+      'device = "/dev/none/disk7"',
+      /'\/dev\/none\/disk7' is also the device of the standby's volume 'disk7'/,
+    ],
     ['store = "/srv/store"', '', /key 'standby.store': it is missing/],
     ['listen = "0.0.0.0:7400"', 'listen = "0.0.0.0"', /key 'standby.listen': '0.0.0.0' is not HOST:PORT/],
     [`allow = ["${id}"]`, 'allow = ["me"]', /key 'standby.allow': 'me' is not an id/],
-    ['listen = ["unix:/run/nbd.sock", "127.0.0.1:10809"]', 'listen = ["0.0.0.0:10809"]', /key 'nbd.listen': .*unencrypted NBD.*insecure = true/],
-    ['listen = ["unix:/run/nbd.sock", "127.0.0.1:10809"]', 'listen = [\n  "unix:/a",\n  7\n]', /key 'nbd.listen': it must be a list of strings/],
+    [
+      'listen = ["unix:/run/nbd.sock", "127.0.0.1:10809"]',
+      'listen = ["0.0.0.0:10809"]',
+      /key 'nbd.listen': .*unencrypted NBD.*insecure = true/,
+    ],
+    [
+      'listen = ["unix:/run/nbd.sock", "127.0.0.1:10809"]',
+      'listen = [\n  "unix:/a",\n  7\n]',
+      /key 'nbd.listen': it must be a list of strings/,
+    ],
     [`standby = "${id}@standby.example:7400"`, 'standby = "h:1"', /key 'group.standby': 'h:1' is not ID@HOST:PORT/],
-    ['replicate = ["partition=2", "partition=1"]', 'replicate = ["partition=0"]', /key 'group.volume.replicate': 'partition=0'/],
+    [
+      'replicate = ["partition=2", "partition=1"]',
+      'replicate = ["partition=0"]',
+      /key 'group.volume.replicate': 'partition=0'/,
+    ],
     ['exclude = ["0-1MiB"]', 'exclude = ["1MiB-0"]', /key 'group.volume.exclude': range '1MiB-0' is empty/],
     ['name = "vm1"', '', /key 'group.name': it is missing; a group of several volumes/],
     ['name = "vm1"', 'name = "alone"', /key 'group.(name|volume)': there are two groups with the name 'alone'/],
@@ -108,7 +157,8 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
     t.match(problem, expected, after || `without ${before}`)
     t.same(more, [], 'and nothing else')
     t.notMatch(problem, /\n/)
-    if (after !== '' && !after.includes('\n') && !after.includes('alone')) t.ok(problem?.startsWith(`u.toml:${line}: `), `${problem} is line ${line}`)
+    if (after !== '' && !after.includes('\n') && !after.includes('alone'))
+      t.ok(problem?.startsWith(`u.toml:${line}: `), `${problem} is line ${line}`)
   }
 })
 
@@ -118,7 +168,9 @@ t.test('all problems are found, not only the first', async t => {
 
 t.test('a file that would do nothing, or that nobody could reach, is refused', async t => {
   t.match(problemsOf('state = "/s"'), [/nothing to do/])
-  t.match(problemsOf('state = "/s"\n[[group]]\n[[group.volume]]\nexport="a"\ndevice="/x"'), [/key 'nbd.listen': it is missing/])
+  t.match(problemsOf('state = "/s"\n[[group]]\n[[group.volume]]\nexport="a"\ndevice="/x"'), [
+    /key 'nbd.listen': it is missing/,
+  ])
 })
 
 t.test('a syntax error has its line', async t => {
@@ -139,9 +191,27 @@ t.test('a missing file is wrong usage, exit code 2', async t => {
 
 t.test('keys are found on their line whatever stands around them', async t => {
   const text = [
-    'a = """', '[fake]', 'b = 1', '"""', "'quoted key' = '#'", '[t] # comment', 'list = [ # [', '  "x]",', '  "y" ]', 'c.d = 1', '[[g]]', 'x = 1',
-    '[[g.v]]', 'x = 1', '[[g.v]]', 'x = 1', '[[g]]', 'y = { z = 1 }', '[[g.v]]', 'x = 1',
-  ].join('\n') // prettier-ignore
+    'a = """',
+    '[fake]',
+    'b = 1',
+    '"""',
+    "'quoted key' = '#'",
+    '[t] # comment',
+    'list = [ # [',
+    '  "x]",',
+    '  "y" ]',
+    'c.d = 1',
+    '[[g]]',
+    'x = 1',
+    '[[g.v]]',
+    'x = 1',
+    '[[g.v]]',
+    'x = 1',
+    '[[g]]',
+    'y = { z = 1 }',
+    '[[g.v]]',
+    'x = 1',
+  ].join('\n')
   t.equal(lineOfKey(text, ['a']), 1)
   t.equal(lineOfKey(text, ['b']), undefined)
   t.equal(lineOfKey(text, ['quoted key']), 5)
@@ -168,10 +238,15 @@ volume = [{ export = "one", device = "a" }]
 volume = [{ export = "two", device = "${other}" }]
 `
   const file = join(directory, 'u.toml')
-  t.match(readConfigText(text('b'), file).problems[0]?.message, /u\.toml:7: key 'group.volume.device': .* is also the device of volume 'one'/)
+  t.match(
+    readConfigText(text('b'), file).problems[0]?.message,
+    /u\.toml:7: key 'group.volume.device': .* is also the device of volume 'one'/,
+  )
   const { config, problems } = readConfigText(text('c'), file)
   t.same(problems, [])
   t.match(deviceProblems(config), [/volume 'two': device .*\/c: it is also the device of volume 'one'/])
-  t.match(deviceProblems(readConfigText(text('none'), file).config), [/volume 'two': device .*\/none: it does not exist \(ENOENT\)/])
+  t.match(deviceProblems(readConfigText(text('none'), file).config), [
+    /volume 'two': device .*\/none: it does not exist \(ENOENT\)/,
+  ])
   t.match(deviceProblems(readConfigText(text('.'), file).config), [/it is a directory/])
 })

@@ -3,9 +3,23 @@ import t, { type Test } from 'tap'
 
 import { UsageError } from '../../../src/core/errors.js'
 import {
-  formatAddress, formatDuration, formatHostPort, formatPeer, formatRange, formatSize, isLoopback, nbdUri, parseAddress, parseDuration,
-  parseHostPort, parseId, parsePeer, parseRange, parseSize, parseSizeBig,
-} from '../../../src/core/units.js' // prettier-ignore
+  formatAddress,
+  formatDuration,
+  formatHostPort,
+  formatPeer,
+  formatRange,
+  formatSize,
+  isLoopback,
+  nbdUri,
+  parseAddress,
+  parseDuration,
+  parseHostPort,
+  parseId,
+  parsePeer,
+  parseRange,
+  parseSize,
+  parseSizeBig,
+} from '../../../src/core/units.js'
 
 const id = '0123456789abcdef'.repeat(4)
 
@@ -49,14 +63,26 @@ t.test('addresses: unix:PATH, HOST:PORT and [V6]:PORT', async t => {
   t.same(parseAddress('127.0.0.1:10809'), { kind: 'tcp', host: '127.0.0.1', port: 10809 })
   t.same(parseHostPort('[::1]:0'), { host: '::1', port: 0 })
   t.same(parseHostPort('standby.example:7400'), { host: 'standby.example', port: 7400 })
-  refused(t, parseAddress, ['/run/a.sock', 'unix:', '127.0.0.1', ':80', 'host:', 'host:99999', '::1:80', 'host:8o', `unix:/${'x'.repeat(107)}`])
-  for (const text of ['unix:/run/nbd.sock', '127.0.0.1:1', '[::1]:10809']) t.equal(formatAddress(parseAddress(text)), text)
+  refused(t, parseAddress, [
+    '/run/a.sock',
+    'unix:',
+    '127.0.0.1',
+    ':80',
+    'host:',
+    'host:99999',
+    '::1:80',
+    'host:8o',
+    `unix:/${'x'.repeat(107)}`,
+  ])
+  for (const text of ['unix:/run/nbd.sock', '127.0.0.1:1', '[::1]:10809'])
+    t.equal(formatAddress(parseAddress(text)), text)
   t.equal(formatHostPort({ host: 'fe80::1%eth0', port: 1 }), '[fe80::1%eth0]:1')
 })
 
 t.test('only this host reaches a loopback address', async t => {
   for (const host of ['127.0.0.1', '127.9.9.9', '::1', 'localhost']) t.ok(isLoopback(host), host)
-  for (const host of ['0.0.0.0', '::', '10.0.0.1', '127.example.com', 'example', '1127.0.0.1']) t.notOk(isLoopback(host), host)
+  for (const host of ['0.0.0.0', '::', '10.0.0.1', '127.example.com', 'example', '1127.0.0.1'])
+    t.notOk(isLoopback(host), host)
 })
 
 t.test('a peer is an id at an address', async t => {

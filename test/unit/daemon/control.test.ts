@@ -51,7 +51,11 @@ t.test('documents and errors arrive as they were, exit code included', async t =
   })
   t.equal(statSync(path).mode & 0o777, 0o600, 'nobody else may connect')
   t.same(await client.status(), { volumes: [] })
-  await t.rejects(client.post('/promote', { volume: 'v' }), { code: 'UNUSABLE', exitCode: 3, message: "promote: volume 'v' is unusable" })
+  await t.rejects(client.post('/promote', { volume: 'v' }), {
+    code: 'UNUSABLE',
+    exitCode: 3,
+    message: "promote: volume 'v' is unusable",
+  })
   await t.rejects(client.post('/promote', {}), { exitCode: 2, message: /'volume' must be a string/ })
   await t.rejects(client.post('/reload'), { code: 'INTERNAL', exitCode: 1, message: 'a defect' })
   await t.rejects(client.post('/nothing'), { code: 'NO_ROUTE', message: /there is no POST \/nothing/ })
@@ -81,7 +85,8 @@ t.test('a stream ends with its caller, and tells errors as its last line', async
   for (let turn = 0; turn < 100 && aborted === 0; turn++) await new Promise(resolve => setTimeout(resolve, 10))
   t.equal(aborted, 1, 'the handler heard that its caller had gone')
   const controller = new AbortController()
-  for await (const { number } of client.stream<{ number: number }>('/count', {}, controller.signal)) if (number === 2) controller.abort()
+  for await (const { number } of client.stream<{ number: number }>('/count', {}, controller.signal))
+    if (number === 2) controller.abort()
   t.pass('an aborted stream just ends')
   const seen: number[] = []
   await t.rejects(
@@ -95,10 +100,14 @@ t.test('a stream ends with its caller, and tells errors as its last line', async
 
 t.test('what no client of ours sends is refused and costs little', async t => {
   const { client, path } = await serve(t, { 'POST /echo': fields => ({ document: { text: fields.string('text') } }) })
-  const post = (body: string): string => `POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${body.length}\r\n\r\n${body}`
+  const post = (body: string): string =>
+    `POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${body.length}\r\n\r\n${body}`
   t.match(await raw(path, post('{')), /400 Bad Request[^]*the body is not JSON/)
   t.match(await raw(path, post('[]')), /400 Bad Request[^]*must be a JSON object/)
-  t.match(await raw(path, post(JSON.stringify({ text: 'x'.repeat(70_000) }))), /400 Bad Request[^]*larger than 65536 bytes/)
+  t.match(
+    await raw(path, post(JSON.stringify({ text: 'x'.repeat(70_000) }))),
+    /400 Bad Request[^]*larger than 65536 bytes/,
+  )
   t.match(await raw(path, 'garbage\r\n\r\n'), /400 Bad Request/)
   t.same(await client.post('/echo', { text: 'still there' }), { text: 'still there' })
 })
@@ -106,29 +115,47 @@ t.test('what no client of ours sends is refused and costs little', async t => {
 t.test('without a daemon the client says so', async t => {
   const state = mkdtempSync(join(tmpdir(), 'control-'))
   t.teardown(() => rmSync(state, { recursive: true }))
-  await t.rejects(new ControlClient(state).status(), { code: 'NO_DAEMON', exitCode: 1, message: /no daemon runs on state directory .*--state/ })
+  await t.rejects(new ControlClient(state).status(), {
+    code: 'NO_DAEMON',
+    exitCode: 1,
+    message: /no daemon runs on state directory .*--state/,
+  })
 })
 
 const volume = (changes: Partial<VolumeStatus>): VolumeStatus => ({ ...masterStatus, name: 'v', ...changes })
 
 /** Waits while the status goes through `course`, one step a poll; the last stays. */
-async function waitThrough(condition: WaitCondition, course: VolumeStatus[], timeoutMs: number | null = 5000): Promise<WaitEvent[]> {
+async function waitThrough(
+  condition: WaitCondition,
+  course: VolumeStatus[],
+  timeoutMs: number | null = 5000,
+): Promise<WaitEvent[]> {
   const events: WaitEvent[] = []
   let step = 0
   const status = (): VolumeStatus[] => course.slice(Math.min(step++, course.length - 1)).slice(0, 1)
   const signal = new AbortController().signal
-  await waitFor({ volume: 'v', for: condition, timeoutMs }, { status, mayAppear: false, signal, report: event => events.push(event) })
+  await waitFor(
+    { volume: 'v', for: condition, timeoutMs },
+    { status, mayAppear: false, signal, report: event => events.push(event) },
+  )
   return events
 }
 
 t.test('wait ends when the condition holds, and tells meanwhile what is missing', async t => {
-  const syncing = volume({ state: 'initial-sync', resync: { doneBytes: 1024, totalBytes: 4096, rate: 1, etaSeconds: null }, reason: 'first copy' })
+  const syncing = volume({
+    state: 'initial-sync',
+    resync: { doneBytes: 1024, totalBytes: 4096, rate: 1, etaSeconds: null },
+    reason: 'first copy',
+  })
   const usable = volume({ state: 'replicating', usable: true, written: '7', applied: '6', lagBytes: 512 })
   const drained = { ...usable, applied: '7', lagBytes: 0, protected: true }
   const events = await waitThrough('usable', [syncing, usable])
   t.match(events, [{ done: false, missing: 'it is initial-sync 1 KiB of 4 KiB (first copy)' }, { done: true }])
   t.match(await waitThrough('drained', [usable, drained]), [{ missing: /512 B behind/ }, { done: true }])
-  t.match(await waitThrough('drained', [{ ...drained, dirtyBytes: 65536 }, drained]), [{ missing: /64 KiB dirty/ }, { done: true }])
+  t.match(await waitThrough('drained', [{ ...drained, dirtyBytes: 65536 }, drained]), [
+    { missing: /64 KiB dirty/ },
+    { done: true },
+  ])
   t.match(await waitThrough('protected', [usable, drained]), [{ done: false }, { done: true }])
 })
 

@@ -24,11 +24,16 @@ interface Stage {
   write(text: string): void
 }
 
-const group = (name: string): string => `[[group]]\ndrain_timeout = "3s"\n[[group.volume]]\nexport = "${name}"\ndevice = "${name}.img"\n`
+const group = (name: string): string =>
+  `[[group]]\ndrain_timeout = "3s"\n[[group.volume]]\nexport = "${name}"\ndevice = "${name}.img"\n`
 const standby = `[standby]\nstore = "store"\nlisten = "127.0.0.1:0"\nallow = ["${id}"]\n`
 const head = 'state = "state"\nnbd.listen = ["unix:nbd.sock", "127.0.0.1:0"]\n'
 
-function stage(t: Test, text: string, options: { outcome?: () => Promise<CloseOutcome>; failGroup?: string } = {}): Stage {
+function stage(
+  t: Test,
+  text: string,
+  options: { outcome?: () => Promise<CloseOutcome>; failGroup?: string } = {},
+): Stage {
   const directory = mkdtempSync(join(tmpdir(), 'daemon-'))
   t.teardown(() => rmSync(directory, { recursive: true }))
   const file = join(directory, 'u.toml')
@@ -40,7 +45,10 @@ function stage(t: Test, text: string, options: { outcome?: () => Promise<CloseOu
   const daemon = new Daemon(loadConfig(file), {
     addon: addon.asAddon(),
     log: createLogger('test', () => undefined),
-    openMaster: config => (config.name === options.failGroup ? Promise.reject(new Error('in use')) : Promise.resolve(fakeMaster(config, notes, outcome))),
+    openMaster: config =>
+      config.name === options.failGroup
+        ? Promise.reject(new Error('in use'))
+        : Promise.resolve(fakeMaster(config, notes, outcome)),
     openStandby: config => Promise.resolve(fakeStandby(config, notes)),
     stop: reason => void notes.push(`stop: ${reason}`),
   })
@@ -54,9 +62,22 @@ const plain = (notes: string[]): string[] => notes.map(note => note.replace(/\/\
 t.test('addresses are bound before a group is opened; the masters are closed before the standby', async t => {
   const { daemon, notes, client, state } = stage(t, head + standby + group('one'))
   await daemon.start()
-  t.same(plain(notes.splice(0)), ['start', 'listen nbd.sock 600', 'listen 127.0.0.1:0', 'open standby', 'open group one'])
-  t.match((await client.status()).volumes, [{ name: 'one', role: 'master' }, { name: 'copy', role: 'standby' }])
-  t.match(daemon.addresses(), [/^export one at nbd\+unix:\/\/\/one\?socket=.*nbd\.sock$/, 'export one at nbd://127.0.0.1:40002/one', `standby ${'f'.repeat(64)}@127.0.0.1:7401`])
+  t.same(plain(notes.splice(0)), [
+    'start',
+    'listen nbd.sock 600',
+    'listen 127.0.0.1:0',
+    'open standby',
+    'open group one',
+  ])
+  t.match((await client.status()).volumes, [
+    { name: 'one', role: 'master' },
+    { name: 'copy', role: 'standby' },
+  ])
+  t.match(daemon.addresses(), [
+    /^export one at nbd\+unix:\/\/\/one\?socket=.*nbd\.sock$/,
+    'export one at nbd://127.0.0.1:40002/one',
+    `standby ${'f'.repeat(64)}@127.0.0.1:7401`,
+  ])
   t.equal(daemon.drainMs(), 33_000)
   await daemon.close()
   t.same(plain(notes), ['close listener 1', 'close listener 2', 'close group one in 3000', 'close standby'])
@@ -114,7 +135,9 @@ t.test('clients that come before everything is open wait; those of no listener a
 })
 
 t.test('a group that cannot be drained does not keep the others from closing, and the failure is told', async t => {
-  const { daemon, notes } = stage(t, head + standby + group('one'), { outcome: () => Promise.reject(new Error('stuck')) })
+  const { daemon, notes } = stage(t, head + standby + group('one'), {
+    outcome: () => Promise.reject(new Error('stuck')),
+  })
   await daemon.start()
   await t.rejects(daemon.close(), { message: 'stuck' })
   t.ok(notes.includes('close standby'))
@@ -129,7 +152,8 @@ t.test('an export lives as long as its caller; a detached one until it is ended'
     t.same(event, { uri: 'nbd://127.0.0.1:40001/copy', position: { incarnation: '1', sequence: '2' } })
     break
   }
-  for (let turn = 0; turn < 100 && !notes.includes('end view copy'); turn++) await new Promise(resolve => setTimeout(resolve, 10))
+  for (let turn = 0; turn < 100 && !notes.includes('end view copy'); turn++)
+    await new Promise(resolve => setTimeout(resolve, 10))
   t.same(notes, ['view copy writable', 'listen 127.0.0.1:0', 'close listener 1', 'end view copy'])
   notes.length = 0
   for await (const _ of client.stream<ExportEvent>('/export', { ...request, writable: false, detach: true })) continue
@@ -160,7 +184,9 @@ t.test('verify is asked of the master, and stop leaves', async t => {
   const events: VerifyEvent[] = []
   for await (const event of client.stream<VerifyEvent>('/verify', { volume: 'one' })) events.push(event)
   t.same(events, [{ done: false }, { done: true, chunks: 4, different: 0 }])
-  await t.rejects(client.stream('/verify', { volume: 'copy' }).next(), { message: /not the master of a volume 'copy'; ask the daemon of its master/ })
+  await t.rejects(client.stream('/verify', { volume: 'copy' }).next(), {
+    message: /not the master of a volume 'copy'; ask the daemon of its master/,
+  })
   await client.post('/stop')
   t.ok(notes.includes('stop: asked over the control socket'))
   await daemon.close()
@@ -173,11 +199,14 @@ t.test('a reload opens and closes groups and listeners, and says what needs a re
   t.same(await reload(), ['nothing has changed'])
   notes.length = 0
   write(
-    head.replace('127.0.0.1:0', '127.0.0.1:9') + standby.replace(`["${id}"]`, '[]').replace('"store"', '"other"') +
-      group('two').replace('3s', '4s') + group('three') + group('bad'),
-  ) // prettier-ignore
+    head.replace('127.0.0.1:0', '127.0.0.1:9') +
+      standby.replace(`["${id}"]`, '[]').replace('"store"', '"other"') +
+      group('two').replace('3s', '4s') +
+      group('three') +
+      group('bad'),
+  )
   t.match(await reload(), [
-    "[standby] has changed: restart the daemon to apply it",
+    '[standby] has changed: restart the daemon to apply it',
     "group 'two' has changed: restart the daemon to apply it",
     "group 'one' closed",
     'no longer listening on 127.0.0.1:0',
@@ -187,7 +216,10 @@ t.test('a reload opens and closes groups and listeners, and says what needs a re
     '0 masters allowed',
   ])
   t.same(notes, ['close group one in 3000', 'close listener 2', 'listen 127.0.0.1:9', 'open group three', 'allow 0'])
-  t.same((await client.status()).volumes.map(({ name }) => name), ['two', 'three', 'copy'])
+  t.same(
+    (await client.status()).volumes.map(({ name }) => name),
+    ['two', 'three', 'copy'],
+  )
   t.match(await reload(), [/standby/, /two/, "failed: group 'bad' opened: in use"], 'what failed is tried again')
   write('state = 5')
   await t.rejects(client.post('/reload'), { exitCode: 2, message: /u\.toml:1: key 'state': it must be a string/ })

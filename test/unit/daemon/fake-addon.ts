@@ -5,7 +5,15 @@ import type { CloseOutcome, MasterRole, StandbyRole } from '../../../src/daemon/
 import type { Addon, AddonEvent, DeviceInfo, ListenAddress } from '../../../src/native/binding.js'
 import { masterStatus } from '../metrics/fake-source.js'
 
-const device: DeviceInfo = { sizeBytes: 1n << 20n, blockMin: 1, blockPreferred: 4096, blockMax: 32 << 20, readOnly: false, canZero: true, isBlockDevice: false }
+const device: DeviceInfo = {
+  sizeBytes: 1n << 20n,
+  blockMin: 1,
+  blockPreferred: 4096,
+  blockMax: 32 << 20,
+  readOnly: false,
+  canZero: true,
+  isBlockDevice: false,
+}
 
 export class FakeAddon {
   readonly notes: string[] = []
@@ -65,7 +73,11 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     replicaPages: () => [],
     view: async (volume, { writable }) => {
       notes.push(`view ${volume}${writable ? ' writable' : ''}`)
-      return { exported, position: { incarnation: '1', sequence: '2' }, close: async () => void notes.push(`end view ${volume}`) }
+      return {
+        exported,
+        position: { incarnation: '1', sequence: '2' },
+        close: async () => void notes.push(`end view ${volume}`),
+      }
     },
     promote: () => Promise.reject(new NativeError('promote', new Error('not here'))),
     setAllow: ids => void notes.push(`allow ${ids.length}`),

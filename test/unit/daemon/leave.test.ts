@@ -35,7 +35,7 @@ function stage(options: Partial<LeaveOptions> = {}): Stage {
     drainMs: () => 1000,
     cleanUp: () => void notes.push('cleaned up'),
     reload: () => void notes.push('reload'),
-    host: { on: (event, listener) => listeners.set(event, listener as (value?: unknown) => void) },
+    host: { on: (event, listener) => listeners.set(event, listener) },
     ...options,
   })
   leaver.install()
