@@ -10,6 +10,7 @@ import {
   existsSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
   rmSync,
@@ -134,7 +135,9 @@ async function startDaemon(): Promise<Daemon> {
     `[[group]]\n[[group.volume]]\nexport = "fixed"\ndevice = "${fixed}"\nread_only = true`,
   ]
   writeFileSync(files.path('understudy.toml'), config.join('\n') + '\n')
-  const environment = { LD_PRELOAD: shim, IO_SHIM_FILE: disk, IO_SHIM_LOG: shimLog, IO_SHIM_FAULTS: faults }
+  // A sanitizer's runtime comes first, if there is one.
+  const preload = [process.env['LD_PRELOAD'], shim].filter(Boolean).join(':')
+  const environment = { LD_PRELOAD: preload, IO_SHIM_FILE: disk, IO_SHIM_LOG: shimLog, IO_SHIM_FAULTS: faults }
   return new Daemon(
     t,
     'daemon',
@@ -918,6 +921,45 @@ t.test('a client that closes its sending side behind its requests still gets eve
     for (const part of parts) await ok(t, part.reply, 'a reply')
     await client.receiveEnd()
   }
+})
+
+// Once a crash: the engine's event for a connection that had just been freed.
+t.test('clients that vanish at any moment, with requests on the way, harm nobody', async t => {
+  const bystander = await attach(t, 'disk', 'structured')
+  const descriptors = () => readdirSync(`/proc/${daemon.program.pid}/fd`).length
+  await sleep(200)
+  const before = descriptors()
+  let seed = 11
+  const random = (below: number) => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % below
+  const one = async () => {
+    const address = random(2) === 0 ? unix : tcp
+    const client = await NbdClient.open(address)
+    const script: (() => unknown)[] = [
+      () => client.greet().catch(() => undefined),
+      () => client.go('disk').catch(() => undefined),
+      () => client.send(client.encode({ type: CMD.READ, offset: 0, length: 1 + random(2 * MiB) }, 1n)),
+      () => client.send(client.encode({ type: CMD.WRITE, offset: 40 * MiB, data: pattern(1 + random(100_000)) }, 2n)),
+      () => client.send(client.encode({ type: CMD.FLUSH }, 3n)),
+      () =>
+        client.send(
+          client.encode({ type: CMD.WRITE_ZEROES, offset: 40 * MiB, length: 4 * MiB, flags: CMD_FLAG.FUA }, 4n),
+        ),
+      () => client.send(client.encode({ type: CMD.DISC }, 5n)),
+    ]
+    for (const step of script.slice(0, 1 + random(script.length))) await step()
+    if (address === tcp && random(2) === 0) client.socket.resetAndDestroy()
+    else client.destroy()
+  }
+  const crowd = async () => {
+    for (let round = 0; round < 30; round++) await Promise.all(Array.from({ length: 10 }, one))
+  }
+  await Promise.all([crowd(), during('slow-flush', () => sleep(1000))])
+  for (let count = 0; count < 50; count++) await bystander.write(count * 512, pattern(512, count))
+  await ok(t, bystander.flush(), 'the bystander')
+  t.ok(daemon.program.running)
+  for (let wait = 0; descriptors() > before && wait < 100; wait++) await sleep(50)
+  t.ok(descriptors() <= before, `${descriptors()} descriptors, ${before} before`)
+  await bystander.disconnect()
 })
 
 t.test('clients that stall in transmission cost bounded memory and do not disturb others', async t => {
