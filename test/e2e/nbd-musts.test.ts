@@ -105,7 +105,7 @@ function loop(sector: number): { device: string } | { reason: string } {
     t.teardown(() => void execFileSync('losetup', ['--detach', device], options))
     return { device }
   } catch (error) {
-    return { reason: `no loop devices here: ${String((error as { stderr?: string }).stderr ?? error).trim()}` }
+    return { reason: `needs loop devices: ${String((error as { stderr?: string }).stderr ?? error).trim()}` }
   }
 }
 
