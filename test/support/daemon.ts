@@ -8,7 +8,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createSocket } from 'node:dgram'
-import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { open, truncate, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -36,14 +36,29 @@ export interface Scratch {
   path(name: string): string
 }
 
-/** A folder of this test's own, short enough for unix sockets; removed at the end unless the test failed. */
-export function scratch(t: Test): Scratch {
-  const folder = mkdtempSync(join(tmpdir(), 'us-'))
+const MEMORY_FOLDER = '/dev/shm'
+const MEMORY_BYTES_MIN = 6 * 2 ** 30
+
+/**
+ * A folder of this test's own, short enough for unix sockets; removed at the end unless the test failed. In memory
+ * where there is plenty, so that tests do not wait for each other's fdatasync; `onDisk` insists on a disk.
+ */
+export function scratch(t: Test, options: { onDisk?: boolean } = {}): Scratch {
+  const folder = mkdtempSync(join(options.onDisk !== true && hasMemoryFolder() ? MEMORY_FOLDER : tmpdir(), 'us-'))
   t.teardown(() => {
     if (t.passing()) rmSync(folder, { recursive: true, force: true })
     else t.comment(`scratch files are kept in ${folder}`)
   })
   return { folder, path: name => join(folder, name) }
+}
+
+function hasMemoryFolder(): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(MEMORY_FOLDER)
+    return bavail * bsize >= MEMORY_BYTES_MIN
+  } catch {
+    return false
+  }
 }
 
 /** A file that reads as zeroes and takes no space. */
@@ -197,7 +212,8 @@ export function execute(command: string, args: string[], options: { limitMs?: nu
         timeout: options.limitMs ?? 60_000,
         killSignal: 'SIGKILL',
         maxBuffer: 64 << 20,
-        env: { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C', ...options.env },
+        // Debian's own python3 has the nbd module; another one may come first in the PATH.
+        env: { ...process.env, PATH: `/usr/bin:/bin:/usr/sbin:/sbin:${process.env['PATH'] ?? ''}`, LC_ALL: 'C', ...options.env },
         cwd: options.cwd,
       },
       (error, stdout, stderr) => {
@@ -308,6 +324,8 @@ export interface PairOptions {
   device?: string
   master?: string[]
   standby?: string[]
+  /** Scratch files on a disk, not in memory. */
+  onDisk?: boolean
   /** Do not start anything yet. */
   idle?: boolean
   /** Do not wait until the pair is in sync. */
@@ -333,7 +351,7 @@ export interface Pair {
 
 /** A master and a standby of one volume, running and in sync. */
 export async function startPair(t: Test, options: PairOptions = {}): Promise<Pair> {
-  const files = scratch(t)
+  const files = scratch(t, { onDisk: options.onDisk ?? false })
   const volume = options.volume ?? 'disk1'
   const [masterState, standbyState] = [files.path('m'), files.path('s')]
   const [masterId, standbyId] = await Promise.all([identityOf(masterState), identityOf(standbyState)])
