@@ -1,5 +1,6 @@
 #include "replay/receiver.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -12,6 +13,8 @@ using wire::RecordHeader;
 using wire::RecordType;
 
 namespace {
+constexpr uint64_t kWindowBytesMax = 16u << 20;  // at least the link's flow-control window for records
+
 Status refuse(const RecordHeader &header, const std::string &why) {
   return {EPROTO, "receive: record " + std::to_string(header.sequence) + " of incarnation " +
                       std::to_string(header.incarnation) + ": " + why + " (EPROTO)"};
@@ -34,6 +37,7 @@ void Receiver::restart(uint64_t log_offset, wire::Position last, wire::Mark mark
 
 wire::Position Receiver::start_session() {
   written_ = parsed_;
+  early_ = 0;
   taken_ = written_;  // credit for bytes of an earlier session is no use to this one
   header_good_ = false;
   broken_ = Status::good();
@@ -116,8 +120,17 @@ void Receiver::publish() {
 
 size_t Receiver::take_consumed() {
   const uint64_t released = released_.load(std::memory_order_acquire);
-  if (released <= taken_) return 0;
-  return static_cast<size_t>(released - std::exchange(taken_, released));
+  uint64_t credit = 0;
+  if (released > taken_) credit = released - std::exchange(taken_, released);
+  const uint64_t repaid = std::min(credit, early_);
+  early_ -= repaid;
+  credit -= repaid;
+  // A record larger than the peer's window would never be whole, and so never leave: what is here of it counts as
+  // gone, as long as the ring has room for a window more.
+  const uint64_t partial = written_ - parsed_;
+  if (partial > early_ && written_ - released + kWindowBytesMax <= ring_.size())
+    credit += partial - std::exchange(early_, partial);
+  return static_cast<size_t>(credit);
 }
 
 }  // namespace understudy::replay

@@ -55,6 +55,7 @@ class Receiver {
   uint64_t written_ = 0;        // log offset after the last byte in the ring
   uint64_t parsed_ = 0;         // after the last complete record
   uint64_t taken_ = 0;          // up to here the peer has its credit back
+  uint64_t early_ = 0;          // of the credit, what has not left the ring yet
   bool header_good_ = false;    // the header at parsed_ has been checked
   uint64_t accepted_count_ = 0; // records since the last publish()
   wire::Chain chain_;

@@ -88,7 +88,8 @@ class Recorder : public SessionHandler {
     if (on_established) on_established(session);
   }
   void control_received(Session &session, std::span<const uint8_t> bytes) override {
-    update(session, [&](SessionLog &log) { log.control.append(reinterpret_cast<const char *>(bytes.data()), bytes.size()); });
+    update(session,
+           [&](SessionLog &log) { log.control.append(reinterpret_cast<const char *>(bytes.data()), bytes.size()); });
     if (on_control) on_control(session, bytes);
   }
   void records_received(Session &session, std::span<const uint8_t> bytes) override {

@@ -29,11 +29,11 @@ class Relay {
   }
   uint16_t port() const { return port_of(front_.get()); }
 
-  std::atomic<bool> silent{false};              // nothing passes
-  std::atomic<size_t> bytes_max{65536};         // longer packets vanish
-  std::atomic<unsigned> loss_per_mille{0};      //
-  std::atomic<bool> one_way{false};             // nothing passes back to the client
-  std::atomic<bool> rebind{false};              // from now on the client has another address
+  std::atomic<bool> silent{false};          // nothing passes
+  std::atomic<size_t> bytes_max{65536};     // longer packets vanish
+  std::atomic<unsigned> loss_per_mille{0};  //
+  std::atomic<bool> one_way{false};         // nothing passes back to the client
+  std::atomic<bool> rebind{false};          // from now on the client has another address
   std::atomic<uint64_t> passed{0}, vanished{0};
 
  private:

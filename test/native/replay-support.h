@@ -81,7 +81,7 @@ inline Bytes read_file(const std::string &path) {
 }
 inline void write_file(const std::string &path, const Bytes &bytes) {
   FILE *file = fopen(path.c_str(), "wb");
-  if (!file || fwrite(bytes.data(), 1, bytes.size(), file) != bytes.size()) abort();
+  if (!file || (!bytes.empty() && fwrite(bytes.data(), 1, bytes.size(), file) != bytes.size())) abort();
   fclose(file);
 }
 inline std::vector<std::string> list_files(const std::string &directory) {
