@@ -33,10 +33,8 @@ bool Address::operator==(const Address &other) const {
 }
 
 void Address::set_port(uint16_t port) {
-  if (family() == AF_INET6)
-    v6.sin6_port = htons(port);
-  else
-    v4.sin_port = htons(port);
+  if (family() == AF_INET6) v6.sin6_port = htons(port);
+  else v4.sin_port = htons(port);
 }
 
 bool Address::is_any() const {

@@ -117,8 +117,7 @@ SessionId EndpointImpl::connect(const std::string &host, uint16_t port, const st
   return id;
 }
 
-void EndpointImpl::start_session(SessionId id, const std::string &host, uint16_t port,
-                                 const std::string &fingerprint) {
+void EndpointImpl::start_session(SessionId id, const std::string &host, uint16_t port, const std::string &fingerprint) {
   auto session = std::make_unique<SessionImpl>(*this, id, true);
   SessionImpl &added = *session;
   sessions_.emplace(id, std::move(session));
@@ -136,10 +135,8 @@ void EndpointImpl::start_session(SessionId id, const std::string &host, uint16_t
     post([this, id, answer = std::move(answer)]() mutable {
       auto found = sessions_.find(id);
       if (found == sessions_.end() || found->second->is_ending()) return;
-      if (!answer.ok())
-        found->second->fail("connect: " + answer.status.message);
-      else
-        found->second->dial(std::move(answer.value), *dialer_);
+      if (!answer.ok()) found->second->fail("connect: " + answer.status.message);
+      else found->second->dial(std::move(answer.value), *dialer_);
     });
   });
   if (!asked) added.fail("connect: " + host + ": too many names are being looked up");
@@ -241,9 +238,9 @@ void EndpointImpl::reap() {
     if (!session->outgoing) incoming_--;
     SessionImpl::Farewell farewell = session->say_farewell(monotonic_ns());
     if (session->socket() && !farewell.connection_ids.empty()) {
-      auto grave = std::make_shared<Grave>(Grave{session->socket(), std::move(farewell.packet), farewell.local,
-                                                 farewell.remote, std::move(farewell.connection_ids),
-                                                 farewell.keep_until});
+      auto grave =
+          std::make_shared<Grave>(Grave{session->socket(), std::move(farewell.packet), farewell.local, farewell.remote,
+                                        std::move(farewell.connection_ids), farewell.keep_until});
       for (const ngtcp2_cid &cid : grave->connection_ids) routes_[cid] = {nullptr, grave};
       graves_.push_back(grave);
       visit_grave(*grave);  // says it the first time

@@ -8,7 +8,8 @@
 // happened, sessions that ended. It sleeps in ppoll() when a turn found nothing more to do.
 //
 // Bounds (G7): kIncomingMax sessions opened by others, kHalfOpenMax of them in the handshake; beyond kRetryAbove of
-// those, or of kBadInitialsMax, an address must prove itself by a Retry; kGravesMax ended sessions whose last word may have to be repeated.
+// those, or of kBadInitialsMax, an address must prove itself by a Retry; kGravesMax ended sessions whose last word may
+// have to be repeated.
 #pragma once
 #include <atomic>
 #include <cstring>
@@ -100,10 +101,9 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   // endpoint-receive.cc
   bool receive();
   void receive_batch(UdpSocket &socket, const IncomingBatch &batch, uint64_t now);
-  void receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,
-                      uint64_t now);
-  void receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id,
-                     const uint8_t *packet, size_t bytes, uint64_t now);
+  void receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes, uint64_t now);
+  void receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id, const uint8_t *packet,
+                     size_t bytes, uint64_t now);
   void accept(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes, uint64_t now);
   void visit_grave(Grave &grave);
   void reply(UdpSocket &socket, const IncomingBatch &batch, size_t bytes);

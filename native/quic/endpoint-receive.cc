@@ -58,10 +58,8 @@ void EndpointImpl::receive_stray(UdpSocket &socket, const IncomingBatch &batch, 
     // A stateless reset is made to look like a packet with any id: only its last bytes tell whom it means.
     for (auto &[session_id, session] : sessions_)
       if (!long_header && session->socket() == &socket) session->read_reset(packet, bytes, batch.remote);
-  } else if (long_header)
-    accept(socket, batch, packet, bytes, now);
-  else
-    reply(socket, batch, stateless_->stateless_reset({batch_buffer_.get(), kHandshakePacketBytes}, id, bytes, now));
+  } else if (long_header) accept(socket, batch, packet, bytes, now);
+  else reply(socket, batch, stateless_->stateless_reset({batch_buffer_.get(), kHandshakePacketBytes}, id, bytes, now));
 }
 
 void EndpointImpl::accept(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,

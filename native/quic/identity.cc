@@ -36,9 +36,8 @@ Result<std::string> spki_fingerprint(gnutls_pubkey_t key) {
 Result<PrivateKey> load_key(const Identity &identity) {
   PrivateKey key;
   if (int error = gnutls_x509_privkey_init(&key.handle)) return tls_failure(error, "identity: key");
-  const gnutls_datum_t pem{
-      reinterpret_cast<unsigned char *>(const_cast<char *>(identity.key_pem.data())),
-      static_cast<unsigned>(identity.key_pem.size())};
+  const gnutls_datum_t pem{reinterpret_cast<unsigned char *>(const_cast<char *>(identity.key_pem.data())),
+                           static_cast<unsigned>(identity.key_pem.size())};
   if (int error = gnutls_x509_privkey_import2(key.handle, &pem, GNUTLS_X509_FMT_PEM, nullptr, 0))
     return tls_failure(error, "identity: read the private key (PEM)");
   return key;

@@ -10,8 +10,7 @@
 namespace understudy::quic {
 inline void fill_random(void *data, size_t bytes) {
   ssize_t got;
-  do
-    got = getrandom(data, bytes, 0);  // at most 256 bytes: never partial (getrandom(2))
+  do got = getrandom(data, bytes, 0);  // at most 256 bytes: never partial (getrandom(2))
   while (got < 0 && errno == EINTR);
   CHECK(got == static_cast<ssize_t>(bytes));
 }

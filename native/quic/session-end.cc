@@ -20,10 +20,8 @@ bool is_refusal_of_key(uint8_t alert) {
     case GNUTLS_A_CERTIFICATE_UNKNOWN:
     case GNUTLS_A_UNKNOWN_CA:
     case GNUTLS_A_ACCESS_DENIED:
-    case GNUTLS_A_CERTIFICATE_REQUIRED:
-      return true;
-    default:
-      return false;
+    case GNUTLS_A_CERTIFICATE_REQUIRED: return true;
+    default: return false;
   }
 }
 
@@ -42,8 +40,7 @@ std::string printable(const uint8_t *text, size_t length) {
 
 std::string seconds(uint64_t ns) {
   const std::string tenths = std::to_string(ns / 100'000'000);
-  return ns < 1'000'000'000 ? "0." + tenths + " s"
-                            : tenths.substr(0, tenths.size() - 1) + "." + tenths.back() + " s";
+  return ns < 1'000'000'000 ? "0." + tenths + " s" : tenths.substr(0, tenths.size() - 1) + "." + tenths.back() + " s";
 }
 
 }  // namespace
@@ -88,28 +85,23 @@ void SessionImpl::end_by_peer() {
   } else if (code == NGTCP2_NO_ERROR || code == NGTCP2_APPLICATION_ERROR || code == NGTCP2_CONNECTION_REFUSED) {
     end({CloseReason::kPeer, reason.empty() ? peer_address + " closed the session" : reason});
   } else {
-    end({CloseReason::kProtocol,
-         peer_address + " ended the session with QUIC error " + std::to_string(code) + suffix});
+    end({CloseReason::kProtocol, peer_address + " ended the session with QUIC error " + std::to_string(code) + suffix});
   }
 }
 
 // ngtcp2 has returned an error.
 void SessionImpl::end_by_failure(int liberr, const std::string &during) {
   switch (liberr) {
-    case NGTCP2_ERR_DRAINING:
-      end_by_peer();
-      return;
+    case NGTCP2_ERR_DRAINING: end_by_peer(); return;
     case NGTCP2_ERR_IDLE_CLOSE:
     case NGTCP2_ERR_HANDSHAKE_TIMEOUT: {
       const uint64_t waited = last_ts_ - last_heard_;
       const bool silent = outgoing && !established_;
-      const std::string more = last_failure_.empty() ? "" : " (before that: " + last_failure_ + ")";
-      if (silent)
-        end({CloseReason::kTimeout, "no answer from " + peer_address + " for " + seconds(waited) + more});
-      else if (!established_)
-        end({CloseReason::kTimeout, "the handshake with " + peer_address + " was not completed"});
+      const std::string more = last_failure_.empty() ? "" : " (" + last_failure_ + ")";
+      if (silent) end({CloseReason::kTimeout, "no answer from " + peer_address + " for " + seconds(waited) + more});
+      else if (!established_) end({CloseReason::kTimeout, "the handshake with " + peer_address + " was not completed"});
       else
-        end({CloseReason::kTimeout, "nothing heard from " + peer_address + " for " + seconds(waited), true, true,
+        end({CloseReason::kTimeout, "nothing heard from " + peer_address + " for " + seconds(waited) + more, true, true,
              kAppClosed, "nothing heard for " + seconds(waited)});
       return;
     }
@@ -121,8 +113,7 @@ void SessionImpl::end_by_failure(int liberr, const std::string &during) {
     case NGTCP2_ERR_CRYPTO: {
       const uint8_t alert = ngtcp2_conn_get_tls_alert(conn_);
       const uint64_t code = NGTCP2_CRYPTO_ERROR | alert;
-      if (!verdict_.empty())
-        end({CloseReason::kPeerNotAllowed, verdict_, true, false, code, verdict_});
+      if (!verdict_.empty()) end({CloseReason::kPeerNotAllowed, verdict_, true, false, code, verdict_});
       else if (is_refusal_of_key(alert))
         end({CloseReason::kPeerNotAllowed, peer_address + " showed no usable key, " + alert_text(alert), true, false,
              code, "a certificate with an allowed key is required"});
@@ -146,8 +137,7 @@ size_t SessionImpl::write_close_packet(uint8_t *packet, uint64_t now) {
     const auto *reason = reinterpret_cast<const uint8_t *>(text.data());
     if (ending_->application)
       ngtcp2_connection_close_error_set_application_error(&error, ending_->code, reason, length);
-    else
-      ngtcp2_connection_close_error_set_transport_error(&error, ending_->code, reason, length);
+    else ngtcp2_connection_close_error_set_transport_error(&error, ending_->code, reason, length);
     ngtcp2_pkt_info info{};
     const ngtcp2_ssize bytes =
         ngtcp2_conn_write_connection_close(conn_, nullptr, &info, packet, kHandshakePacketBytes, &error, clock(now));

@@ -135,8 +135,7 @@ void SessionImpl::stream_acked(int64_t stream, uint64_t offset) {
   }
 }
 
-void SessionImpl::read(const uint8_t *packet, size_t bytes, const Address &local, const Address &remote,
-                       uint64_t now) {
+void SessionImpl::read(const uint8_t *packet, size_t bytes, const Address &local, const Address &remote, uint64_t now) {
   if (is_ending() || !conn_) return;
   Address from = remote, to = local;
   const ngtcp2_path path{{&to.base, to.length}, {&from.base, from.length}, nullptr};
@@ -186,7 +185,8 @@ void SessionImpl::on_timer(uint64_t now) {
   dirty = true;
   const uint64_t idle = host_.options().idle_timeout_ns;
   if (!conn_) {  // the resolver is still at it
-    if (now >= started_ + idle) end({CloseReason::kTimeout, "connect: " + host_text_ + ": no answer from the resolver"});
+    if (now >= started_ + idle)
+      end({CloseReason::kTimeout, "connect: " + host_text_ + ": no answer from the resolver"});
     return;
   }
   if (now >= attempt_deadline_) {

@@ -41,7 +41,7 @@ class SessionHost {
   virtual uint8_t *batch_buffer() = 0;                                 // kBatchBytesMax + kDatagramBytesMax bytes
 };
 
-inline constexpr size_t kConnectionIdBytes = 8;         // of those that we give out
+inline constexpr size_t kConnectionIdBytes = 8;  // of those that we give out
 inline constexpr uint64_t kControlWindowBytes = 1u << 20;
 inline constexpr uint64_t kHandshakeTimeoutNs = 5'000'000'000;
 
@@ -106,9 +106,9 @@ class SessionImpl final : public Session, private PeerJudge {
  private:
   struct Ending {
     CloseReason reason;
-    std::string text;                 // for our handler
-    bool tell_peer = false;           //
-    bool application = false;         // the error space of `code`
+    std::string text;          // for our handler
+    bool tell_peer = false;    //
+    bool application = false;  // the error space of `code`
     uint64_t code = 0;
     std::string peer_text = {};
   };
@@ -182,10 +182,10 @@ class SessionImpl final : public Session, private PeerJudge {
   bool dropped_ = false;  // ngtcp2 found nothing worth an answer
 
   ControlQueue control_;
-  int64_t control_stream_ = -1, records_stream_ = -1;    // ours, for sending
-  int64_t peer_records_stream_ = -1;                     // the peer's
+  int64_t control_stream_ = -1, records_stream_ = -1;  // ours, for sending
+  int64_t peer_records_stream_ = -1;                   // the peer's
   RecordSource *records_ = nullptr;
-  uint64_t records_sent_ = 0, records_acked_ = 0;        // stream offsets
+  uint64_t records_sent_ = 0, records_acked_ = 0;  // stream offsets
   uint64_t records_received_ = 0, records_consumed_ = 0;
   bool control_blocked_ = false, records_blocked_ = false;  // by flow control, in this pass of write()
 

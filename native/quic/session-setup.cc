@@ -204,6 +204,7 @@ void SessionImpl::handshake_completed() {
   established_ = true;
   attempt_deadline_ = UINT64_MAX;
   addresses_.clear();
+  last_failure_.clear();
   ngtcp2_conn_set_keep_alive_timeout(conn_, host_.options().idle_timeout_ns / 4);
   const ngtcp2_transport_params *peer = ngtcp2_conn_get_remote_transport_params(conn_);
   packet_size_.established(std::min<size_t>(route_bytes_, peer ? peer->max_udp_payload_size : kHandshakePacketBytes));

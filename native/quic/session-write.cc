@@ -91,9 +91,10 @@ ngtcp2_ssize SessionImpl::write_packet(uint8_t *packet, size_t bytes, ngtcp2_pat
   for (;;) {
     const Chunk chunk = next_chunk(bytes);
     ngtcp2_ssize taken = -1;
-    const ngtcp2_ssize written = ngtcp2_conn_writev_stream(
-        conn_, path, &info, packet, bytes, &taken, chunk.stream == -1 ? NGTCP2_WRITE_STREAM_FLAG_NONE : NGTCP2_WRITE_STREAM_FLAG_MORE,
-        chunk.stream, &chunk.vector, chunk.stream == -1 ? 0 : 1, clock(now));
+    const ngtcp2_ssize written =
+        ngtcp2_conn_writev_stream(conn_, path, &info, packet, bytes, &taken,
+                                  chunk.stream == -1 ? NGTCP2_WRITE_STREAM_FLAG_NONE : NGTCP2_WRITE_STREAM_FLAG_MORE,
+                                  chunk.stream, &chunk.vector, chunk.stream == -1 ? 0 : 1, clock(now));
     if (taken > 0) chunk_sent(chunk, static_cast<size_t>(taken), written > 0 ? static_cast<size_t>(written) : bytes);
     if (written == NGTCP2_ERR_WRITE_MORE) continue;
     if (written == NGTCP2_ERR_STREAM_DATA_BLOCKED) {
@@ -136,7 +137,8 @@ bool SessionImpl::open_streams() {
   int error = 0;
   if (control_stream_ == -1 && control_.has_unsent())
     error = ngtcp2_conn_open_bidi_stream(conn_, &control_stream_, nullptr);
-  if (!error && records_stream_ == -1 && records_) error = ngtcp2_conn_open_uni_stream(conn_, &records_stream_, nullptr);
+  if (!error && records_stream_ == -1 && records_)
+    error = ngtcp2_conn_open_uni_stream(conn_, &records_stream_, nullptr);
   if (error) end_by_failure(error, "open a stream");
   return error == 0;
 }
@@ -147,15 +149,12 @@ bool SessionImpl::flush(const OutgoingBatch &batch) {
   const SendResult result = socket_->send(batch);
   stats.bytes_sent.fetch_add(result.sent, std::memory_order_relaxed);
   switch (result.outcome) {
-    case SendOutcome::kSent:
-      return true;
+    case SendOutcome::kSent: return true;
     case SendOutcome::kBlocked:
       unsent_ = {{batch.data + result.sent, batch.data + batch.length}, batch.segment, batch.local, batch.remote};
       blocked_ = true;
       return false;
-    case SendOutcome::kTooLarge:
-      packet_size_.too_large();
-      return true;  // lost, and repeated in smaller packets
+    case SendOutcome::kTooLarge: packet_size_.too_large(); return true;  // lost, and repeated in smaller packets
     case SendOutcome::kUnreachable:
       last_failure_ = "send to " + batch.remote.text() + ": " + strerror(errno);
       // A way may come back before the idle timeout; while connecting the next address may have one.

@@ -58,18 +58,17 @@ size_t StatelessReplies::retry(std::span<uint8_t> reply, const ngtcp2_pkt_hd &in
       ngtcp2_crypto_generate_retry_token(token, token_secret_, sizeof token_secret_, initial.version, &remote.base,
                                          remote.length, &scid, &initial.dcid, now);
   if (token_bytes < 0) return 0;
-  const ngtcp2_ssize bytes =
-      ngtcp2_crypto_write_retry(reply.data(), reply.size(), initial.version, &initial.scid, &scid, &initial.dcid, token,
-                                static_cast<size_t>(token_bytes));
+  const ngtcp2_ssize bytes = ngtcp2_crypto_write_retry(reply.data(), reply.size(), initial.version, &initial.scid,
+                                                       &scid, &initial.dcid, token, static_cast<size_t>(token_bytes));
   return bytes > 0 ? static_cast<size_t>(bytes) : 0;
 }
 
 size_t StatelessReplies::refuse(std::span<uint8_t> reply, const ngtcp2_pkt_hd &initial, uint64_t error_code,
                                 const char *why, uint64_t now) {
   if (!take_permit(now)) return 0;
-  const ngtcp2_ssize bytes = ngtcp2_crypto_write_connection_close(
-      reply.data(), reply.size(), initial.version, &initial.scid, &initial.dcid, error_code,
-      reinterpret_cast<const uint8_t *>(why), strlen(why));
+  const ngtcp2_ssize bytes =
+      ngtcp2_crypto_write_connection_close(reply.data(), reply.size(), initial.version, &initial.scid, &initial.dcid,
+                                           error_code, reinterpret_cast<const uint8_t *>(why), strlen(why));
   return bytes > 0 ? static_cast<size_t>(bytes) : 0;
 }
 

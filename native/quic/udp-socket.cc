@@ -184,8 +184,7 @@ size_t UdpSocket::receive(Buffers &buffers, std::span<IncomingBatch> batches) {
   }
   int count;
   int attempts = 0;
-  do
-    count = recvmmsg(fd(), messages, static_cast<unsigned>(wanted), MSG_DONTWAIT, nullptr);
+  do count = recvmmsg(fd(), messages, static_cast<unsigned>(wanted), MSG_DONTWAIT, nullptr);
   while (count < 0 && errno != EAGAIN && ++attempts < 8);  // EINTR, or an ICMP refusal that surfaces once
   for (int i = 0; i < count; i++) {
     const msghdr &header = messages[i].msg_hdr;

@@ -17,8 +17,8 @@
 
 namespace understudy::quic {
 
-inline constexpr size_t kBatchPacketsMax = 64;     // UDP_MAX_SEGMENTS of the kernel
-inline constexpr size_t kBatchBytesMax = 65000;    // of one send: 65507 less some slack for IPv6
+inline constexpr size_t kBatchPacketsMax = 64;      // UDP_MAX_SEGMENTS of the kernel
+inline constexpr size_t kBatchBytesMax = 65000;     // of one send: 65507 less some slack for IPv6
 inline constexpr size_t kDatagramBytesMax = 65536;  // what one receive can deliver
 
 // Packets that leave in one call: all `segment` bytes long, only the last may be shorter.
@@ -61,8 +61,8 @@ class UdpSocket {
 
   int fd() const { return fd_.get(); }
   const Address &local() const { return local_; }
-  bool reaches(const Address &remote) const;      // its family is spoken here
-  Address native(const Address &remote) const;    // in this socket's family
+  bool reaches(const Address &remote) const;    // its family is spoken here
+  Address native(const Address &remote) const;  // in this socket's family
 
   SendResult send(const OutgoingBatch &batch);
 
