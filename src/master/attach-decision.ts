@@ -42,7 +42,8 @@ export function decideAttach({ incarnation, durable, known, welcome }: AttachFac
     const why = welcome.fresh ? 'the standby is empty' : 'the standby has no history'
     return { fresh: welcome.fresh, initial: true, allDirty: true, why }
   }
-  if (known === undefined) return compareAll('nothing is known of what the standby has (first start, or the last stop was not clean)')
+  if (known === undefined)
+    return compareAll('nothing is known of what the standby has (first start, or the last stop was not clean)')
   if (known.replicaId !== welcome.replicaId) return compareAll('the standby has another copy than last time')
   const position = known.positions.find(candidate => candidate.incarnation === welcome.incarnation)
   if (position === undefined) return compareAll('the standby stands in a history that is not known here')

@@ -33,7 +33,9 @@ export const groupPath = (state: string, group: string): string => join(state, '
 export const dirtyMapPath = (state: string, volume: string): string => join(state, 'volumes', `${volume}.dirty`)
 
 export function encodeGroup(record: GroupRecord): object {
-  const plain: unknown = JSON.parse(JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)))
+  const plain: unknown = JSON.parse(
+    JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)),
+  )
   return { version: 1, clean: false, ...(plain as object) }
 }
 

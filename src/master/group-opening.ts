@@ -62,19 +62,31 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
           }),
     })
   } catch (error) {
-    throw new NativeError(`open ${config.volumes.map(volume => `volume ${volume.name} (${volume.device})`).join(', ')}`, error)
+    throw new NativeError(
+      `open ${config.volumes.map(volume => `volume ${volume.name} (${volume.device})`).join(', ')}`,
+      error,
+    )
   }
 }
 
-export function openedVolume(native: OpenedGroup, index: number): { handle: number; device: DeviceInfo; counterPage: number } {
+export function openedVolume(
+  native: OpenedGroup,
+  index: number,
+): { handle: number; device: DeviceInfo; counterPage: number } {
   const volume = native.volumes[index]
-  if (volume === undefined) throw new OperationError('NATIVE', `open group: the engine opened ${native.volumes.length} volumes only`)
+  if (volume === undefined)
+    throw new OperationError('NATIVE', `open group: the engine opened ${native.volumes.length} volumes only`)
   return { handle: volume.volume, device: volume.device, counterPage: volume.counterPage }
 }
 
 /** As the engine is opened with; a change that the configuration brings is written when the engine has been told. */
 export function excludedOf(prepared: PreparedGroup): Record<string, bigint[]> {
-  return Object.fromEntries(prepared.volumes.map(({ identity, ranges, excludedBefore }) => [identity.uuid, [...(excludedBefore ?? ranges.excluded)]]))
+  return Object.fromEntries(
+    prepared.volumes.map(({ identity, ranges, excludedBefore }) => [
+      identity.uuid,
+      [...(excludedBefore ?? ranges.excluded)],
+    ]),
+  )
 }
 
 export function carriedSince(prepared: PreparedGroup, clock: Clock): number | undefined {
@@ -82,7 +94,8 @@ export function carriedSince(prepared: PreparedGroup, clock: Clock): number | un
 }
 
 export function persist(config: GroupConfig, state: string, prepared: PreparedGroup, record: GroupRecord): void {
-  for (const { identity, isNew } of prepared.volumes) if (isNew) writeJson(volumePath(state, identity.name), encodeVolume(identity))
+  for (const { identity, isNew } of prepared.volumes)
+    if (isNew) writeJson(volumePath(state, identity.name), encodeVolume(identity))
   writeJson(groupPath(state, config.name), encodeGroup(record))
 }
 

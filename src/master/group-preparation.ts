@@ -53,13 +53,21 @@ export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): 
   return {
     volumes,
     incarnation: random64(),
-    generation: before?.generation === undefined || before.generation === '' ? random64().toString(16).padStart(16, '0') : before.generation,
+    generation:
+      before?.generation === undefined || before.generation === ''
+        ? random64().toString(16).padStart(16, '0')
+        : before.generation,
     before,
     clean: doubt === undefined ? clean : undefined,
   }
 }
 
-async function prepareVolume(config: VolumeConfig, index: number, before: GroupRecord | undefined, deps: PreparationDeps): Promise<PreparedVolume> {
+async function prepareVolume(
+  config: VolumeConfig,
+  index: number,
+  before: GroupRecord | undefined,
+  deps: PreparationDeps,
+): Promise<PreparedVolume> {
   const facts = readDeviceFacts(config.device, `volume ${config.name}`)
   const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
   const follower = new RangeFollower({
@@ -72,7 +80,15 @@ async function prepareVolume(config: VolumeConfig, index: number, before: GroupR
   })
   const ranges = await follower.start()
   const excluded = before?.excluded[identity.uuid]
-  return { config, identity, isNew, facts, follower, ranges, excludedBefore: excluded === undefined ? undefined : BigUint64Array.from(excluded) }
+  return {
+    config,
+    identity,
+    isNew,
+    facts,
+    follower,
+    ranges,
+    excludedBefore: excluded === undefined ? undefined : BigUint64Array.from(excluded),
+  }
 }
 
 /** Why the dirty maps of the last stop cannot be believed; undefined: they can. */
@@ -81,8 +97,10 @@ function whatHasChanged(clean: CleanStop, volumes: PreparedVolume[]): string | u
   for (const [index, volume] of volumes.entries()) {
     const then = clean.volumes[index]
     if (then?.uuid !== volume.identity.uuid) return 'the volumes of the group have changed'
-    if (then.device !== volume.config.device) return `volume ${volume.config.name} is on another device than before (${then.device})`
-    if (then.changeMark !== volume.facts.changeMark) return `${volume.config.device} was changed by another program since the last stop`
+    if (then.device !== volume.config.device)
+      return `volume ${volume.config.name} is on another device than before (${then.device})`
+    if (then.changeMark !== volume.facts.changeMark)
+      return `${volume.config.device} was changed by another program since the last stop`
   }
   return undefined
 }

@@ -66,9 +66,14 @@ export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigi
   if (link.state === undefined) return { state: 'alone', reason: 'no standby is configured' }
   if (link.refusal === 'promoted') return { state: 'diverged', reason: link.reason }
   if (link.state !== 'connected') return { state: 'detached', reason: withWhereabouts(link.reason, state) }
-  if (!link.attached || state === engine.detached || state === engine.alone) return { state: 'detached', reason: 'the standby is connected; the session is being set up' }
+  if (!link.attached || state === engine.detached || state === engine.alone)
+    return { state: 'detached', reason: 'the standby is connected; the session is being set up' }
   const flags = counters['peer_flags'] ?? 0n
-  if ((flags & peerFlags.unusable) !== 0n) return { state: 'initial-sync', reason: 'the first copy is being made; the standby is not usable before it is complete' }
+  if ((flags & peerFlags.unusable) !== 0n)
+    return {
+      state: 'initial-sync',
+      reason: 'the first copy is being made; the standby is not usable before it is complete',
+    }
   if (state === engine.resync) return { state: 'resyncing', reason: 'what the standby lacks is being sent' }
   if ((flags & peerFlags.staging) !== 0n) return { state: 'resyncing', reason: 'the standby is applying a step' }
   if (dirtyBytes > 0n) return { state: 'resyncing', reason: `${dirtyBytes} bytes are marked dirty` }
@@ -76,7 +81,10 @@ export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigi
 }
 
 function withWhereabouts(reason: string, state: bigint): string {
-  const where = state === engine.streaming || state === engine.resync ? 'writes are kept in the replication log' : 'writes are marked in the dirty map'
+  const where =
+    state === engine.streaming || state === engine.resync
+      ? 'writes are kept in the replication log'
+      : 'writes are marked in the dirty map'
   return reason === '' ? `connecting to the standby; ${where}` : `${reason}; ${where}`
 }
 
@@ -124,6 +132,11 @@ export class GroupProgress {
     if (counters['state'] !== engine.resync) return null
     const doneBytes = Number(counters['resync_done_bytes'] ?? 0n)
     const totalBytes = Math.max(doneBytes, Number(counters['resync_total_bytes'] ?? 0n))
-    return { doneBytes, totalBytes, rate: this.#rate.bytesPerSecond, etaSeconds: this.#rate.secondsFor(totalBytes - doneBytes) }
+    return {
+      doneBytes,
+      totalBytes,
+      rate: this.#rate.bytesPerSecond,
+      etaSeconds: this.#rate.secondsFor(totalBytes - doneBytes),
+    }
   }
 }

@@ -98,7 +98,11 @@ export class MasterGroup {
       log,
       setRanges: (index, excluded, watched) => opened?.setRanges(index, excluded, watched),
     })
-    const record: GroupRecord = { incarnation: prepared.incarnation, generation: prepared.generation, excluded: excludedOf(prepared) }
+    const record: GroupRecord = {
+      incarnation: prepared.incarnation,
+      generation: prepared.generation,
+      excluded: excludedOf(prepared),
+    }
     persist(config, deps.stateDirectory, prepared, record)
     try {
       const native = openNative(config, deps, prepared)
@@ -111,7 +115,14 @@ export class MasterGroup {
     }
   }
 
-  private constructor(config: GroupConfig, deps: MasterDeps, log: Logger, prepared: PreparedGroup, record: GroupRecord, native: OpenedGroup) {
+  private constructor(
+    config: GroupConfig,
+    deps: MasterDeps,
+    log: Logger,
+    prepared: PreparedGroup,
+    record: GroupRecord,
+    native: OpenedGroup,
+  ) {
     this.config = config
     this.counterPage = native.counterPage
     this.#deps = deps
@@ -121,7 +132,12 @@ export class MasterGroup {
     this.#group = native.group
     this.#record = record
     this.#known = prepared.clean?.known
-    this.#volumes = prepared.volumes.map((volume, index) => ({ ...volume, ...openedVolume(native, index), lastVerify: null, verifying: false }))
+    this.#volumes = prepared.volumes.map((volume, index) => ({
+      ...volume,
+      ...openedVolume(native, index),
+      lastVerify: null,
+      verifying: false,
+    }))
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
@@ -178,9 +194,13 @@ export class MasterGroup {
     if (volume === undefined) throw new UsageError(`verify: group ${this.config.name} has no volume '${name}'`)
     const { state, reason } = this.#state(this.#groupCounters())
     if (state !== 'replicating') {
-      throw new OperationError('NOT_REPLICATING', `verify ${name}: the standby has no complete copy now (${state}: ${reason}); wait until it replicates`)
+      throw new OperationError(
+        'NOT_REPLICATING',
+        `verify ${name}: the standby has no complete copy now (${state}: ${reason}); wait until it replicates`,
+      )
     }
-    if (volume.verifying) throw new OperationError('BUSY', `verify ${name}: a verification is running already; wait for its end`)
+    if (volume.verifying)
+      throw new OperationError('BUSY', `verify ${name}: a verification is running already; wait for its end`)
     volume.verifying = true
     try {
       const report = await runVerify({
@@ -193,7 +213,11 @@ export class MasterGroup {
         name,
         interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
       })
-      volume.lastVerify = { time: new Date(this.#clock.wallMs()).toISOString(), chunks: report.chunks, different: report.different }
+      volume.lastVerify = {
+        time: new Date(this.#clock.wallMs()).toISOString(),
+        chunks: report.chunks,
+        different: report.different,
+      }
       return report
     } finally {
       volume.verifying = false
@@ -261,7 +285,12 @@ export class MasterGroup {
 
   #attach(session: Session, welcome: Welcome): void {
     this.#noteDurable(this.#groupCounters())
-    const facts: AttachFacts = { incarnation: this.#record.incarnation, durable: this.#durable, known: this.#known, welcome }
+    const facts: AttachFacts = {
+      incarnation: this.#record.incarnation,
+      durable: this.#durable,
+      known: this.#known,
+      welcome,
+    }
     const decision = decideAttach(facts)
     const { fresh, initial, allDirty } = decision
     this.#deps.addon.attach(this.#group, {
@@ -273,7 +302,9 @@ export class MasterGroup {
       allDirty,
     })
     this.#known = knownAfterAttach(facts, decision)
-    this.#log.info(`session with the standby at ${session.address}: ${decision.why}${allDirty ? '; everything is compared' : ''}`)
+    this.#log.info(
+      `session with the standby at ${session.address}: ${decision.why}${allDirty ? '; everything is compared' : ''}`,
+    )
   }
 
   #handle(event: AddonEvent): void {
@@ -295,7 +326,12 @@ export class MasterGroup {
 
   /** The log was given up. A new session tells anew where the standby stands, and brings the resynchronisation. */
   #detached(reason: string): void {
-    const why = { 'log-full': 'the replication log is full', 'peer-timeout': 'the standby made no progress', requested: 'as requested' }[reason] ?? reason
+    const why =
+      {
+        'log-full': 'the replication log is full',
+        'peer-timeout': 'the standby made no progress',
+        requested: 'as requested',
+      }[reason] ?? reason
     this.#log.warn(`detached (${why}): writes are marked in the dirty map until the standby is back`)
     this.#attached = false
     this.#keeper?.restart(`the master detached: ${why}`)
@@ -319,7 +355,12 @@ export class MasterGroup {
 
   #link(): LinkFacts {
     const keeper = this.#keeper
-    return { state: keeper?.state, reason: keeper?.reason ?? '', refusal: keeper?.refusal ?? '', attached: this.#attached }
+    return {
+      state: keeper?.state,
+      reason: keeper?.reason ?? '',
+      refusal: keeper?.refusal ?? '',
+      attached: this.#attached,
+    }
   }
 
   #groupCounters(): Counters {
@@ -356,7 +397,10 @@ export class MasterGroup {
     this.#release()
     await addon.closeGroup(this.#group)
     if (clean !== undefined) this.#writeClean(clean)
-    if (!drained) this.#log.warn(`stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`)
+    if (!drained)
+      this.#log.warn(
+        `stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`,
+      )
     return { drained, dirtyBytes }
   }
 
@@ -395,7 +439,9 @@ export class MasterGroup {
       if (missingSince !== undefined) clean.dirtySinceMs = missingSince
       return clean
     } catch (error) {
-      this.#log.error(`stop: cannot write down what the standby has: ${describe(error)}; everything will be compared at the next start`)
+      this.#log.error(
+        `stop: cannot write down what the standby has: ${describe(error)}; everything will be compared at the next start`,
+      )
       return undefined
     }
   }

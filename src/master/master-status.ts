@@ -41,7 +41,10 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     durable: String(marks.durable),
     committed: String(marks.committed),
     applied: String(marks.applied),
-    lagBytes: state.state === 'alone' ? 0 : Number(marks.writtenBytes > marks.appliedBytes ? marks.writtenBytes - marks.appliedBytes : 0n),
+    lagBytes:
+      state.state === 'alone'
+        ? 0
+        : Number(marks.writtenBytes > marks.appliedBytes ? marks.writtenBytes - marks.appliedBytes : 0n),
     lagSeconds: state.state === 'alone' ? 0 : progress.lagSeconds(now.monotonicMs, now.wallMs, marks.applied),
     dirtyBytes: Number(facts.dirtyBytes),
     sizeBytes: Number(facts.sizeBytes),

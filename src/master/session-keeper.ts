@@ -11,7 +11,15 @@ import { describe } from '../core/errors.js'
 import type { Clock } from '../core/clock.js'
 import type { Logger } from '../core/log.js'
 import { formatHostPort, type PeerAddress } from '../core/units.js'
-import { decodeRefused, decodeWelcome, encodeHello, type Hello, protocol, typeOf, type Welcome } from '../transport/messages.js'
+import {
+  decodeRefused,
+  decodeWelcome,
+  encodeHello,
+  type Hello,
+  protocol,
+  typeOf,
+  type Welcome,
+} from '../transport/messages.js'
 import type { Session, SessionCloseReason, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { Backoff, jitter } from './backoff.js'
@@ -81,7 +89,9 @@ export class SessionKeeper implements SessionHandler {
 
   established(session: Session): void {
     if (session !== this.#session) return
-    this.#wait(welcomeTimeoutMs, () => this.#giveUp(session, `the standby accepted the connection and said nothing for ${welcomeTimeoutMs / 1000} s`))
+    this.#wait(welcomeTimeoutMs, () =>
+      this.#giveUp(session, `the standby accepted the connection and said nothing for ${welcomeTimeoutMs / 1000} s`),
+    )
     session.send(encodeHello(this.options.hello()))
   }
 
@@ -118,9 +128,15 @@ export class SessionKeeper implements SessionHandler {
   #welcomed(session: Session, message: unknown): void {
     const welcome = decodeWelcome(message)
     const own = ownVersions('')
-    const choice = chooseVersion(own, { protocol: welcome.protocol, protocolOldest: welcome.protocol, program: welcome.program })
+    const choice = chooseVersion(own, {
+      protocol: welcome.protocol,
+      protocolOldest: welcome.protocol,
+      program: welcome.program,
+    })
     if ('problem' in choice) {
-      throw new Error(`the standby (understudy ${welcome.program}) chose version ${welcome.protocol} of the link, this program speaks ${protocol.oldest} to ${protocol.newest}`)
+      throw new Error(
+        `the standby (understudy ${welcome.program}) chose version ${welcome.protocol} of the link, this program speaks ${protocol.oldest} to ${protocol.newest}`,
+      )
     }
     this.options.welcomed(session, welcome)
     this.#cancelTimer()
@@ -134,7 +150,13 @@ export class SessionKeeper implements SessionHandler {
   #refused(session: Session, message: unknown): void {
     const { code, message: text } = decodeRefused(message)
     session.close('refused')
-    this.#over(session, `the standby at ${this.#address()} refuses: ${text}`, jitter(refusedRetryMs, this.options.random), 'refused', code)
+    this.#over(
+      session,
+      `the standby at ${this.#address()} refuses: ${text}`,
+      jitter(refusedRetryMs, this.options.random),
+      'refused',
+      code,
+    )
   }
 
   #giveUp(session: Session, why: string): void {

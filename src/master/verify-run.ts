@@ -33,13 +33,20 @@ export async function runVerify(options: VerifyOptions): Promise<VerifyReport> {
   const { addon, events, clock } = options
   const report: VerifyReport = { chunks: 0, different: 0, failed: 0, error: '', differences: [] }
   const unsubscribe = events.subscribe(event => {
-    if (event.type === 'verify-result' && event.group === options.group && event.volumeIndex === options.volumeIndex) collect(report, event)
+    if (event.type === 'verify-result' && event.group === options.group && event.volumeIndex === options.volumeIndex)
+      collect(report, event)
   })
   let stop = (): void => undefined
   const interruption = new Promise<never>((_, reject) => {
     stop = clock.every(checkEveryMs, () => {
       const why = options.interrupted()
-      if (why !== undefined) reject(new OperationError('VERIFY_INTERRUPTED', `verify ${options.name}: interrupted: ${why}; try again when it replicates`))
+      if (why !== undefined)
+        reject(
+          new OperationError(
+            'VERIFY_INTERRUPTED',
+            `verify ${options.name}: interrupted: ${why}; try again when it replicates`,
+          ),
+        )
     })
   })
   try {
@@ -56,5 +63,6 @@ function collect(report: VerifyReport, event: Extract<AddonEvent, { type: 'verif
     report.failed++
     if (report.error === '') report.error = event.error
   }
-  if (!event.equal && report.differences.length < differencesMax) report.differences.push({ offset: event.offset, length: event.length })
+  if (!event.equal && report.differences.length < differencesMax)
+    report.differences.push({ offset: event.offset, length: event.length })
 }

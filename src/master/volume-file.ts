@@ -19,13 +19,26 @@ export interface VolumeIdentity {
 export const volumePath = (state: string, name: string): string => join(state, 'volumes', `${name}.json`)
 
 /** Writes nothing. `isNew`: the file is still to be written. Refuses a device whose size has changed. */
-export function identifyVolume(state: string, name: string, device: string, sizeBytes: bigint): { identity: VolumeIdentity; isNew: boolean } {
+export function identifyVolume(
+  state: string,
+  name: string,
+  device: string,
+  sizeBytes: bigint,
+): { identity: VolumeIdentity; isNew: boolean } {
   const path = volumePath(state, name)
   const stored = readJson(path)
   if (stored === undefined) return { identity: { name, uuid: randomUUID(), device, sizeBytes }, isNew: true }
   const { uuid, sizeBytes: storedSize, device: storedDevice } = stored
-  if (typeof uuid !== 'string' || typeof storedSize !== 'string' || !/^\d+$/.test(storedSize) || typeof storedDevice !== 'string') {
-    throw new OperationError('DAMAGED_FILE', `read ${path}: uuid, device or sizeBytes is missing; restore the file, or remove it to start a new volume`)
+  if (
+    typeof uuid !== 'string' ||
+    typeof storedSize !== 'string' ||
+    !/^\d+$/.test(storedSize) ||
+    typeof storedDevice !== 'string'
+  ) {
+    throw new OperationError(
+      'DAMAGED_FILE',
+      `read ${path}: uuid, device or sizeBytes is missing; restore the file, or remove it to start a new volume`,
+    )
   }
   if (BigInt(storedSize) !== sizeBytes) throw sizeChanged(path, name, device, BigInt(storedSize), sizeBytes)
   return { identity: { name, uuid, device: storedDevice, sizeBytes }, isNew: false }
@@ -38,5 +51,7 @@ export function encodeVolume(identity: VolumeIdentity): object {
 function sizeChanged(path: string, name: string, device: string, before: bigint, now: bigint): UnderstudyError {
   const what = `volume ${name}: ${device} has ${now} bytes (${formatSize(now)}) and had ${before} (${formatSize(before)}) when the volume was made`
   const todo = now < before ? 'grow it back' : 'shrink it back'
-  return new UnderstudyError('SIZE_CHANGED', `${what}; ${todo}, or remove ${path} to start a new volume`, { exitCode: 2 })
+  return new UnderstudyError('SIZE_CHANGED', `${what}; ${todo}, or remove ${path} to start a new volume`, {
+    exitCode: 2,
+  })
 }

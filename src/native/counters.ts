@@ -30,7 +30,8 @@ export class CounterReader {
   /** Throws RangeError for a page outside the mapping. */
   read(kind: PageKind, page: number): Counters {
     const counters: Counters = {}
-    for (const [name, offset] of this.#layout[kind]) counters[name] = Atomics.load(this.#words, page * pageWords + offset)
+    for (const [name, offset] of this.#layout[kind])
+      counters[name] = Atomics.load(this.#words, page * pageWords + offset)
     return counters
   }
 }

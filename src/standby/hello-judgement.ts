@@ -45,7 +45,10 @@ function judgeNew(hello: Hello, store: StoreView): Refusal | undefined {
   for (const volume of hello.volumes) {
     const owner = store.ownerOf(volume.name)
     if (owner !== undefined) {
-      return { code: 'other-volume', message: `volume ${volume.name}: the standby has one of this name in group ${owner.group} already; name it otherwise` }
+      return {
+        code: 'other-volume',
+        message: `volume ${volume.name}: the standby has one of this name in group ${owner.group} already; name it otherwise`,
+      }
     }
     const refusal = judgePlace(volume, store)
     if (refusal !== undefined) return refusal
@@ -58,7 +61,10 @@ function judgePlace(volume: HelloVolume, store: StoreView): Refusal | undefined 
   if (device === undefined) {
     if (!store.hasImage(volume.name)) return undefined
     const image = `${store.path}/${volume.name}/image.raw`
-    return { code: 'other-volume', message: `volume ${volume.name}: ${image} is there already and belongs to no group; move it away on the standby` }
+    return {
+      code: 'other-volume',
+      message: `volume ${volume.name}: ${image} is there already and belongs to no group; move it away on the standby`,
+    }
   }
   return judgeDevice(volume, device, store)
 }
@@ -91,13 +97,22 @@ function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store
   }
   if (record.promotion !== undefined) {
     const { time } = record.promotion
-    return { code: 'promoted', message: `${group} was promoted on the standby at ${time}: that side is the master now, and this one must not be written to any more` }
+    return {
+      code: 'promoted',
+      message: `${group} was promoted on the standby at ${time}: that side is the master now, and this one must not be written to any more`,
+    }
   }
   const missing = record.volumes.find(volume => !hello.volumes.some(({ name }) => name === volume.name))
   const added = hello.volumes.find(volume => !record.volumes.some(({ name }) => name === volume.name))
   if (missing !== undefined || added !== undefined) {
-    const what = missing === undefined ? `the master adds volume ${added?.name ?? ''}` : `the master has no volume ${missing.name} any more`
-    return { code: 'other-volume', message: `${group}: ${what}; a group's volumes are fixed: use another group, or ${howToRemove(record, store)}` }
+    const what =
+      missing === undefined
+        ? `the master adds volume ${added?.name ?? ''}`
+        : `the master has no volume ${missing.name} any more`
+    return {
+      code: 'other-volume',
+      message: `${group}: ${what}; a group's volumes are fixed: use another group, or ${howToRemove(record, store)}`,
+    }
   }
   for (const [index, volume] of record.volumes.entries()) {
     const refusal = judgeVolume(volume, hello.volumes[index], record, store)
@@ -106,22 +121,38 @@ function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store
   return undefined
 }
 
-function judgeVolume(volume: ReplicaVolume, offered: HelloVolume | undefined, record: ReplicaRecord, store: StoreView): Refusal | undefined {
+function judgeVolume(
+  volume: ReplicaVolume,
+  offered: HelloVolume | undefined,
+  record: ReplicaRecord,
+  store: StoreView,
+): Refusal | undefined {
   if (offered?.name !== volume.name) {
-    return { code: 'other-volume', message: `group ${record.group}: the order of its volumes has changed; put volume ${volume.name} back in its place` }
+    return {
+      code: 'other-volume',
+      message: `group ${record.group}: the order of its volumes has changed; put volume ${volume.name} back in its place`,
+    }
   }
   if (offered.uuid !== volume.uuid) {
     const whose = `the standby's copy belongs to another volume of this name (${volume.uuid}, the master's is ${offered.uuid})`
-    return { code: 'other-volume', message: `volume ${volume.name}: ${whose}; use another store, or ${howToRemove(record, store)}` }
+    return {
+      code: 'other-volume',
+      message: `volume ${volume.name}: ${whose}; use another store, or ${howToRemove(record, store)}`,
+    }
   }
   if (offered.sizeBytes !== volume.sizeBytes) {
     const sizes = `the standby's copy has ${volume.sizeBytes} bytes (${formatSize(volume.sizeBytes)}), the master's device ${offered.sizeBytes} (${formatSize(offered.sizeBytes)})`
-    return { code: 'size', message: `volume ${volume.name}: ${sizes}; use another store, or ${howToRemove(record, store)}` }
+    return {
+      code: 'size',
+      message: `volume ${volume.name}: ${sizes}; use another store, or ${howToRemove(record, store)}`,
+    }
   }
   return undefined
 }
 
 function howToRemove(record: ReplicaRecord, store: StoreView): string {
-  const images = record.volumes.filter(volume => volume.device === undefined).map(volume => `${store.path}/${volume.name}`)
+  const images = record.volumes
+    .filter(volume => volume.device === undefined)
+    .map(volume => `${store.path}/${volume.name}`)
   return `stop the standby and remove ${[...images, `${store.path}/.groups/${record.group}`].join(' and ')} to begin anew`
 }

@@ -20,11 +20,22 @@ export interface OpenVolumes {
 
 const peerTimeoutMs = 5_000
 
-export function viewGroup(addon: Addon, name: string, view: number, writable: boolean, incarnation: bigint): OpenVolumes {
+export function viewGroup(
+  addon: Addon,
+  name: string,
+  view: number,
+  writable: boolean,
+  incarnation: bigint,
+): OpenVolumes {
   return open(addon, { name, volumes: [{ name, device: { view }, readOnly: !writable }], incarnation })
 }
 
-export function imageGroup(addon: Addon, name: string, images: { name: string; path: string }[], incarnation: bigint): OpenVolumes {
+export function imageGroup(
+  addon: Addon,
+  name: string,
+  images: { name: string; path: string }[],
+  incarnation: bigint,
+): OpenVolumes {
   const volumes = images.map(image => ({ name: image.name, device: { path: image.path }, readOnly: false }))
   return open(addon, { name, volumes, incarnation })
 }
@@ -32,13 +43,22 @@ export function imageGroup(addon: Addon, name: string, images: { name: string; p
 function open(addon: Addon, spec: Pick<GroupSpec, 'name' | 'volumes' | 'incarnation'>): OpenVolumes {
   let opened: OpenedGroup
   try {
-    opened = addon.openGroup({ ...spec, durability: 'flush', onStandbyLoss: 'continue', logBytes: 0, peerTimeoutMs, replicated: false })
+    opened = addon.openGroup({
+      ...spec,
+      durability: 'flush',
+      onStandbyLoss: 'continue',
+      logBytes: 0,
+      peerTimeoutMs,
+      replicated: false,
+    })
   } catch (error) {
     throw new NativeError(`open ${spec.name} for clients`, error)
   }
   const exported = spec.volumes.flatMap(({ name, readOnly }, index) => {
     const volume = opened.volumes[index]
-    return volume === undefined ? [] : [{ name, volume: volume.volume, device: volume.device, readOnly, counterPage: volume.counterPage }]
+    return volume === undefined
+      ? []
+      : [{ name, volume: volume.volume, device: volume.device, readOnly, counterPage: volume.counterPage }]
   })
   return {
     counterPage: opened.counterPage,

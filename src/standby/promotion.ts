@@ -7,20 +7,41 @@ import type { Promotion, ReplicaRecord } from './replica-file.js'
 import { lastHeard, phase } from './standby-status.js'
 
 /** `bytesPerSecond`: what the master had been writing until it was last heard. */
-export function promotionLines(record: ReplicaRecord, counters: Counters, sessionAddress: string, bytesPerSecond: number, nowMs: number): string[] {
+export function promotionLines(
+  record: ReplicaRecord,
+  counters: Counters,
+  sessionAddress: string,
+  bytesPerSecond: number,
+  nowMs: number,
+): string[] {
   const names = record.volumes.map(volume => volume.name).join(', ')
   const get = (name: string): bigint => counters[name] ?? 0n
   const heard = lastHeard(counters, nowMs)
-  const lines = [`${names}: promoted at sequence ${get('durable_sequence')} of incarnation ${get('incarnation')}; clients may write to it`]
-  lines.push(heard === '' ? 'the master has not been heard since this daemon started' : `the master was${heard.replace(/^,/, '')}`)
-  if (bytesPerSecond >= 1) lines.push(`until then it wrote about ${formatSize(bytesPerSecond)} a second; what it wrote since is not here`)
-  if (sessionAddress !== '') lines.push(`WARNING: the master at ${sessionAddress} was still connected; make sure that no client writes to it any more`)
+  const lines = [
+    `${names}: promoted at sequence ${get('durable_sequence')} of incarnation ${get('incarnation')}; clients may write to it`,
+  ]
+  lines.push(
+    heard === ''
+      ? 'the master has not been heard since this daemon started'
+      : `the master was${heard.replace(/^,/, '')}`,
+  )
+  if (bytesPerSecond >= 1)
+    lines.push(`until then it wrote about ${formatSize(bytesPerSecond)} a second; what it wrote since is not here`)
+  if (sessionAddress !== '')
+    lines.push(
+      `WARNING: the master at ${sessionAddress} was still connected; make sure that no client writes to it any more`,
+    )
   if (get('phase') >= phase.staging) lines.push('a step was not complete: the copy is the cut before it')
   return lines
 }
 
 /** A promoted volume is a master's without a standby. */
-export function promotedStatus(record: ReplicaRecord, promotion: Promotion, open: OpenVolumes | undefined, counters: CounterReader): VolumeStatus[] {
+export function promotedStatus(
+  record: ReplicaRecord,
+  promotion: Promotion,
+  open: OpenVolumes | undefined,
+  counters: CounterReader,
+): VolumeStatus[] {
   const group = open === undefined ? {} : counters.read('group', open.counterPage)
   const written = String(group['written_sequence'] ?? 0n)
   return record.volumes.map((volume, index) => {

@@ -41,7 +41,9 @@ export interface ReplicaRecord {
 }
 
 export function encodeReplica(record: ReplicaRecord): object {
-  const plain: unknown = JSON.parse(JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)))
+  const plain: unknown = JSON.parse(
+    JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)),
+  )
   return { version: 1, ...(plain as object) }
 }
 
@@ -53,7 +55,10 @@ export function readReplica(path: string): ReplicaRecord | undefined {
   const decoded = Array.isArray(volumes) ? (volumes as unknown[]).map(decodeVolume) : []
   const whole = decoded.length > 0 && decoded.every(volume => volume !== undefined)
   if (!whole || typeof group !== 'string' || typeof masterId !== 'string' || typeof replicaId !== 'string') {
-    throw new OperationError('DAMAGED_FILE', `read ${path}: group, masterId, replicaId or a volume is missing; restore the file, or remove its folder and the images to begin anew`)
+    throw new OperationError(
+      'DAMAGED_FILE',
+      `read ${path}: group, masterId, replicaId or a volume is missing; restore the file, or remove its folder and the images to begin anew`,
+    )
   }
   const promotion = decodePromotion(stored['promotion'])
   return {
@@ -89,4 +94,5 @@ function decodePromotion(value: unknown): Promotion | undefined {
 
 const textOr = (value: unknown, otherwise: string): string => (typeof value === 'string' ? value : otherwise)
 const isDigits = (value: unknown): value is string => typeof value === 'string' && /^\d{1,20}$/.test(value)
-const asTable = (value: unknown): Record<string, unknown> => (typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {})
+const asTable = (value: unknown): Record<string, unknown> =>
+  typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {}

@@ -100,7 +100,8 @@ export class StandbyGroup {
   /** Routes the session to the replica and welcomes it. Another session of the group is closed first. */
   welcome(live: LiveSession, hello: Hello): Promise<void> {
     return this.#exclusively(async () => {
-      if (this.record.promotion !== undefined || this.#closing) throw new OperationError('STOPPING', `group ${this.record.group} takes no records any more`)
+      if (this.record.promotion !== undefined || this.#closing)
+        throw new OperationError('STOPPING', `group ${this.record.group} takes no records any more`)
       await this.#replace(live)
       await this.#open()
       this.#noteHello(hello)
@@ -124,7 +125,9 @@ export class StandbyGroup {
           initial: untouched || !isUsable(counters),
         }),
       )
-      this.deps.log.info(`group ${this.record.group}: session with master ${this.record.masterId.slice(0, 16)} at ${live.session.address}`)
+      this.deps.log.info(
+        `group ${this.record.group}: session with master ${this.record.masterId.slice(0, 16)} at ${live.session.address}`,
+      )
     })
   }
 
@@ -140,12 +143,18 @@ export class StandbyGroup {
     this.#lag.observe(clock.monotonicMs(), counters['received_sequence'] ?? 0n, counters['applied_sequence'] ?? 0n)
     this.#rate.observe(clock.monotonicMs(), Number(counters['received_bytes'] ?? 0n))
     if (counters['last_errno'] === 0n && this.#replica !== undefined) this.#error = ''
-    const { state } = standbyState({ counters, sessionAddress: this.#address(), error: this.#error, nowMs: clock.wallMs() })
+    const { state } = standbyState({
+      counters,
+      sessionAddress: this.#address(),
+      error: this.#error,
+      nowMs: clock.wallMs(),
+    })
     if (state !== this.#since?.state) this.#since = { state, ms: clock.wallMs() }
   }
 
   status(): VolumeStatus[] {
-    if (this.record.promotion !== undefined) return promotedStatus(this.record, this.record.promotion, this.#promoted, this.deps.counters)
+    if (this.record.promotion !== undefined)
+      return promotedStatus(this.record, this.record.promotion, this.#promoted, this.deps.counters)
     this.sample()
     const { clock } = this.deps
     const counters = this.#counters()
@@ -165,7 +174,10 @@ export class StandbyGroup {
   async view(volume: ReplicaVolume, writable: boolean): Promise<StandbyView> {
     const { addon, clock, random64 } = this.deps
     if (this.record.promotion !== undefined) {
-      throw new OperationError('PROMOTED', `export ${volume.name}: it was promoted and is a master's volume now; connect to its own export`)
+      throw new OperationError(
+        'PROMOTED',
+        `export ${volume.name}: it was promoted and is a master's volume now; connect to its own export`,
+      )
     }
     const index = this.record.volumes.indexOf(volume)
     const deadline = clock.monotonicMs() + stepWaitMs
@@ -176,17 +188,22 @@ export class StandbyGroup {
         const open = viewGroup(addon, volume.name, view, writable, random64())
         this.#views.add(open)
         const [exported] = open.exported
-        if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
+        if (exported === undefined)
+          throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
         const close = async (): Promise<void> => {
           if (this.#views.delete(open)) await open.close()
         }
         return { exported, position: { incarnation: String(incarnation), sequence: String(sequence) }, close }
       } catch (error) {
         if (errnoOf(error) === 'ENODATA') throw unusable(`export ${volume.name}`)
-        if (errnoOf(error) !== 'EAGAIN') throw error instanceof OperationError ? error : new NativeError(`export ${volume.name}`, error)
+        if (errnoOf(error) !== 'EAGAIN')
+          throw error instanceof OperationError ? error : new NativeError(`export ${volume.name}`, error)
       }
       if (clock.monotonicMs() >= deadline) {
-        throw new OperationError('STEP', `export ${volume.name}: a step is being applied for more than ${stepWaitMs / 1000} s; try again`)
+        throw new OperationError(
+          'STEP',
+          `export ${volume.name}: a step is being applied for more than ${stepWaitMs / 1000} s; try again`,
+        )
       }
       await sleep(clock, stepPollMs)
     }
@@ -204,7 +221,13 @@ export class StandbyGroup {
       if (known === undefined) {
         this.#mayPromote(name, options)
       }
-      const lines = promotionLines(this.record, this.#counters(), this.#address(), this.#rate.bytesPerSecond, clock.wallMs())
+      const lines = promotionLines(
+        this.record,
+        this.#counters(),
+        this.#address(),
+        this.#rate.bytesPerSecond,
+        clock.wallMs(),
+      )
       const listen = options.listen ?? known?.listen
       this.record.promotion = {
         time: known?.time ?? new Date(clock.wallMs()).toISOString(),
@@ -286,7 +309,10 @@ export class StandbyGroup {
     try {
       await addon.sealReplica(handle, sealMs)
     } catch (error) {
-      throw new NativeError(`promote group ${this.record.group}: apply what the standby has received (run promote again)`, error)
+      throw new NativeError(
+        `promote group ${this.record.group}: apply what the standby has received (run promote again)`,
+        error,
+      )
     }
     this.#replica = undefined
     addon.closeReplica(handle)
@@ -306,14 +332,22 @@ export class StandbyGroup {
 
   #mayPromote(name: string, { acceptLoss }: PromoteOptions): void {
     this.#refuseUnusable(`promote ${name}`)
-    if (this.#views.size > 0) throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
+    if (this.#views.size > 0)
+      throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
     if (acceptLoss) return
-    const why = this.#address() === '' ? 'the master is not connected, so it may have written more than is here' : 'the master is connected and may be writing'
-    throw new SafetyRefusal('NOT_CURRENT', `promote ${name}: ${why}; to go on all the same, and lose that, say --accept-loss`)
+    const why =
+      this.#address() === ''
+        ? 'the master is not connected, so it may have written more than is here'
+        : 'the master is connected and may be writing'
+    throw new SafetyRefusal(
+      'NOT_CURRENT',
+      `promote ${name}: ${why}; to go on all the same, and lose that, say --accept-loss`,
+    )
   }
 
   #refuseUnusable(action: string): void {
-    if (this.#replica === undefined) throw new OperationError('NOT_OPEN', `${action}: the standby's copy is not open: ${this.#error}`)
+    if (this.#replica === undefined)
+      throw new OperationError('NOT_OPEN', `${action}: the standby's copy is not open: ${this.#error}`)
     if (!isUsable(this.#counters())) throw unusable(action)
   }
 
@@ -329,7 +363,10 @@ export class StandbyGroup {
     live.session.close(text)
     const late = sleep(this.deps.clock, sessionEndMs).then(() => 'late')
     if ((await Promise.race([live.ended, late])) === 'late') {
-      throw new OperationError('BUSY', `group ${this.record.group}: its session has not ended within ${sessionEndMs / 1000} s`)
+      throw new OperationError(
+        'BUSY',
+        `group ${this.record.group}: its session has not ended within ${sessionEndMs / 1000} s`,
+      )
     }
   }
 
@@ -345,13 +382,16 @@ export class StandbyGroup {
       await this.deps.addon.drainReplica(replica.handle, drainMs)
       return true
     } catch (error) {
-      this.deps.log.warn(`group ${this.record.group}: not everything could be applied (${describe(error)}); the rest stays in the log for the next start`)
+      this.deps.log.warn(
+        `group ${this.record.group}: not everything could be applied (${describe(error)}); the rest stays in the log for the next start`,
+      )
       return false
     }
   }
 
   #opened(): OpenReplica {
-    if (this.#replica === undefined) throw new OperationError('NOT_OPEN', `group ${this.record.group}: the standby's copy is not open: ${this.#error}`)
+    if (this.#replica === undefined)
+      throw new OperationError('NOT_OPEN', `group ${this.record.group}: the standby's copy is not open: ${this.#error}`)
     return this.#replica
   }
 
@@ -371,6 +411,8 @@ export class StandbyGroup {
 }
 
 function unusable(action: string): SafetyRefusal {
-  return new SafetyRefusal('UNUSABLE', `${action}: the first copy is not complete, so it is not a usable one; wait for it: understudy wait VOLUME --for usable`)
+  return new SafetyRefusal(
+    'UNUSABLE',
+    `${action}: the first copy is not complete, so it is not a usable one; wait for it: understudy wait VOLUME --for usable`,
+  )
 }
-

@@ -25,7 +25,12 @@ export function isUsable(counters: Counters): boolean {
   return (counters['phase'] ?? phase.fresh) >= phase.cut
 }
 
-export function standbyState({ counters, sessionAddress, error, nowMs }: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds'>): {
+export function standbyState({
+  counters,
+  sessionAddress,
+  error,
+  nowMs,
+}: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds'>): {
   state: VolumeState
   reason: string
 } {
@@ -33,11 +38,21 @@ export function standbyState({ counters, sessionAddress, error, nowMs }: Omit<St
   const unusable = isUsable(counters) ? '' : '; the first copy is not complete, so it is not usable'
   if (sessionAddress === '') {
     const heard = lastHeard(counters, nowMs)
-    return { state: 'detached', reason: `${error === '' ? '' : `${error}; `}no session with the master${heard}${unusable}` }
+    return {
+      state: 'detached',
+      reason: `${error === '' ? '' : `${error}; `}no session with the master${heard}${unusable}`,
+    }
   }
-  if (now < phase.cut) return { state: 'initial-sync', reason: `the first copy is being made; it is not usable before it is complete${error === '' ? '' : `; ${error}`}` }
+  if (now < phase.cut)
+    return {
+      state: 'initial-sync',
+      reason: `the first copy is being made; it is not usable before it is complete${error === '' ? '' : `; ${error}`}`,
+    }
   if (now === phase.cut) return { state: 'replicating', reason: error }
-  return { state: 'resyncing', reason: error === '' ? 'a step is being collected; the copy shows the cut before it' : error }
+  return {
+    state: 'resyncing',
+    reason: error === '' ? 'a step is being collected; the copy shows the cut before it' : error,
+  }
 }
 
 /** ", last heard 12 s ago"; '' when it never was. */

@@ -18,13 +18,21 @@ import { version } from '../core/version.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import { CounterReader } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
-import { decodeHello, decodeVersions, encodeRefused, type Hello, type RefusalCode, typeOf } from '../transport/messages.js'
+import {
+  decodeHello,
+  decodeVersions,
+  encodeRefused,
+  type Hello,
+  type RefusalCode,
+  typeOf,
+} from '../transport/messages.js'
 import { QuicTransport } from '../transport/quic.js'
 import type { Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
 import type { ExportedVolume } from './open-volumes.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import { RejectionLog } from './rejection-log.js'
 import { StandbyGroup, type StandbyView } from './standby-group.js'
 import { Store } from './store.js'
 
@@ -69,7 +77,11 @@ export class Standby {
   static async open(config: StandbyConfig, deps: StandbyDeps): Promise<Standby> {
     // The address first: when it is taken, nothing has been written yet.
     const waiting: Standby[] = []
-    const transport = openTransport(config, deps, session => waiting[0]?.accept(session) ?? refuseEarly(session))
+    const rejections = new RejectionLog(deps.log, deps.clock ?? systemClock, deps.identity.id)
+    const transport = openTransport(config, deps, {
+      accept: session => waiting[0]?.accept(session) ?? refuseEarly(session),
+      rejected: (reason, text) => rejections.rejected(reason, text),
+    })
     try {
       const store = Store.open(config.store)
       const standby = new Standby(config, deps, store, transport)
@@ -111,7 +123,9 @@ export class Standby {
   }
 
   replicaPages(): { group: string; page: number }[] {
-    return [...this.#groups.values()].flatMap(({ record, replicaPage }) => (replicaPage === undefined ? [] : [{ group: record.group, page: replicaPage }]))
+    return [...this.#groups.values()].flatMap(({ record, replicaPage }) =>
+      replicaPage === undefined ? [] : [{ group: record.group, page: replicaPage }],
+    )
   }
 
   async view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
@@ -120,7 +134,10 @@ export class Standby {
   }
 
   /** The whole group of the volume. What it serves from now on is in promoted(). */
-  async promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<{ messages: string[] }> {
+  async promote(
+    volume: string,
+    options: { acceptLoss: boolean; force: boolean; listen?: string },
+  ): Promise<{ messages: string[] }> {
     const { group } = this.#find('promote', volume)
     return { messages: await group.promote(volume, options) }
   }
@@ -167,7 +184,9 @@ export class Standby {
       closed: (_, reason, text) => {
         cancel()
         this.#sessions--
-        this.#log.info(`session with master ${session.peerId.slice(0, 16)} at ${session.address} ended (${reason}${text === '' ? '' : `: ${text}`})`)
+        this.#log.info(
+          `session with master ${session.peerId.slice(0, 16)} at ${session.address} ended (${reason}${text === '' ? '' : `: ${text}`})`,
+        )
         end()
       },
     }
@@ -183,7 +202,11 @@ export class Standby {
       const group = this.#groups.get(hello.group) ?? this.#create(hello, session.peerId)
       await group.welcome({ session, ended }, hello)
     } catch (error) {
-      const code = this.#stopping ? 'stopping' : error instanceof UnderstudyError && error.code === 'BAD_MESSAGE' ? 'bad-hello' : 'failed'
+      const code = this.#stopping
+        ? 'stopping'
+        : error instanceof UnderstudyError && error.code === 'BAD_MESSAGE'
+          ? 'bad-hello'
+          : 'failed'
       this.#refuse(session, code, describe(error))
     }
   }
@@ -243,9 +266,13 @@ export class Standby {
       const configured = this.#config.devices.get(volume.name)
       if (configured === volume.device) continue
       const [was, now] = [volume.device, configured].map(device => device ?? `STORE/${volume.name}/image.raw`)
-      throw new UnderstudyError('OTHER_DEVICE', `volume ${volume.name}: its copy is ${was}, and ${now} is configured now; put --device back, or remove STORE/.groups/${record.group} to begin anew`, {
-        exitCode: 2,
-      })
+      throw new UnderstudyError(
+        'OTHER_DEVICE',
+        `volume ${volume.name}: its copy is ${was}, and ${now} is configured now; put --device back, or remove STORE/.groups/${record.group} to begin anew`,
+        {
+          exitCode: 2,
+        },
+      )
     }
   }
 
@@ -267,7 +294,9 @@ export class Standby {
       if (volume !== undefined) return { group, volume }
     }
     const names = [...this.#groups.values()].flatMap(({ record }) => record.volumes.map(volume => volume.name))
-    throw new UsageError(`${action}: the standby has no volume '${name}'; it has: ${names.length === 0 ? 'none' : names.join(', ')}`)
+    throw new UsageError(
+      `${action}: the standby has no volume '${name}'; it has: ${names.length === 0 ? 'none' : names.join(', ')}`,
+    )
   }
 
   #handle(event: AddonEvent): void {
@@ -276,10 +305,20 @@ export class Standby {
   }
 }
 
-function openTransport(config: StandbyConfig, deps: StandbyDeps, accept: Listening['accept']): Transport {
-  const listening: Listening = { address: config.listen, allow: config.allow, accept }
+function openTransport(
+  config: StandbyConfig,
+  deps: StandbyDeps,
+  door: Pick<Listening, 'accept' | 'rejected'>,
+): Transport {
+  const listening: Listening = { address: config.listen, allow: config.allow, ...door }
   if (deps.listen !== undefined) return deps.listen(listening)
-  return new QuicTransport({ addon: deps.addon, events: deps.events, identityPem: deps.identity.pem, idleTimeoutMs, listening })
+  return new QuicTransport({
+    addon: deps.addon,
+    events: deps.events,
+    identityPem: deps.identity.pem,
+    idleTimeoutMs,
+    listening,
+  })
 }
 
 /** While there is nobody to hear it; the master comes again. */

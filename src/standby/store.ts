@@ -72,7 +72,8 @@ export class Store {
 
   /** Makes the folders of a new group's images and its file, in this order. */
   create(record: ReplicaRecord): void {
-    for (const volume of record.volumes) if (volume.device === undefined) makeDirectory(this.imageDirectory(volume.name))
+    for (const volume of record.volumes)
+      if (volume.device === undefined) makeDirectory(this.imageDirectory(volume.name))
     this.save(record)
   }
 
@@ -83,7 +84,8 @@ export class Store {
       try {
         const record = readReplica(join(this.groupDirectory(name), 'replica.json'))
         if (record?.group === name) records.push(record)
-        else if (record !== undefined) log.error(`store ${this.path}: the folder .groups/${name} belongs to group '${record.group}'; rename it back`)
+        else if (record !== undefined)
+          log.error(`store ${this.path}: the folder .groups/${name} belongs to group '${record.group}'; rename it back`)
       } catch (error) {
         log.error(`store ${this.path}: group ${name} is left alone: ${describe(error)}`)
       }
@@ -110,9 +112,15 @@ function lock(store: string): number {
   } catch (error) {
     throw new NativeError(`store ${store}: open ${path}`, error)
   }
-  const result = spawnSync('flock', ['--exclusive', '--nonblock', '3'], { stdio: ['ignore', 'ignore', 'ignore', descriptor] })
+  const result = spawnSync('flock', ['--exclusive', '--nonblock', '3'], {
+    stdio: ['ignore', 'ignore', 'ignore', descriptor],
+  })
   if (result.status === 0) return descriptor
   closeSync(descriptor)
-  if (result.error !== undefined) throw new NativeError(`store ${store}: lock it with flock (package util-linux)`, result.error)
-  throw new SafetyRefusal('STORE_IN_USE', `store ${store}: another daemon uses it; stop that one or choose another --store`)
+  if (result.error !== undefined)
+    throw new NativeError(`store ${store}: lock it with flock (package util-linux)`, result.error)
+  throw new SafetyRefusal(
+    'STORE_IN_USE',
+    `store ${store}: another daemon uses it; stop that one or choose another --store`,
+  )
 }

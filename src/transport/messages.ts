@@ -49,7 +49,8 @@ export interface Welcome {
 }
 
 /** bad-hello and protocol: a defect or a version; other-*, size, sector: another volume; promoted: it took over. */
-export type RefusalCode = 'bad-hello' | 'protocol' | 'other-master' | 'other-volume' | 'size' | 'sector' | 'promoted' | 'failed' | 'stopping'
+export type RefusalCode =
+  'bad-hello' | 'protocol' | 'other-master' | 'other-volume' | 'size' | 'sector' | 'promoted' | 'failed' | 'stopping'
 
 export interface Refused {
   code: string

@@ -71,9 +71,10 @@ export class QuicTransport implements Transport {
   }
 
   #handle(event: SessionEvent): void {
-    if (event.type === 'session-established' && !event.outgoing && event.endpoint === this.#endpoint) this.#accept(event)
+    if (event.type === 'session-established' && !event.outgoing && event.endpoint === this.#endpoint)
+      this.#accept(event)
     const known = this.#sessions.get(event.session)
-    if (known === undefined) return
+    if (known === undefined) return this.#rejected(event)
     const { session, handler } = known
     if (event.type === 'session-closed') {
       this.#sessions.delete(event.session)
@@ -84,6 +85,11 @@ export class QuicTransport implements Transport {
     } else {
       handler.established(session)
     }
+  }
+
+  #rejected(event: SessionEvent): void {
+    if (event.type !== 'session-closed' || event.outgoing || event.endpoint !== this.#endpoint) return
+    this.#options.listening?.rejected(event.reason, event.text)
   }
 
   #accept(event: Extract<AddonEvent, { type: 'session-established' }>): void {

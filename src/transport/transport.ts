@@ -45,4 +45,6 @@ export interface Listening {
   address: HostPort
   allow: readonly string[]
   accept: (session: Session) => SessionHandler
+  /** A connection ended before it was a session: a key was refused, or the handshake failed. */
+  rejected: (reason: SessionCloseReason, text: string) => void
 }

@@ -22,4 +22,6 @@ export function ownVersions(program: string): Versions {
 }
 
 const span = (versions: Versions): string =>
-  versions.protocol === versions.protocolOldest ? `version ${versions.protocol}` : `versions ${versions.protocolOldest} to ${versions.protocol}`
+  versions.protocol === versions.protocolOldest
+    ? `version ${versions.protocol}`
+    : `versions ${versions.protocolOldest} to ${versions.protocol}`

@@ -1,23 +1,43 @@
 import t from 'tap'
 
-import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from '../../../src/master/attach-decision.js'
+import {
+  type AttachFacts,
+  decideAttach,
+  knownAfterAttach,
+  knownAtStop,
+  type KnownCopy,
+} from '../../../src/master/attach-decision.js'
 
 const now = 100n
 const before = 50n
 const copy: KnownCopy = { replicaId: 'copy', positions: [{ incarnation: before, durable: 10n }] }
 const welcome = { replicaId: 'copy', incarnation: before, received: 10n, fresh: false, initial: false }
-const facts = (changes: Partial<AttachFacts>): AttachFacts => ({ incarnation: now, durable: 0n, known: copy, welcome, ...changes })
+const facts = (changes: Partial<AttachFacts>): AttachFacts => ({
+  incarnation: now,
+  durable: 0n,
+  known: copy,
+  welcome,
+  ...changes,
+})
 
 t.test('a standby that stands where the last clean stop left it is not compared', t => {
   t.match(decideAttach(facts({})), { allDirty: false, fresh: false, initial: false })
-  t.match(decideAttach(facts({ welcome: { ...welcome, received: 12n } })), { allDirty: false }, 'it may have more than it acknowledged')
+  t.match(
+    decideAttach(facts({ welcome: { ...welcome, received: 12n } })),
+    { allDirty: false },
+    'it may have more than it acknowledged',
+  )
   t.end()
 })
 
 t.test('an empty standby gets everything, without hashes', t => {
   const fresh = { ...welcome, incarnation: 0n, received: 0n, fresh: true, initial: true }
   t.match(decideAttach(facts({ welcome: fresh })), { allDirty: true, fresh: true, initial: true })
-  t.match(decideAttach(facts({ welcome: { ...fresh, fresh: false } })), { allDirty: true, fresh: false, initial: true }, 'a device may hold anything')
+  t.match(
+    decideAttach(facts({ welcome: { ...fresh, fresh: false } })),
+    { allDirty: true, fresh: false, initial: true },
+    'a device may hold anything',
+  )
   t.end()
 })
 
@@ -35,11 +55,18 @@ t.test('whatever the map was not kept for is compared as a whole (G4)', t => {
 })
 
 t.test('an initial synchronisation that was interrupted goes on where it was', t => {
-  const first = facts({ known: undefined, welcome: { ...welcome, incarnation: 0n, received: 0n, fresh: true, initial: true } })
+  const first = facts({
+    known: undefined,
+    welcome: { ...welcome, incarnation: 0n, received: 0n, fresh: true, initial: true },
+  })
   const known = knownAfterAttach(first, decideAttach(first))
   const again = facts({ known, durable: 5n, welcome: { ...welcome, incarnation: now, received: 7n, initial: true } })
   t.match(decideAttach(again), { allDirty: false, initial: true, fresh: false })
-  t.match(decideAttach({ ...again, durable: 8n }), { allDirty: true }, 'but not when it has lost what it had acknowledged')
+  t.match(
+    decideAttach({ ...again, durable: 8n }),
+    { allDirty: true },
+    'but not when it has lost what it had acknowledged',
+  )
   t.end()
 })
 
@@ -47,8 +74,16 @@ t.test('a session that ends before anything arrived leaves both positions good',
   const first = facts({})
   const known = knownAfterAttach(first, decideAttach(first))
   t.match(decideAttach(facts({ known })), { allDirty: false }, 'the old one')
-  t.match(decideAttach(facts({ known, welcome: { ...welcome, incarnation: now, received: 1n } })), { allDirty: false }, 'the new one')
-  t.match(decideAttach(facts({ known, durable: 1n })), { allDirty: true }, 'the old one no longer, once the new one is durable')
+  t.match(
+    decideAttach(facts({ known, welcome: { ...welcome, incarnation: now, received: 1n } })),
+    { allDirty: false },
+    'the new one',
+  )
+  t.match(
+    decideAttach(facts({ known, durable: 1n })),
+    { allDirty: true },
+    'the old one no longer, once the new one is durable',
+  )
   t.end()
 })
 

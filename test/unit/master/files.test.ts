@@ -22,7 +22,10 @@ t.test('a volume keeps its uuid, and a device whose size has changed is refused 
   writeJson(volumePath(state, 'disk1'), encodeVolume(first.identity))
   const again = identifyVolume(state, 'disk1', '/dev/b', 4096n)
   t.same(again, { identity: first.identity, isNew: false })
-  t.throws(() => identifyVolume(state, 'disk1', '/dev/a', 1024n), { exitCode: 2, message: /1024 bytes .* had 4096 .*grow it back, or remove .*disk1.json/ })
+  t.throws(() => identifyVolume(state, 'disk1', '/dev/a', 1024n), {
+    exitCode: 2,
+    message: /1024 bytes .* had 4096 .*grow it back, or remove .*disk1.json/,
+  })
   writeFileSync(volumePath(state, 'disk1'), '{"uuid": 1}')
   t.throws(() => identifyVolume(state, 'disk1', '/dev/a', 4096n), { code: 'DAMAGED_FILE' })
   t.end()
@@ -75,7 +78,13 @@ t.test('a file tells its size, and its mark changes when anyone writes to it', t
   t.equal(readDeviceFacts(path, 'volume v').changeMark, before.changeMark)
   truncateSync(path, 2000)
   t.not(readDeviceFacts(path, 'volume v').changeMark, before.changeMark)
-  t.throws(() => readDeviceFacts('/dev/null', 'volume v'), { exitCode: 2, message: /neither a file nor a block device/ })
-  t.throws(() => readDeviceFacts(`${path}.not`, 'volume v'), { code: 'ENOENT', message: /volume v: .*it does not exist/ })
+  t.throws(() => readDeviceFacts('/dev/null', 'volume v'), {
+    exitCode: 2,
+    message: /neither a file nor a block device/,
+  })
+  t.throws(() => readDeviceFacts(`${path}.not`, 'volume v'), {
+    code: 'ENOENT',
+    message: /volume v: .*it does not exist/,
+  })
   t.end()
 })

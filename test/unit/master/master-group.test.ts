@@ -19,7 +19,12 @@ function scratch(t: Test) {
   return { state: join(directory, 'state'), device }
 }
 
-async function open(t: Test, { state, device }: { state: string; device: string }, changes: Partial<GroupConfig> = {}, fake = new FakeAddon()) {
+async function open(
+  t: Test,
+  { state, device }: { state: string; device: string },
+  changes: Partial<GroupConfig> = {},
+  fake = new FakeAddon(),
+) {
   const clock = new FakeClock()
   const transport = new FakeTransport()
   const { log, lines } = rememberingLog()
@@ -36,7 +41,16 @@ async function open(t: Test, { state, device }: { state: string; device: string 
     ...changes,
   }
   if (changes.standby === undefined && 'standby' in changes) delete config.standby
-  const deps = { addon: fake.addon, events: fake, identity: { pem: '', id: 'a'.repeat(64) }, stateDirectory: state, log, clock, transport, random: () => 0.5 }
+  const deps = {
+    addon: fake.addon,
+    events: fake,
+    identity: { pem: '', id: 'a'.repeat(64) },
+    stateDirectory: state,
+    log,
+    clock,
+    transport,
+    random: () => 0.5,
+  }
   const group = await MasterGroup.open(config, deps)
   t.teardown(() => group.close({ drainMs: 0 }))
   const counters = (values: Record<string, bigint>): void => fake.set('group', group.counterPage, values)
@@ -44,11 +58,28 @@ async function open(t: Test, { state, device }: { state: string; device: string 
   /** The standby says where it stands, and the engine attaches. */
   const welcome = (changes: object = {}): void => {
     transport.last.establish()
-    transport.last.receive({ type: 'welcome', protocol: 1, program: '0', replicaId: 'copy', incarnation: '0', received: '0', fresh: true, initial: true, ...changes })
+    transport.last.receive({
+      type: 'welcome',
+      protocol: 1,
+      program: '0',
+      replicaId: 'copy',
+      incarnation: '0',
+      received: '0',
+      fresh: true,
+      initial: true,
+      ...changes,
+    })
     fake.emit({ type: 'attached', group: 1, session: transport.last.id, mode: 'resync' })
   }
   const inSync = (sequence: bigint): void =>
-    counters({ state: 2n, peer_incarnation: incarnation, peer_flags: 0n, written_sequence: sequence, durable_sequence: sequence, applied_sequence: sequence })
+    counters({
+      state: 2n,
+      peer_incarnation: incarnation,
+      peer_flags: 0n,
+      written_sequence: sequence,
+      durable_sequence: sequence,
+      applied_sequence: sequence,
+    })
   return { group, fake, clock, transport, lines, counters, welcome, inSync, incarnation }
 }
 
@@ -63,22 +94,36 @@ async function closing(group: MasterGroup, clock: FakeClock, drainMs: number): R
   return done
 }
 
-t.test('before the engine is opened the state says that this incarnation runs, and that it has not stopped cleanly', async t => {
-  const place = scratch(t)
-  const { group, incarnation } = await open(t, place)
-  t.match(readGroup(place.state, 'disk1'), { incarnation, clean: undefined })
-  t.match(group.exports(), [{ name: 'disk1', readOnly: false }])
-  t.match(group.status(), [{ role: 'master', state: 'detached', protected: false, usable: false, peers: [{ session: 'connecting' }] }])
-})
+t.test(
+  'before the engine is opened the state says that this incarnation runs, and that it has not stopped cleanly',
+  async t => {
+    const place = scratch(t)
+    const { group, incarnation } = await open(t, place)
+    t.match(readGroup(place.state, 'disk1'), { incarnation, clean: undefined })
+    t.match(group.exports(), [{ name: 'disk1', readOnly: false }])
+    t.match(group.status(), [
+      { role: 'master', state: 'detached', protected: false, usable: false, peers: [{ session: 'connecting' }] },
+    ])
+  },
+)
 
 t.test('what the standby says decides what is compared', async t => {
   const { fake, welcome, transport, clock, inSync, incarnation, group } = await open(t, scratch(t))
   welcome()
   t.match(fake.attached, [{ fresh: true, initial: true, allDirty: true, peerIncarnation: 0n }])
   inSync(7n)
-  t.match(group.status(), [{ state: 'replicating', usable: true, protected: true, written: '7', applied: '7', reason: '' }])
+  t.match(group.status(), [
+    { state: 'replicating', usable: true, protected: true, written: '7', applied: '7', reason: '' },
+  ])
   transport.last.end('timeout')
-  t.match(group.status(), [{ state: 'detached', protected: false, usable: true, reason: /not heard any more; writes are kept in the replication log/ }])
+  t.match(group.status(), [
+    {
+      state: 'detached',
+      protected: false,
+      usable: true,
+      reason: /not heard any more; writes are kept in the replication log/,
+    },
+  ])
   await clock.advance(3_000)
   welcome({ incarnation: String(incarnation), received: '9', fresh: false, initial: false })
   t.match(fake.attached.at(-1), { fresh: false, initial: false, allDirty: false, peerReceived: 9n })
@@ -98,7 +143,15 @@ t.test('a clean stop drains, and the next start relies on what it left', async t
   t.equal(first.transport.last.closedWith, 'the master has stopped')
 
   const second = await open(t, place)
-  t.match(second.fake.groups, [{ history: { incarnation: first.incarnation, sequence: 7n, dirtyFiles: [join(place.state, 'volumes', 'disk1.dirty')] } }])
+  t.match(second.fake.groups, [
+    {
+      history: {
+        incarnation: first.incarnation,
+        sequence: 7n,
+        dirtyFiles: [join(place.state, 'volumes', 'disk1.dirty')],
+      },
+    },
+  ])
   t.equal(readGroup(place.state, 'disk1')?.clean, undefined, 'a crash from here on is an unclean stop')
   second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
   t.match(second.fake.attached, [{ allDirty: false }])
@@ -140,7 +193,13 @@ t.test('the drain waits for the standby, at most its time, and not for one that 
   const place = scratch(t)
   const { group, clock, welcome, counters, incarnation, fake } = await open(t, place)
   welcome()
-  counters({ state: 2n, peer_incarnation: incarnation, written_sequence: 9n, durable_sequence: 5n, applied_sequence: 5n })
+  counters({
+    state: 2n,
+    peer_incarnation: incarnation,
+    written_sequence: 9n,
+    durable_sequence: 5n,
+    applied_sequence: 5n,
+  })
   fake.set('volume', group.exports()[0]?.counterPage ?? 0, { dirty_bytes: 65536n })
   const began = clock.now
   t.match(await closing(group, clock, 10_000), { drained: false, dirtyBytes: 65536 })
@@ -199,7 +258,9 @@ t.test('a change of what is replicated is made while the standby follows: opened
   const place = scratch(t)
   const first = await open(t, place)
   await closing(first.group, first.clock, 100)
-  const volumes = [{ name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude: [{ start: 0n, end: 65536n }] }]
+  const volumes = [
+    { name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude: [{ start: 0n, end: 65536n }] },
+  ]
   const second = await open(t, place, { volumes })
   t.same([...(second.fake.groups[0]?.volumes[0]?.excluded ?? [])], [])
   t.same(second.fake.calls, ['openGroup', 'setRanges'])
@@ -223,7 +284,16 @@ t.test('verify is refused without a complete copy, and ends when the standby goe
   Object.assign(fake, { verify: () => new Promise(resolve => replies.push(resolve)) })
   const good = group.verify('disk1')
   await t.rejects(group.verify('disk1'), { code: 'BUSY' })
-  fake.emit({ type: 'verify-result', group: 1, id: 1n, volumeIndex: 0, offset: 65536n, length: 65536n, equal: false, error: '' })
+  fake.emit({
+    type: 'verify-result',
+    group: 1,
+    id: 1n,
+    volumeIndex: 0,
+    offset: 65536n,
+    length: 65536n,
+    equal: false,
+    error: '',
+  })
   replies[0]?.({ chunks: 16, different: 1 })
   t.match(await good, { chunks: 16, different: 1, differences: [{ offset: 65536n, length: 65536n }] })
   t.match(group.status(), [{ lastVerify: { chunks: 16, different: 1 } }])

@@ -5,7 +5,13 @@ import { Rate } from '../../../src/core/rate.js'
 import { GroupProgress, groupState, isUsable, type LinkFacts, marksOf } from '../../../src/master/group-progress.js'
 
 const link: LinkFacts = { state: 'connected', reason: '', refusal: '', attached: true }
-const counters = (changes: Record<string, bigint>): Record<string, bigint> => ({ incarnation: 5n, peer_incarnation: 5n, state: 2n, peer_flags: 0n, ...changes })
+const counters = (changes: Record<string, bigint>): Record<string, bigint> => ({
+  incarnation: 5n,
+  peer_incarnation: 5n,
+  state: 2n,
+  peer_flags: 0n,
+  ...changes,
+})
 
 t.test('each state of the engine and the link is shown under its own word', t => {
   const cases: [string, Record<string, bigint>, Partial<LinkFacts>, bigint, string][] = [
@@ -22,7 +28,8 @@ t.test('each state of the engine and the link is shown under its own word', t =>
     ['refused', {}, { state: 'refused', reason: 'no', refusal: 'size' }, 0n, 'detached'],
     ['refused by one that was promoted', {}, { state: 'refused', reason: 'no', refusal: 'promoted' }, 0n, 'diverged'],
   ]
-  for (const [title, engine, changes, dirty, expected] of cases) t.equal(groupState(counters(engine), { ...link, ...changes }, dirty).state, expected, title)
+  for (const [title, engine, changes, dirty, expected] of cases)
+    t.equal(groupState(counters(engine), { ...link, ...changes }, dirty).state, expected, title)
   t.end()
 })
 
@@ -34,7 +41,9 @@ t.test('a standby that is away is said to be, with where writes go meanwhile', t
 })
 
 t.test('watermarks of another incarnation count as nothing', t => {
-  const marks = marksOf(counters({ peer_incarnation: 4n, written_sequence: 9n, applied_sequence: 8n, applied_bytes: 1n }))
+  const marks = marksOf(
+    counters({ peer_incarnation: 4n, written_sequence: 9n, applied_sequence: 8n, applied_bytes: 1n }),
+  )
   t.equal(marks.written, 9n)
   t.equal(marks.applied, 0n)
   t.equal(marks.appliedBytes, 0n)
@@ -91,7 +100,8 @@ t.test('a state lasts since it began', t => {
 
 t.test('a resynchronisation shows rate and time left', t => {
   const progress = new GroupProgress(undefined)
-  const at = (done: bigint): Record<string, bigint> => counters({ state: 3n, resync_done_bytes: done, resync_total_bytes: 10_000_000n })
+  const at = (done: bigint): Record<string, bigint> =>
+    counters({ state: 3n, resync_done_bytes: done, resync_total_bytes: 10_000_000n })
   for (let tick = 0; tick <= 50; tick++) progress.observe(tick * 100, 0, at(BigInt(tick) * 100_000n), 'resyncing')
   const shown = progress.resync(at(5_000_000n))
   t.equal(shown?.doneBytes, 5_000_000)

@@ -16,7 +16,16 @@ const hello: Hello = {
   hostname: 'h',
   volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512 }],
 }
-const welcome = { type: 'welcome', protocol: 1, program: '0', replicaId: 'r', incarnation: '0', received: '0', fresh: true, initial: true }
+const welcome = {
+  type: 'welcome',
+  protocol: 1,
+  program: '0',
+  replicaId: 'r',
+  incarnation: '0',
+  received: '0',
+  fresh: true,
+  initial: true,
+}
 
 function makeKeeper() {
   const clock = new FakeClock()
@@ -44,7 +53,10 @@ function makeKeeper() {
 
 t.test('waiting times double from the least to the most, with jitter below', t => {
   const highest = new Backoff(100, 1000, () => 1)
-  t.same([1, 2, 3, 4, 5].map(() => highest.next()), [100, 200, 400, 800, 1000])
+  t.same(
+    [1, 2, 3, 4, 5].map(() => highest.next()),
+    [100, 200, 400, 800, 1000],
+  )
   highest.reset()
   t.equal(highest.next(), 100)
   t.equal(new Backoff(100, 1000, () => 0).next(), 50)

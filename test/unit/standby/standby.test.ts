@@ -5,7 +5,15 @@ import t, { type Test } from 'tap'
 
 import type { StandbyConfig } from '../../../src/core/config-types.js'
 import { Standby } from '../../../src/standby/standby.js'
-import { errno, FakeAddon, FakeClock, type FakeSession, FakeTransport, rememberingLog, settle } from '../transport/fakes.js'
+import {
+  errno,
+  FakeAddon,
+  FakeClock,
+  type FakeSession,
+  FakeTransport,
+  rememberingLog,
+  settle,
+} from '../transport/fakes.js'
 
 const master = 'a'.repeat(64)
 const another = 'b'.repeat(64)
@@ -24,13 +32,22 @@ const hello = (changes: object = {}): object => ({
   volumes: [{ name: 'disk1', uuid: 'uuid-1', sizeBytes: '1048576', blockMin: 512 }],
   ...changes,
 })
-const volume = (changes: object): object => ({ volumes: [{ name: 'disk1', uuid: 'uuid-1', sizeBytes: '1048576', blockMin: 512, ...changes }] })
+const volume = (changes: object): object => ({
+  volumes: [{ name: 'disk1', uuid: 'uuid-1', sizeBytes: '1048576', blockMin: 512, ...changes }],
+})
 
 async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}, fake = new FakeAddon()) {
   const clock = new FakeClock()
   const { log, lines } = rememberingLog()
   let transport = new FakeTransport()
-  const config: StandbyConfig = { store, listen: { host: '127.0.0.1', port: 7000 }, allow: [master], devices: new Map(), drainTimeoutMs: 1000, ...changes }
+  const config: StandbyConfig = {
+    store,
+    listen: { host: '127.0.0.1', port: 7000 },
+    allow: [master],
+    devices: new Map(),
+    drainTimeoutMs: 1000,
+    ...changes,
+  }
   const standby = await Standby.open(config, {
     addon: fake.addon,
     events: fake,
@@ -46,7 +63,8 @@ async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}
     await settle()
     return session
   }
-  const setReplica = (values: Record<string, bigint>): void => fake.set('replica', standby.replicaPages()[0]?.page ?? 0, values)
+  const setReplica = (values: Record<string, bigint>): void =>
+    fake.set('replica', standby.replicaPages()[0]?.page ?? 0, values)
   return { standby, fake, clock, transport, lines, greet, setReplica }
 }
 
@@ -64,9 +82,16 @@ t.test('a new group gets a copy of its own, and is welcomed after its records ar
   const session = await greet()
   t.match(session.sent, [{ type: 'welcome', protocol: 1, incarnation: '0', received: '0', fresh: true, initial: true }])
   t.same(fake.calls, ['openReplica', 'attachReplica'])
-  t.match(fake.replicas, [{ directory: join(store, '.groups', 'disk1'), volumes: [{ imagePath: join(store, 'disk1', 'image.raw'), sizeBytes: 1048576n, create: true }] }])
+  t.match(fake.replicas, [
+    {
+      directory: join(store, '.groups', 'disk1'),
+      volumes: [{ imagePath: join(store, 'disk1', 'image.raw'), sizeBytes: 1048576n, create: true }],
+    },
+  ])
   t.match(JSON.parse(readFileSync(replicaFile(store), 'utf8')), { masterId: master, imagesMade: true })
-  t.match(standby.status(), [{ name: 'disk1', role: 'standby', state: 'initial-sync', usable: false, protected: false, durability: 'durable' }])
+  t.match(standby.status(), [
+    { name: 'disk1', role: 'standby', state: 'initial-sync', usable: false, protected: false, durability: 'durable' },
+  ])
 })
 
 t.test('after a restart the copy is open before its master comes, and its images are not made again', async t => {
@@ -101,28 +126,66 @@ t.test('phases of the replica are shown under the words of status', async t => {
   ])
 })
 
-t.test('a copy is never given to what it does not belong to: refused in the same words on both sides, nothing touched', async t => {
-  const store = scratch(t)
-  const { greet, fake, lines } = await open(t, store, { allow: [master, another] })
-  await greet()
-  const before = readFileSync(replicaFile(store), 'utf8')
-  const cases: [string, object, string, string, RegExp][] = [
-    ['another master', hello(), another, 'other-master', /belongs to another master \(a+\), not to b+; use another store, or stop the standby and remove .*disk1 and .*\.groups\/disk1/],
-    ['another volume of this name', hello(volume({ uuid: 'uuid-2' })), master, 'other-volume', /another volume of this name \(uuid-1, the master's is uuid-2\)/],
-    ['another size', hello(volume({ sizeBytes: '2097152' })), master, 'size', /copy has 1048576 bytes .*device 2097152/],
-    ['a volume more', hello({ volumes: [...(hello() as { volumes: object[] }).volumes, { name: 'x', uuid: 'x', sizeBytes: '1', blockMin: 1 }] }), master, 'other-volume', /adds volume x/],
-    ['a volume of another group', hello({ group: 'g2' }), another, 'other-volume', /in group disk1 already/],
-    ['a version that is too new', hello({ protocol: 3, protocolOldest: 2 }), master, 'protocol', /speaks versions 2 to 3 of the link, the standby .* version 1: upgrade the standby/],
-    ['garbage', hello({ incarnation: 'x' }), master, 'bad-hello', /'incarnation'/],
-  ]
-  for (const [title, message, id, code, text] of cases) {
-    const session = await greet(message, id)
-    t.match(session.sent, [{ type: 'refused', code, message: text }], title)
-    t.match(lines.at(-1), text, `${title}: logged`)
-  }
-  t.same(fake.calls, ['openReplica', 'attachReplica'])
-  t.equal(readFileSync(replicaFile(store), 'utf8'), before)
-})
+t.test(
+  'a copy is never given to what it does not belong to: refused in the same words on both sides, nothing touched',
+  async t => {
+    const store = scratch(t)
+    const { greet, fake, lines } = await open(t, store, { allow: [master, another] })
+    await greet()
+    const before = readFileSync(replicaFile(store), 'utf8')
+    const cases: [string, object, string, string, RegExp][] = [
+      [
+        'another master',
+        hello(),
+        another,
+        'other-master',
+        /belongs to another master \(a+\), not to b+; use another store, or stop the standby and remove .*disk1 and .*\.groups\/disk1/,
+      ],
+      [
+        'another volume of this name',
+        hello(volume({ uuid: 'uuid-2' })),
+        master,
+        'other-volume',
+        /another volume of this name \(uuid-1, the master's is uuid-2\)/,
+      ],
+      [
+        'another size',
+        hello(volume({ sizeBytes: '2097152' })),
+        master,
+        'size',
+        /copy has 1048576 bytes .*device 2097152/,
+      ],
+      [
+        'a volume more',
+        hello({
+          volumes: [
+            ...(hello() as { volumes: object[] }).volumes,
+            { name: 'x', uuid: 'x', sizeBytes: '1', blockMin: 1 },
+          ],
+        }),
+        master,
+        'other-volume',
+        /adds volume x/,
+      ],
+      ['a volume of another group', hello({ group: 'g2' }), another, 'other-volume', /in group disk1 already/],
+      [
+        'a version that is too new',
+        hello({ protocol: 3, protocolOldest: 2 }),
+        master,
+        'protocol',
+        /speaks versions 2 to 3 of the link, the standby .* version 1: upgrade the standby/,
+      ],
+      ['garbage', hello({ incarnation: 'x' }), master, 'bad-hello', /'incarnation'/],
+    ]
+    for (const [title, message, id, code, text] of cases) {
+      const session = await greet(message, id)
+      t.match(session.sent, [{ type: 'refused', code, message: text }], title)
+      t.match(lines.at(-1), text, `${title}: logged`)
+    }
+    t.same(fake.calls, ['openReplica', 'attachReplica'])
+    t.equal(readFileSync(replicaFile(store), 'utf8'), before)
+  },
+)
 
 t.test('a name from a master cannot lead out of the store', async t => {
   const store = scratch(t)
@@ -139,7 +202,9 @@ t.test('an image that is there and belongs to nobody is not overwritten', async 
   mkdirSync(join(store, 'disk1'), { recursive: true })
   writeFileSync(join(store, 'disk1', 'image.raw'), 'precious')
   const { greet } = await open(t, store)
-  t.match((await greet()).sent, [{ type: 'refused', code: 'other-volume', message: /belongs to no group; move it away/ }])
+  t.match((await greet()).sent, [
+    { type: 'refused', code: 'other-volume', message: /belongs to no group; move it away/ },
+  ])
   t.equal(readFileSync(join(store, 'disk1', 'image.raw'), 'utf8'), 'precious')
 })
 
@@ -154,7 +219,10 @@ t.test('--device: the size must be equal, what it holds is compared, and it stay
   t.match((await greet()).sent, [{ type: 'welcome', fresh: false, initial: true }])
   t.match(fake.replicas, [{ volumes: [{ imagePath: device, create: false }] }])
   await standby.close({ drainMs: 0 })
-  await t.rejects(open(t, store), { exitCode: 2, message: /its copy is .*device, and STORE\/disk1\/image.raw is configured now/ })
+  await t.rejects(open(t, store), {
+    exitCode: 2,
+    message: /its copy is .*device, and STORE\/disk1\/image.raw is configured now/,
+  })
 })
 
 t.test('the newest session of a master is the one that counts, and the one before has ended first', async t => {
@@ -210,13 +278,19 @@ t.test('a copy that cannot be opened is said to be, does not stop the daemon, an
   t.match((await greet()).sent, [{ type: 'welcome' }])
 })
 
-t.test('a copy that is not complete is neither exported nor promoted (exit 3), and is not to be had under another name', async t => {
-  const { standby, greet } = await open(t, scratch(t))
-  await greet()
-  await t.rejects(standby.view('disk1', { writable: false }), { exitCode: 3, code: 'UNUSABLE' })
-  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: true }), { exitCode: 3, code: 'UNUSABLE' })
-  await t.rejects(standby.view('disk2', { writable: false }), { exitCode: 2, message: /no volume 'disk2'; it has: disk1/ })
-})
+t.test(
+  'a copy that is not complete is neither exported nor promoted (exit 3), and is not to be had under another name',
+  async t => {
+    const { standby, greet } = await open(t, scratch(t))
+    await greet()
+    await t.rejects(standby.view('disk1', { writable: false }), { exitCode: 3, code: 'UNUSABLE' })
+    await t.rejects(standby.promote('disk1', { acceptLoss: true, force: true }), { exitCode: 3, code: 'UNUSABLE' })
+    await t.rejects(standby.view('disk2', { writable: false }), {
+      exitCode: 2,
+      message: /no volume 'disk2'; it has: disk1/,
+    })
+  },
+)
 
 t.test('an export is a frozen view; it waits for a step, but not for ever', async t => {
   const { standby, greet, setReplica, fake, clock } = await open(t, scratch(t))
@@ -246,16 +320,26 @@ t.test('promotion needs --accept-loss, ends the session, seals, serves, and shut
   const { standby, greet, setReplica, fake } = await open(t, store)
   const session = await greet()
   setReplica({ phase: cut, last_heard_ns: 900_000_000_000n })
-  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), { exitCode: 3, code: 'NOT_CURRENT', message: /the master is connected/ })
+  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), {
+    exitCode: 3,
+    code: 'NOT_CURRENT',
+    message: /the master is connected/,
+  })
   session.end('timeout')
   await settle()
-  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), { exitCode: 3, message: /not connected, so it may have written more than is here/ })
+  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), {
+    exitCode: 3,
+    message: /not connected, so it may have written more than is here/,
+  })
   t.equal(fake.calls.includes('sealReplica'), false)
 
   const { messages } = await standby.promote('disk1', { acceptLoss: true, force: false, listen: 'unix:/s' })
   t.match(messages.join('\n'), /promoted at sequence[^]*last heard 1m 40s ago/)
   t.same(fake.calls.slice(-3), ['sealReplica', 'closeReplica', 'openGroup'])
-  t.match(fake.groups.at(-1), { replicated: false, volumes: [{ device: { path: join(store, 'disk1', 'image.raw') }, readOnly: false }] })
+  t.match(fake.groups.at(-1), {
+    replicated: false,
+    volumes: [{ device: { path: join(store, 'disk1', 'image.raw') }, readOnly: false }],
+  })
   t.match(standby.promoted(), [{ exported: { name: 'disk1', readOnly: false }, listen: 'unix:/s' }])
   t.match(standby.status(), [{ role: 'master', state: 'alone', protected: false }])
   t.match((await greet()).sent, [{ type: 'refused', code: 'promoted', message: /was promoted on the standby at/ }])
@@ -288,7 +372,10 @@ t.test('a copy that is being exported is not promoted under its clients', async 
   await greet()
   setReplica({ phase: cut })
   const view = await standby.view('disk1', { writable: false })
-  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), { code: 'BUSY', message: /end the export first/ })
+  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), {
+    code: 'BUSY',
+    message: /end the export first/,
+  })
   await view.close()
   await standby.promote('disk1', { acceptLoss: true, force: false })
 })
@@ -299,4 +386,24 @@ t.test('closing ends the session, then drains, then closes the copy', async t =>
   t.same(await standby.close({ drainMs: 1000 }), { drained: true, dirtyBytes: 0 })
   t.match(session.closedWith, /stopping/)
   t.same(fake.calls.slice(-2), ['drainReplica', 'closeReplica'])
+})
+
+t.test('whose key did not match is said once a minute, whatever port it knocks from', async t => {
+  const { transport, clock, lines } = await open(t, scratch(t))
+  const knock = (port: number, key = 'd'): void =>
+    transport.reject('peer-not-allowed', `192.0.2.7:${port}: the key ${key.repeat(64)}`)
+  knock(1)
+  knock(2)
+  t.equal(lines.length, 1)
+  t.match(lines[0], /not allowed here: 192.0.2.7:1: the key d+; .*--allow/)
+  knock(3, 'e')
+  transport.reject('refused-by-peer', '192.0.2.8:1: bad certificate')
+  transport.reject('refused-by-peer', '192.0.2.8:2: bad certificate')
+  t.equal(lines.length, 3)
+  t.match(lines[2], /expects another standby; the id of this one is c{64}/)
+  transport.reject('timeout', '192.0.2.9:1: half-open')
+  t.equal(lines.length, 3, 'noise of the network is none of it')
+  await clock.advance(60_000)
+  knock(4)
+  t.equal(lines.length, 4)
 })

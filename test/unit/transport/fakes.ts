@@ -3,7 +3,13 @@ import type { Clock } from '../../../src/core/clock.js'
 import { createLogger, type Logger } from '../../../src/core/log.js'
 import type { Addon, AddonEvent, AttachRequest, GroupSpec, ReplicaSpec } from '../../../src/native/binding.js'
 import type { PeerAddress } from '../../../src/core/units.js'
-import type { Listening, Session, SessionCloseReason, SessionHandler, Transport } from '../../../src/transport/transport.js'
+import type {
+  Listening,
+  Session,
+  SessionCloseReason,
+  SessionHandler,
+  Transport,
+} from '../../../src/transport/transport.js'
 
 export class FakeClock implements Clock {
   now = 1_000_000
@@ -116,6 +122,10 @@ export class FakeTransport implements Transport {
     return session
   }
 
+  reject(reason: SessionCloseReason, text: string): void {
+    this.listening?.rejected(reason, text)
+  }
+
   get last(): FakeSession {
     const session = this.sessions.at(-1)
     if (session === undefined) throw new Error('nobody has connected')
@@ -134,8 +144,18 @@ export class FakeTransport implements Transport {
 const groupCounters = [
   'incarnation', 'peer_incarnation', 'peer_flags', 'state', 'written_sequence', 'written_bytes', 'durable_sequence', 'applied_sequence', 'applied_bytes',
 ] // prettier-ignore
-const replicaCounters = ['phase', 'incarnation', 'received_sequence', 'received_bytes', 'durable_sequence', 'applied_sequence', 'last_heard_ns', 'last_errno']
-const layoutOf = (names: string[]): Record<string, number> => Object.fromEntries(names.map((name, index) => [name, index]))
+const replicaCounters = [
+  'phase',
+  'incarnation',
+  'received_sequence',
+  'received_bytes',
+  'durable_sequence',
+  'applied_sequence',
+  'last_heard_ns',
+  'last_errno',
+]
+const layoutOf = (names: string[]): Record<string, number> =>
+  Object.fromEntries(names.map((name, index) => [name, index]))
 
 /** Remembers what it was asked, in order; counters are set by the test. */
 export class FakeAddon {
@@ -148,7 +168,11 @@ export class FakeAddon {
   readonly #buffer = new ArrayBuffer(64 * 512 * 8)
   #pages = 0
   #listeners = new Set<(event: AddonEvent) => void>()
-  readonly #layout = { volume: layoutOf(['dirty_bytes']), group: layoutOf(groupCounters), replica: layoutOf(replicaCounters) }
+  readonly #layout = {
+    volume: layoutOf(['dirty_bytes']),
+    group: layoutOf(groupCounters),
+    replica: layoutOf(replicaCounters),
+  }
 
   /** As the parts take it: whatever is not here is not called. */
   get addon(): Addon {
@@ -184,8 +208,20 @@ export class FakeAddon {
   openGroup(spec: GroupSpec): ReturnType<Addon['openGroup']> {
     this.#call('openGroup')
     this.groups.push(spec)
-    const device = { sizeBytes: 1n << 20n, blockMin: 512, blockPreferred: 4096, blockMax: 1 << 25, readOnly: false, canZero: true, isBlockDevice: false }
-    const volumes = spec.volumes.map((_, index) => ({ volume: 100 * this.groups.length + index, device, counterPage: ++this.#pages }))
+    const device = {
+      sizeBytes: 1n << 20n,
+      blockMin: 512,
+      blockPreferred: 4096,
+      blockMax: 1 << 25,
+      readOnly: false,
+      canZero: true,
+      isBlockDevice: false,
+    }
+    const volumes = spec.volumes.map((_, index) => ({
+      volume: 100 * this.groups.length + index,
+      device,
+      counterPage: ++this.#pages,
+    }))
     const counterPage = ++this.#pages
     this.set('group', counterPage, { incarnation: spec.incarnation, state: spec.replicated ? 1n : 0n })
     return { group: this.groups.length, volumes, counterPage }

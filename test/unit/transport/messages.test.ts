@@ -21,9 +21,20 @@ const overTheWire = (message: object): unknown => JSON.parse(JSON.stringify(mess
 
 t.test('messages arrive as they were sent, 64-bit numbers included', t => {
   t.same(decodeHello(overTheWire(encodeHello(hello))), hello)
-  const welcome = { protocol: 1, program: '1', replicaId: 'r', incarnation: 1n << 63n, received: 7n, fresh: false, initial: true }
+  const welcome = {
+    protocol: 1,
+    program: '1',
+    replicaId: 'r',
+    incarnation: 1n << 63n,
+    received: 7n,
+    fresh: false,
+    initial: true,
+  }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
-  t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), { code: 'size', message: 'x'.repeat(1000) })
+  t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
+    code: 'size',
+    message: 'x'.repeat(1000),
+  })
   t.end()
 })
 
@@ -40,7 +51,8 @@ t.test('a hello that breaks a rule is refused by the name of the field', t => {
     [{ volumes: ['x'] }, /no JSON object/],
   ]
   const good = overTheWire(encodeHello(hello)) as object
-  for (const [changes, message] of cases) t.throws(() => decodeHello({ ...good, ...changes }), { name: 'MessageError', message })
+  for (const [changes, message] of cases)
+    t.throws(() => decodeHello({ ...good, ...changes }), { name: 'MessageError', message })
   t.end()
 })
 
@@ -61,10 +73,16 @@ t.test('no JSON value makes a decoder fail otherwise than by refusing', t => {
 })
 
 t.test('the newest version both sides speak is chosen; without one the message names both and whom to upgrade', t => {
-  const speaks = (oldest: number, newest: number): { protocol: number; protocolOldest: number; program: string } => ({ protocol: newest, protocolOldest: oldest, program: `p${newest}` })
+  const speaks = (oldest: number, newest: number): { protocol: number; protocolOldest: number; program: string } => ({
+    protocol: newest,
+    protocolOldest: oldest,
+    program: `p${newest}`,
+  })
   t.same(chooseVersion(speaks(1, 1), speaks(1, 2)), { version: 1 })
   t.same(chooseVersion(speaks(1, 2), speaks(2, 3)), { version: 2 })
-  t.match(chooseVersion(speaks(1, 1), speaks(2, 3)), { problem: /understudy p1\) speaks version 1 .* \(understudy p3\) versions 2 to 3: upgrade the master/ })
+  t.match(chooseVersion(speaks(1, 1), speaks(2, 3)), {
+    problem: /understudy p1\) speaks version 1 .* \(understudy p3\) versions 2 to 3: upgrade the master/,
+  })
   t.match(chooseVersion(speaks(3, 4), speaks(1, 2)), { problem: /upgrade the standby/ })
   t.end()
 })
