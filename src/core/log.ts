@@ -21,15 +21,11 @@ export interface Logger {
 
 export type LogSink = (line: string) => void
 
-let threshold: LogLevel = levelFrom(process.env['LOG']) ?? 'info'
+const threshold: LogLevel = levelFrom(process.env['LOG']) ?? 'info'
 
-export function levelFrom(text: string | undefined): LogLevel | undefined {
+function levelFrom(text: string | undefined): LogLevel | undefined {
   const level = text?.toLowerCase()
   return level !== undefined && level in ranks ? (level as LogLevel) : undefined
-}
-
-export function setLogLevel(level: LogLevel): void {
-  threshold = level
 }
 
 export function createLogger(area: string, sink: LogSink = toStderr): Logger {

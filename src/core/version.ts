@@ -1,6 +1,4 @@
 import { createRequire } from 'node:module'
 
 /** package.json's version. */
-export const programVersion: string = (createRequire(import.meta.url)('../../package.json') as { version: string })
-  .version
-export const version = programVersion
+export const version: string = (createRequire(import.meta.url)('../../package.json') as { version: string }).version
