@@ -52,7 +52,7 @@ export async function run(command, args, seconds = 120) {
   })
   clearTimeout(limit)
   running.delete(child)
-  if (code !== 0) throw new Error(`${command} ${args.join(' ')}: exit code ${code}\n${Buffer.concat([...err, ...out])}`)
+  if (code !== 0) throw new Error(`${command} ${args.join(' ')}: exit code ${code}\n${Buffer.concat(err.length > 0 ? err : out).toString().slice(-2000)}`)
   return Buffer.concat(out).toString()
 }
 

@@ -43,6 +43,8 @@ export class RangeFollower {
   /** When the first `watched` of this round came; 0: no round is under way. */
   #roundSince = 0
   #lastWatched = 0
+  /** A `watched` came after the table was read. */
+  #isStale = false
   #round: Promise<void> = Promise.resolve()
   #closed = false
 
@@ -71,6 +73,7 @@ export class RangeFollower {
   watched(): void {
     if (this.#closed) return
     this.#lastWatched = Date.now()
+    this.#isStale = true
     if (this.#roundSince !== 0) return
     this.#roundSince = this.#lastWatched
     this.#round = this.#follow()
@@ -92,7 +95,7 @@ export class RangeFollower {
     }
     // A write between the read and setRanges raised no event of its own: the step was still open.
     const again = this.#compile(await this.#read())
-    if (!this.#closed && this.#roundSince === 0 && !this.#inForce(again)) this.watched()
+    if (!this.#closed && this.#roundSince === 0 && (this.#isStale || !this.#inForce(again))) this.watched()
   }
 
   /** Waits until no write has come for a while and the table has every partition the policy names, or for the limit. */
@@ -102,6 +105,7 @@ export class RangeFollower {
       const waited = Date.now() - this.#roundSince
       const late = waited >= this.#settleMsMax || this.#closed
       if (!late && Date.now() - this.#lastWatched < this.#settleMs) continue
+      this.#isStale = false
       const table = await this.#read()
       const whole = table !== undefined && this.#options.policy.partitions.every((number) => table.partitions.has(number))
       if (whole || late) return table
