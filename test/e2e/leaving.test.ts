@@ -57,10 +57,11 @@ const bySignal =
     return pair.master.program.gone(20_000)
   }
 
-/** The standby is frozen, so that the drain cannot come to its end before the second signal. */
+/** The standby is frozen while the clients go on, so that the drain cannot come to its end before the second signal. */
 async function twice(pair: Pair): Promise<Ended> {
   pair.standby.program.signal('SIGSTOP')
   try {
+    await sleep(50)
     pair.master.program.signal('SIGTERM')
     await sleep(100)
     pair.master.program.signal('SIGTERM')

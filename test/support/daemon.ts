@@ -188,7 +188,7 @@ export function launch(t: Test, name: string, command: string, args: string[], o
   const program = new Program(name, child)
   t.teardown(async () => {
     if (program.running) await program.kill()
-    if (!t.passing()) process.stderr.write(`${program.tail(60)}\n`)
+    if (!t.passing()) process.stderr.write(`${program.tail(20)}\n`)
   })
   return program
 }
