@@ -159,7 +159,8 @@ void Resync::read(Chunk &chunk) {
   const uint64_t regions = (chunk.end - chunk.start + kRegion - 1) / kRegion;
   const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
   const uint64_t bytes = chunk.end - chunk.start + (regions + edges) * sizeof(wire::RecordHeader);
-  if (log->bytes_used() + bytes > log->bytes_max() / 2 || !log->room(bytes)) return;
+  const bool crowded = log->bytes_used() && log->bytes_used() + bytes > log->bytes_max() / 2;
+  if (crowded || !log->room(bytes)) return;
   log->hold(bytes);
   auto result = std::make_shared<ReadResult>();
   *result = {&volume, chunk.start, chunk.end, volume.flights.add(chunk.start, chunk.end, false), bytes, epoch_,
