@@ -2,10 +2,8 @@
 import { Command } from 'commander'
 
 import { OperationError, UsageError } from '../core/errors.js'
-import { formatAddress, parseAddress } from '../core/units.js'
-import { resolve } from 'node:path'
 import type { ExportEvent, ExportRequest, UnexportReply } from '../daemon/control-protocol.js'
-import { connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
+import { absoluteAddress, connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
 
 interface ExportFlags extends StateFlag {
   listen?: string
@@ -26,19 +24,13 @@ export function exportCommand(): Command {
   return new Command('export')
     .description("serve the standby's copy of a volume over NBD, frozen at its watermark, until Ctrl-C")
     .argument('<volume>', "the volume's name")
-    .option('--listen <addr>', 'unix:PATH or HOST:PORT (loopback only)', parser(absolute))
+    .option('--listen <addr>', 'unix:PATH or HOST:PORT (loopback only)', parser(absoluteAddress))
     .option('--writable', 'let clients write to a throw-away overlay')
     .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
     .option('--end', 'end the detached exports of the volume')
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(exportVolume)
-}
-
-/** The daemon has another working directory. */
-function absolute(text: string): string {
-  const address = parseAddress(text)
-  return formatAddress(address.kind === 'unix' ? { ...address, path: resolve(address.path) } : address)
 }
 
 async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {

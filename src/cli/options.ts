@@ -1,8 +1,11 @@
 /** Options and helpers that several commands share. */
+import { resolve } from 'node:path'
+
 import { InvalidArgumentError, Option } from 'commander'
 
 import type { Config } from '../core/config-types.js'
 import { UsageError } from '../core/errors.js'
+import { formatAddress, parseAddress } from '../core/units.js'
 import { ControlClient } from '../daemon/control-client.js'
 
 const defaultState = '/var/lib/understudy'
@@ -47,6 +50,12 @@ export function parser<T>(parse: (text: string) => T): (text: string) => T {
 
 /** Of options that may be given several times. */
 export const repeatable = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text]
+
+/** An address as the daemon needs it, whose working directory is another one. */
+export function absoluteAddress(text: string): string {
+  const address = parseAddress(text)
+  return formatAddress(address.kind === 'unix' ? { ...address, path: resolve(address.path) } : address)
+}
 
 export const print = (line: string): void => void process.stdout.write(line + '\n')
 

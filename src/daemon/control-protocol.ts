@@ -63,6 +63,8 @@ export interface UnexportReply {
 export interface PromoteRequest extends VolumeRequest {
   acceptLoss: boolean
   force: boolean
+  /** As typed; '' for none: where clients are to reach it, also after a restart. */
+  listen: string
 }
 
 export interface PromoteReply {
@@ -101,6 +103,11 @@ export class Fields {
     if (typeof value !== 'string' || value === '' || value.length > 4096)
       throw new UsageError(`request: '${name}' must be a string`)
     return value
+  }
+
+  /** '' when it is missing. */
+  text(name: string): string {
+    return this.body[name] === undefined || this.body[name] === '' ? '' : this.string(name)
   }
 
   flag(name: string): boolean {

@@ -1,5 +1,6 @@
 /** What each request of the control socket does. */
 import { OperationError, SafetyRefusal } from '../core/errors.js'
+import { parseAddress } from '../core/units.js'
 import { version } from '../core/version.js'
 import {
   type ExportEvent,
@@ -84,8 +85,13 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
 
 async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const volume = fields.string('volume')
+  const listen = fields.text('listen')
+  if (listen !== '') parseAddress(listen)
+  const again = daemon.standby?.promoted().some(({ exported }) => exported.name === volume) === true
+  const standby = again && daemon.standby !== undefined ? daemon.standby : standbyOf(daemon, volume, 'promote')
   const options = { acceptLoss: fields.flag('acceptLoss'), force: fields.flag('force') }
-  return reply<PromoteReply>(await standbyOf(daemon, volume, 'promote').promote(volume, options))
+  const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })
+  return reply<PromoteReply>({ messages: [...messages, ...daemon.promoted.serve(standby)] })
 }
 
 /** The role that has the copy; a volume of a master here is refused by name. */

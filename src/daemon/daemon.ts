@@ -27,6 +27,7 @@ import { type HostIdentity, loadIdentity } from './identity.js'
 import { metricsSource } from './metrics-source.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
 import { configAfter, planReload } from './reload.js'
+import { Promoted } from './promoted.js'
 import type { MasterRole, RoleDeps, StandbyRole } from './roles.js'
 import {
   controlSocketPath,
@@ -48,6 +49,7 @@ export interface DaemonOptions {
 export class Daemon {
   readonly errors = new ErrorCounts()
   readonly copies: Copies
+  readonly promoted: Promoted
   private readonly hub: EventHub
   private readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
@@ -72,6 +74,7 @@ export class Daemon {
     this.hub.subscribe(event => this.errors.observe(event))
     this.front = new NbdFront({ addon: options.addon, events: this.hub, log: options.log.area('nbd') })
     this.copies = new Copies(this.front, config.nbd)
+    this.promoted = new Promoted(this.front, config.nbd, options.log.area('promoted'))
   }
 
   /** Rejects with what went wrong first; close() is still to be called then. */
@@ -167,6 +170,7 @@ export class Daemon {
       if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
       await this.openGroup(group)
     }
+    if (this.standbyRole !== undefined) this.promoted.serve(this.standbyRole)
     this.front.serve()
     this.newState = undefined
   }

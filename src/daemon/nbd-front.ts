@@ -47,14 +47,15 @@ export class NbdFront {
     })
   }
 
-  /** A listener for all exports of the masters, or for one copy alone. */
-  listen(address: ListenAddress, config: NbdConfig, only?: ExportedVolume): OpenListener {
+  /** A listener for all exports of the masters, or for some volumes alone. */
+  listen(address: ListenAddress, config: NbdConfig, only?: ExportedVolume | ExportedVolume[]): OpenListener {
     if (address.kind === 'tcp' && !config.insecure && !isLoopback(address.host)) {
       throw new UsageError(
         `listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, or [nbd] insecure = true`,
       )
     }
-    const exports = only === undefined ? mapSource(this.exported) : mapSource(new Map([[only.name, only]]))
+    const alone = only === undefined ? undefined : new Map([only].flat().map(volume => [volume.name, volume]))
+    const exports = mapSource(alone ?? this.exported)
     const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log })
     const native = address.kind === 'unix' ? { ...address, mode: config.unixMode, ...groupOf(config) } : address
     const { port } = server.listen(native)

@@ -69,7 +69,10 @@ export interface StandbyRole {
   replicaPages(): { group: string; page: number }[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
   view(volume: string, options: { writable: boolean }): Promise<StandbyView>
-  promote(volume: string, options: { acceptLoss: boolean; force: boolean }): Promise<PromoteOutcome>
+  /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
+  promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
+  /** Volumes that are promoted, with where they are to be served. */
+  promoted(): { exported: ExportedVolume; listen: string | undefined }[]
   setAllow(ids: string[]): void
   close(options: { drainMs: number }): Promise<CloseOutcome>
 }

@@ -71,6 +71,7 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     port: 7401,
     status: () => [{ ...masterStatus, name: 'copy', group: 'copy', role: 'standby' }],
     replicaPages: () => [],
+    promoted: () => [],
     view: async (volume, { writable }) => {
       notes.push(`view ${volume}${writable ? ' writable' : ''}`)
       return {
