@@ -4,7 +4,8 @@
       'target_name': 'understudy',
       'sources': ['<!@(node scripts/native-sources.mjs)'],
       'include_dirs': ['native', '<!(node -p "require(\'node-addon-api\').include_dir")'],
-      'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', '_GNU_SOURCE'],
+      # What cannot be thrown into a worker that is being terminated is dropped instead of ending the process.
+      'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', '_GNU_SOURCE'],
       'cflags!': ['-O3'],
       'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20', '-O3'],
       'cflags': ['-O2', '-g', '-Wall', '-Wextra', '-fvisibility=hidden', '-pthread'],

@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { type Ended, inSync, type Pair, ROOT, sameBytes, sleep, startPair } from '../support/daemon.js'
+import { type Ended, execute, inSync, type Pair, ROOT, sameBytes, scratch, sleep, startPair } from '../support/daemon.js'
 import { CMD, NbdClient } from '../support/nbd-client.js'
 
 const TIMES = 25
@@ -136,4 +136,10 @@ void t.test('a standby under load leaves by SIGTERM and has applied everything i
   t.ok(load.replies > 0, 'clients were served meanwhile')
   await pair.master.stop()
   t.equal(await becomesEqual(pair), true, 'the images are identical')
+})
+
+void t.test('a worker thread that runs the addon is terminated, and the process lives on', async t => {
+  const files = scratch(t)
+  const output = await execute(process.execPath, [join(ROOT, 'test/support/worker-leave.mjs'), files.folder, String(TIMES)])
+  t.same([output.code, output.signal, output.stdout.trim()], [0, null, `terminated ${TIMES} times`], output.stderr)
 })
