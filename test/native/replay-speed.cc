@@ -53,6 +53,7 @@ bool measure(const char *what, size_t record_bytes, uint64_t total) {
   for (const auto &[name, seconds] : thread_seconds()) {
     const auto had = before.find(name);
     const double own = seconds - (had == before.end() ? 0 : had->second);
+    if (own < 0.01) continue;
     printf("#   %-14s %.2f s CPU: %.0f thousand records/s, %.0f MB/s\n", name.c_str(), own, count / own / 1e3,
            bytes / own / 1e6);
   }

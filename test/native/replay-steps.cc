@@ -179,6 +179,7 @@ void test_hashes() {
     const size_t before = standby.collector.hash_count();
     if (!standby.replica->hash({begin, offset, count, 0, 0}).ok()) return std::vector<wire::HashEntry>{};
     if (!wait_until([&] { return standby.collector.hash_count() > before; })) return std::vector<wire::HashEntry>{};
+    std::lock_guard lock(standby.collector.mutex);
     return standby.collector.hashes.back().second;
   };
   const auto is_known = [&](const wire::HashEntry &entry, uint64_t region) {
@@ -216,7 +217,9 @@ void test_hashes() {
     return master.make(RecordType::kVerify, 0, 200000, Bytes(bytes, bytes + sizeof payload));
   };
   send_all(standby, model, {verify(right), verify(wrong)});
-  good = EXPECT(standby.applied(master.sequence)) && EXPECT(standby.collector.results.size() == 2) &&
+  good = EXPECT(standby.applied(master.sequence));
+  std::lock_guard lock(standby.collector.mutex);
+  good = good && EXPECT(standby.collector.results.size() == 2) &&
          EXPECT(standby.collector.results[0].equal == 1) && EXPECT(standby.collector.results[1].equal == 0) &&
          EXPECT(standby.collector.results[1].id == 2) && EXPECT(standby.state().verify_different == 1);
   ok(good, "verify is judged at its position in the stream");
