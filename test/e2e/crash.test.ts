@@ -39,8 +39,9 @@ class Run {
     this.history = new History(runSeed, blocks)
     this.random = seededRandom(runSeed)
     const address = { path: pair.socket }
-    this.workload = new Workload({ history: this.history, address, exportName: pair.volume, seed: runSeed, reconnect: true, writesMax: 30_000 * long })
+    this.workload = new Workload({ history: this.history, address, exportName: pair.volume, seed: runSeed, reconnect: true })
     this.workload.start()
+    t.teardown(() => this.workload.stop())
   }
 
   legal(content: Buffer, requirement: Requirement, title: string): void {

@@ -115,8 +115,9 @@ t.test('a table rewritten through NBD is followed under load: what is new enters
   // A history in 10..14 MiB, which both tables replicate.
   const history = new History(5, (4 * MiB) / blockBytes)
   await writeAt(pair, 10 * MiB, Buffer.alloc(4 * MiB))
-  const workload = new Workload({ history, address: { path: pair.socket }, exportName: pair.volume, seed: 5, firstByte: 10 * MiB, writesMax: 6000 })
+  const workload = new Workload({ history, address: { path: pair.socket }, exportName: pair.volume, seed: 5, firstByte: 10 * MiB })
   workload.start()
+  t.teardown(() => workload.stop())
   await workload.written(100)
   const [gone, added]: [Span, Span] = [[20 * MiB, 30 * MiB], [40 * MiB, 50 * MiB]] // prettier-ignore
   const master = readFileSync(device)

@@ -26,8 +26,9 @@ interface Run {
 async function begin(t: Tap, durability: string, runSeed: number): Promise<Run> {
   const pair = await startPair(t, { sizeBytes, master: ['--durability', durability] })
   const history = new History(runSeed, blocks)
-  const workload = new Workload({ history, address: { path: pair.socket }, exportName: pair.volume, seed: runSeed, writesMax: 20_000 * long })
+  const workload = new Workload({ history, address: { path: pair.socket }, exportName: pair.volume, seed: runSeed })
   workload.start()
+  t.teardown(() => workload.stop())
   return { observer: new Observer(pair, sizeBytes), history, workload }
 }
 

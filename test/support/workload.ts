@@ -18,8 +18,8 @@ export interface WorkloadOptions {
   depth?: number
   /** Where on the device the history's first block is. */
   firstByte?: number
-  /** All writes together; the clients rest when it is reached. */
-  writesMax?: number
+  /** All clients together: a bound for what a history grows to while a test waits for something. */
+  writesPerSecond?: number
   /** After a lost connection: try again until the export is there (a restarted master), instead of ending. */
   reconnect?: boolean
 }
@@ -31,13 +31,15 @@ export class Workload {
   readonly #random: () => number
   #clients: Promise<void>[] = []
   #stopping = false
+  #began = 0
 
   constructor(options: WorkloadOptions) {
-    this.#options = { connections: 3, depth: 8, firstByte: 0, writesMax: 20_000, reconnect: false, ...options }
+    this.#options = { connections: 3, depth: 8, firstByte: 0, writesPerSecond: 2000, reconnect: false, ...options }
     this.#random = seededRandom(options.seed)
   }
 
   start(): void {
+    this.#began = Date.now()
     this.#clients = Array.from({ length: this.#options.connections }, () => this.#client())
   }
 
@@ -79,9 +81,9 @@ export class Workload {
 
   /** One request after the other until the connection is dead or the workload stops. */
   async #requests(client: NbdClient): Promise<void> {
-    const { history, writesMax } = this.#options
+    const { history, writesPerSecond } = this.#options
     for (let alive = true; alive && !this.#stopping; ) {
-      if (history.writes.length >= writesMax) await sleep(10)
+      if (history.writes.length > ((Date.now() - this.#began) * writesPerSecond) / 1000 + 100) await sleep(5)
       else alive = this.#random() < 0.02 ? await this.#flush(client) : await this.#write(client)
     }
   }
