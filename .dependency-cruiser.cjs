@@ -1,5 +1,12 @@
 // Imports point one way: cli -> daemon -> master | standby | nbd | filter | metrics -> transport -> native -> core.
-const layers = [['cli'], ['daemon'], ['master', 'standby', 'nbd', 'filter', 'metrics'], ['transport'], ['native'], ['core']]
+const layers = [
+  ['cli'],
+  ['daemon'],
+  ['master', 'standby', 'nbd', 'filter', 'metrics'],
+  ['transport'],
+  ['native'],
+  ['core'],
+]
 
 const upward = layers.flatMap((names, level) => {
   const above = layers.slice(0, level).flat()
@@ -18,7 +25,12 @@ const upward = layers.flatMap((names, level) => {
 module.exports = {
   forbidden: [
     ...upward,
-    { name: 'no-circular', severity: 'error', from: {}, to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } } },
+    {
+      name: 'no-circular',
+      severity: 'error',
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+    },
     {
       name: 'the-addon-is-loaded-in-one-place',
       comment: 'src/native/binding.ts is the only file that loads it',

@@ -4,6 +4,6 @@ import { readdirSync } from 'node:fs'
 const root = new URL('..', import.meta.url)
 const sources = readdirSync(new URL('native', root), { recursive: true })
   .map(String)
-  .filter((name) => name.endsWith('.cc'))
+  .filter(name => name.endsWith('.cc'))
   .sort()
 for (const name of sources) console.log(`native/${name}`)

@@ -85,7 +85,11 @@ async function tell(stage: Stage): Promise<void> {
 
 // ---- the steps ---------------------------------------------------------------------------------------------------------
 
-async function makeFileSystem({ folder, screen, signal }: Stage): Promise<{ image: string; sizeBytes: number; manifest: Manifest }> {
+async function makeFileSystem({
+  folder,
+  screen,
+  signal,
+}: Stage): Promise<{ image: string; sizeBytes: number; manifest: Manifest }> {
   screen.begin('An ext4 file system with real files is made (mke2fs): this program, its sources, the Node executable')
   const tree = join(folder, 'files')
   const manifest = await gatherFiles(tree)
@@ -95,7 +99,9 @@ async function makeFileSystem({ folder, screen, signal }: Stage): Promise<{ imag
   await truncate(image, sizeBytes)
   await run('mke2fs', ['-q', '-F', '-t', 'ext4', '-b', '4096', '-d', tree, image], { signal })
   await rm(tree, { recursive: true })
-  screen.held(`${manifest.hashes.size} files, ${formatSize(manifest.bytes)}, on a disk of ${formatSize(sizeBytes)}; the hash of each is noted`)
+  screen.held(
+    `${manifest.hashes.size} files, ${formatSize(manifest.bytes)}, on a disk of ${formatSize(sizeBytes)}; the hash of each is noted`,
+  )
   return { image, sizeBytes, manifest }
 }
 
@@ -124,7 +130,16 @@ async function startPair(stage: Stage, sizeBytes: number): Promise<Pair> {
   const standby = await ChildProgram.start('standby', ['standby', ...standbyArgs], ready)
   stage.programs.push(standby)
   const socket = at('disk.sock')
-  const masterArgs = ['--device', device, '--export', VOLUME, '--listen', `unix:${socket}`, '--standby', `${standbyId}@${address}`]
+  const masterArgs = [
+    '--device',
+    device,
+    '--export',
+    VOLUME,
+    '--listen',
+    `unix:${socket}`,
+    '--standby',
+    `${standbyId}@${address}`,
+  ]
   const master = await ChildProgram.start('master', ['master', '--state', at('master'), ...masterArgs], ready)
   stage.programs.push(master)
 
@@ -133,11 +148,21 @@ async function startPair(stage: Stage, sizeBytes: number): Promise<Pair> {
   screen.detail(`master  ${masterId.slice(0, 16)}..., process ${master.pid}, NBD on unix:${socket}`)
   screen.detail(`standby ${standbyId.slice(0, 16)}..., QUIC on ${address}`)
   screen.held('each accepted only the other by its key; the link is encrypted; the empty disk is in sync')
-  return { master, standby, device, standbyImage: join(at('store'), VOLUME, 'image.raw'), socket, masterControl, standbyState: at('standby') }
+  return {
+    master,
+    standby,
+    device,
+    standbyImage: join(at('store'), VOLUME, 'image.raw'),
+    socket,
+    masterControl,
+    standbyState: at('standby'),
+  }
 }
 
 async function writeThroughNbd({ screen, signal }: Stage, pair: Pair, image: string): Promise<void> {
-  screen.begin('A client (nbdcopy) writes the file system to the master through NBD; the standby is held (SIGSTOP) meanwhile')
+  screen.begin(
+    'A client (nbdcopy) writes the file system to the master through NBD; the standby is held (SIGSTOP) meanwhile',
+  )
   pair.standby.hold()
   const uri = nbdUri({ kind: 'unix', path: pair.socket }, VOLUME)
   const started = performance.now()
@@ -160,7 +185,9 @@ async function writeThroughNbd({ screen, signal }: Stage, pair: Pair, image: str
   const bytes = await allocatedBytes(image)
   const rate = bytes / ((performance.now() - started) / 1000)
   screen.bar('written', 100, 100, `lag ${formatSize(volume.lagBytes)}`)
-  screen.held(`${volume.written} records, ${formatSize(bytes)} of data at ${formatSize(rate)}/s: a standby that does not answer costs the client nothing`)
+  screen.held(
+    `${volume.written} records, ${formatSize(bytes)} of data at ${formatSize(rate)}/s: a standby that does not answer costs the client nothing`,
+  )
 }
 
 async function drain(stage: Stage, pair: Pair): Promise<void> {
@@ -236,13 +263,15 @@ async function checkCopy({ screen, folder, signal }: Stage, copy: string, manife
 async function identityOf({ signal }: Stage, state: string): Promise<string> {
   const { output } = await run(process.execPath, [MAIN, 'identity', '--state', state], { signal })
   const id = /^[0-9a-f]{64}$/m.exec(output)?.[0]
-  if (id === undefined) throw new OperationError('IDENTITY', `demo: no id in the output of 'understudy identity': ${output.trim()}`)
+  if (id === undefined)
+    throw new OperationError('IDENTITY', `demo: no id in the output of 'understudy identity': ${output.trim()}`)
   return id
 }
 
 async function volumeOf(control: ControlClient): Promise<VolumeStatus> {
   const volume = (await control.status()).volumes.find(({ name }) => name === VOLUME)
-  if (volume === undefined) throw new OperationError('NO_VOLUME', `demo: the daemon's status lacks the volume '${VOLUME}'`)
+  if (volume === undefined)
+    throw new OperationError('NO_VOLUME', `demo: the daemon's status lacks the volume '${VOLUME}'`)
   return volume
 }
 
@@ -250,7 +279,8 @@ async function until({ signal }: Stage, what: string, condition: () => Promise<b
   const end = performance.now() + DRAIN_LIMIT_MS
   while (!(await condition())) {
     if (signal.aborted) throw new OperationError('INTERRUPTED', 'demo: interrupted')
-    if (performance.now() > end) throw new OperationError('TIMEOUT', `demo: ${what}: not within ${DRAIN_LIMIT_MS / 1000} s`)
+    if (performance.now() > end)
+      throw new OperationError('TIMEOUT', `demo: ${what}: not within ${DRAIN_LIMIT_MS / 1000} s`)
     await new Promise(resolve => setTimeout(resolve, POLL_MS))
   }
 }

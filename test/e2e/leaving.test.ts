@@ -7,7 +7,17 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { type Ended, execute, inSync, type Pair, ROOT, sameBytes, scratch, sleep, startPair } from '../support/daemon.js'
+import {
+  type Ended,
+  execute,
+  inSync,
+  type Pair,
+  ROOT,
+  sameBytes,
+  scratch,
+  sleep,
+  startPair,
+} from '../support/daemon.js'
 import { CMD, NbdClient } from '../support/nbd-client.js'
 
 const TIMES = 25
@@ -89,7 +99,8 @@ async function leaveOften(t: Test, way: Way): Promise<void> {
     }
     await loaded(pair)
     const { code, signal } = await way.leave(pair)
-    if (signal !== null || !way.codes.includes(code ?? -1)) endings.push(`time ${time + 1}: code ${code}, signal ${signal}`)
+    if (signal !== null || !way.codes.includes(code ?? -1))
+      endings.push(`time ${time + 1}: code ${code}, signal ${signal}`)
     if (existsSync(pair.socket) || existsSync(join(pair.master.state, 'control.sock'))) socketsLeft += 1
     if (way.drains && !(await becomesEqual(pair))) endings.push(`time ${time + 1}: not drained`)
     if (endings.length > 2) break
@@ -140,6 +151,10 @@ void t.test('a standby under load leaves by SIGTERM and has applied everything i
 
 void t.test('a worker thread that runs the addon is terminated, and the process lives on', async t => {
   const files = scratch(t)
-  const output = await execute(process.execPath, [join(ROOT, 'test/support/worker-leave.mjs'), files.folder, String(TIMES)])
+  const output = await execute(process.execPath, [
+    join(ROOT, 'test/support/worker-leave.mjs'),
+    files.folder,
+    String(TIMES),
+  ])
   t.same([output.code, output.signal, output.stdout.trim()], [0, null, `terminated ${TIMES} times`], output.stderr)
 })

@@ -143,8 +143,10 @@ export class Program {
     const end = performance.now() + limitMs
     while (!pattern.test(this.stdout)) {
       const over = await Promise.race([left, sleep(20).then(() => false)])
-      if (over && !pattern.test(this.stdout)) throw new Error(`${this.name} ended before it printed ${pattern}: ${this.tail()}`)
-      if (performance.now() > end) throw new Error(`${this.name} did not print ${pattern} within ${limitMs} ms: ${this.tail()}`)
+      if (over && !pattern.test(this.stdout))
+        throw new Error(`${this.name} ended before it printed ${pattern}: ${this.tail()}`)
+      if (performance.now() > end)
+        throw new Error(`${this.name} did not print ${pattern} within ${limitMs} ms: ${this.tail()}`)
     }
   }
 
@@ -183,8 +185,18 @@ export class Program {
 }
 
 /** Starts a program that the end of the test ends; its log is told when the test failed. */
-export function launch(t: Test, name: string, command: string, args: string[], options: { env?: NodeJS.ProcessEnv; cwd?: string } = {}): Program {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.env }, cwd: options.cwd })
+export function launch(
+  t: Test,
+  name: string,
+  command: string,
+  args: string[],
+  options: { env?: NodeJS.ProcessEnv; cwd?: string } = {},
+): Program {
+  const child = spawn(command, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.env },
+    cwd: options.cwd,
+  })
   const program = new Program(name, child)
   t.teardown(async () => {
     if (program.running) await program.kill()
@@ -203,7 +215,11 @@ export interface Output extends Ended {
 }
 
 /** Runs a program to its end. Never throws for its exit code. */
-export function execute(command: string, args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {}): Promise<Output> {
+export function execute(
+  command: string,
+  args: string[],
+  options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {},
+): Promise<Output> {
   return new Promise(resolve => {
     const child = execFile(
       command,
@@ -213,13 +229,23 @@ export function execute(command: string, args: string[], options: { limitMs?: nu
         killSignal: 'SIGKILL',
         maxBuffer: 64 << 20,
         // Debian's own python3 has the nbd module; another one may come first in the PATH.
-        env: { ...process.env, PATH: `/usr/bin:/bin:/usr/sbin:/sbin:${process.env['PATH'] ?? ''}`, LC_ALL: 'C', ...options.env },
+        env: {
+          ...process.env,
+          PATH: `/usr/bin:/bin:/usr/sbin:/sbin:${process.env['PATH'] ?? ''}`,
+          LC_ALL: 'C',
+          ...options.env,
+        },
         cwd: options.cwd,
       },
       (error, stdout, stderr) => {
         alive.delete(child)
         const failed = error !== null && child.exitCode === null && child.signalCode === null
-        resolve({ code: failed ? 127 : child.exitCode, signal: child.signalCode, stdout, stderr: failed ? `${stderr}${error.message}\n` : stderr })
+        resolve({
+          code: failed ? 127 : child.exitCode,
+          signal: child.signalCode,
+          stdout,
+          stderr: failed ? `${stderr}${error.message}\n` : stderr,
+        })
       },
     )
     alive.add(child)
@@ -228,11 +254,17 @@ export function execute(command: string, args: string[], options: { limitMs?: nu
 }
 
 /** As execute(), but a failure is thrown with what was printed. Returns stdout. */
-export async function succeed(command: string, args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {}): Promise<string> {
+export async function succeed(
+  command: string,
+  args: string[],
+  options: { limitMs?: number; env?: NodeJS.ProcessEnv; cwd?: string } = {},
+): Promise<string> {
   const output = await execute(command, args, options)
   if (output.code !== 0) {
     const ending = output.code === null ? `ended by ${output.signal}` : `exit code ${output.code}`
-    throw new Error(`${command} ${args.join(' ')}: ${ending}\n${output.stdout.slice(-4000)}${output.stderr.slice(-4000)}`)
+    throw new Error(
+      `${command} ${args.join(' ')}: ${ending}\n${output.stdout.slice(-4000)}${output.stderr.slice(-4000)}`,
+    )
   }
   return output.stdout
 }
@@ -289,12 +321,18 @@ export class Daemon {
   async volume(name: string): Promise<VolumeStatus> {
     const { volumes } = await this.status()
     const volume = volumes.find(candidate => candidate.name === name)
-    if (volume === undefined) throw new Error(`${this.name}: no volume '${name}' in its status; it has: ${volumes.map(v => v.name).join(', ')}`)
+    if (volume === undefined)
+      throw new Error(`${this.name}: no volume '${name}' in its status; it has: ${volumes.map(v => v.name).join(', ')}`)
     return volume
   }
 
   /** Waits until the volume's status fulfils the condition; the error shows the last one seen. */
-  async until(name: string, what: string, condition: (volume: VolumeStatus) => boolean, limitMs = 20_000): Promise<VolumeStatus> {
+  async until(
+    name: string,
+    what: string,
+    condition: (volume: VolumeStatus) => boolean,
+    limitMs = 20_000,
+  ): Promise<VolumeStatus> {
     const end = performance.now() + limitMs
     let seen: unknown
     for (;;) {
@@ -306,7 +344,9 @@ export class Daemon {
         seen = error instanceof Error ? error.message : error
       }
       if (performance.now() > end) {
-        throw new Error(`${this.name}: ${name}: ${what}: not within ${limitMs} ms; last seen: ${JSON.stringify(seen)}${this.program.tail()}`)
+        throw new Error(
+          `${this.name}: ${name}: ${what}: not within ${limitMs} ms; last seen: ${JSON.stringify(seen)}${this.program.tail()}`,
+        )
       }
       await sleep(30)
     }
@@ -361,7 +401,13 @@ export async function startPair(t: Test, options: PairOptions = {}): Promise<Pai
   const socket = files.path('nbd.sock')
   const masterArgs = (): string[] => [
     ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
-    ...['--standby', `${standbyId}@${standbyAddress}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...(options.master ?? [])],
+    ...[
+      '--standby',
+      `${standbyId}@${standbyAddress}`,
+      '--metrics',
+      `127.0.0.1:${masterMetrics}`,
+      ...(options.master ?? []),
+    ],
   ]
   const standbyArgs = (): string[] => [
     ...['standby', '--state', standbyState, '--store', files.path('store'), '--listen', standbyAddress],
@@ -399,12 +445,18 @@ export function inSync(pair: Pair, limitMs = 30_000): Promise<VolumeStatus> {
 
 export async function sha256(path: string): Promise<string> {
   const hash = createHash('sha256')
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) hash.update(chunk)
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>)
+    hash.update(chunk)
   return hash.digest('hex')
 }
 
 /** Asserts that two images have the same bytes; a failure names the first difference. */
-export async function sameBytes(t: Test, expected: string, found: string, title = 'the images are identical'): Promise<void> {
+export async function sameBytes(
+  t: Test,
+  expected: string,
+  found: string,
+  title = 'the images are identical',
+): Promise<void> {
   const difference = await firstDifference(expected, found)
   t.equal(difference, 'none', title)
 }
@@ -420,7 +472,10 @@ async function firstDifference(pathA: string, pathB: string): Promise<string> {
     let regions = 0
     let first = -1
     for (let offset = 0; offset < sizeA; offset += bufferA.length) {
-      const [gotA, gotB] = await Promise.all([a.read(bufferA, 0, bufferA.length, offset), b.read(bufferB, 0, bufferB.length, offset)])
+      const [gotA, gotB] = await Promise.all([
+        a.read(bufferA, 0, bufferA.length, offset),
+        b.read(bufferB, 0, bufferB.length, offset),
+      ])
       const [viewA, viewB] = [bufferA.subarray(0, gotA.bytesRead), bufferB.subarray(0, gotB.bytesRead)]
       if (viewA.equals(viewB)) continue
       for (let at = 0; at < viewA.length; at += 4096) {
@@ -444,12 +499,17 @@ export function folder(files: Scratch, name: string): string {
 export const sleep = (milliseconds: number): Promise<void> => new Promise(resolve => setTimeout(resolve, milliseconds))
 
 /** The value of a sample on /metrics; labels must all match. Undefined: it is not there. */
-export async function metric(port: number, name: string, labels: Record<string, string> = {}): Promise<number | undefined> {
+export async function metric(
+  port: number,
+  name: string,
+  labels: Record<string, string> = {},
+): Promise<number | undefined> {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
   for (const line of text.split('\n')) {
     const match = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/.exec(line)
     if (match === null || match[1] !== name) continue
-    if (Object.entries(labels).every(([key, value]) => (match[2] ?? '').includes(`${key}="${value}"`))) return Number(match[3])
+    if (Object.entries(labels).every(([key, value]) => (match[2] ?? '').includes(`${key}="${value}"`)))
+      return Number(match[3])
   }
   return undefined
 }

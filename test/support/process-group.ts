@@ -48,12 +48,12 @@ export async function runGroup(
   let timedOut = false
   let leftBehind: string[] = []
 
-  const ended = await new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+  const ended = await new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve => {
     const limit = setTimeout(() => {
       timedOut = true
       if (group !== undefined) killGroup(group)
     }, options.seconds * 1000)
-    child.on('error', (error) => {
+    child.on('error', error => {
       clearTimeout(limit)
       stderr.push(Buffer.from(`${command}: ${error.message}\n`))
       resolve({ code: 127, signal: null })
@@ -61,7 +61,7 @@ export async function runGroup(
     // 'exit' and not 'close': a process left behind holds the pipes open.
     child.on('exit', (code, signal) => {
       clearTimeout(limit)
-      void graceful(group).then((members) => {
+      void graceful(group).then(members => {
         leftBehind = members
         if (group !== undefined) killGroup(group)
         setTimeout(resolve, 20, { code, signal })
@@ -85,7 +85,7 @@ export async function runGroup(
 async function graceful(group: number | undefined): Promise<string[]> {
   if (group === undefined) return []
   for (let attempt = 0; attempt < 6 && groupMembers(group).length > 0; attempt += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 50))
+    await new Promise(resolve => setTimeout(resolve, 50))
   }
   return groupMembers(group)
 }
@@ -102,7 +102,8 @@ function groupMembers(group: number): string[] {
     }
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
     // state, parent, process group; a zombie holds nothing and waits for its parent alone
-    if (Number(fields[2]) === group && fields[0] !== 'Z' && fields[0] !== 'X') members.push(`${name} ${commandOf(name)}`)
+    if (Number(fields[2]) === group && fields[0] !== 'Z' && fields[0] !== 'X')
+      members.push(`${name} ${commandOf(name)}`)
   }
   return members
 }

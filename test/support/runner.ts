@@ -50,16 +50,16 @@ process.chdir(ROOT)
 process.exitCode = await main()
 
 async function main(): Promise<number> {
-  const wanted = (name: string): boolean => filters.length === 0 || filters.some((filter) => name.includes(filter))
+  const wanted = (name: string): boolean => filters.length === 0 || filters.some(filter => name.includes(filter))
   const files = [...nativeTests(wanted), ...compiledTests(wanted)]
   const reports: FileReport[] = []
   // The longest first, so that the end is not one long file beside an idle core.
-  const parallel = files.filter((file) => !file.serial).sort((a, b) => b.seconds - a.seconds)
+  const parallel = files.filter(file => !file.serial).sort((a, b) => b.seconds - a.seconds)
   const lane = async (): Promise<void> => {
     for (let file = parallel.shift(); file !== undefined; file = parallel.shift()) reports.push(await runFile(file))
   }
   await Promise.all(Array.from({ length: Number(options.jobs) }, lane))
-  for (const file of files.filter((file) => file.serial)) reports.push(await runFile(file))
+  for (const file of files.filter(file => file.serial)) reports.push(await runFile(file))
   return summarize(reports)
 }
 
@@ -67,10 +67,10 @@ async function main(): Promise<number> {
 
 function compiledTests(wanted: (name: string) => boolean): TestFile[] {
   return readdirSync('test', { recursive: true })
-    .map((name) => `test/${String(name)}`)
-    .filter((name) => name.endsWith('.test.ts') && wanted(name))
+    .map(name => `test/${String(name)}`)
+    .filter(name => name.endsWith('.test.ts') && wanted(name))
     .sort()
-    .map((name) => ({
+    .map(name => ({
       name,
       command: process.execPath,
       args: ['--enable-source-maps', `dist-test/${name.replace(/\.ts$/, '.js')}`],
@@ -79,21 +79,34 @@ function compiledTests(wanted: (name: string) => boolean): TestFile[] {
 }
 
 function nativeTests(wanted: (name: string) => boolean): TestFile[] {
-  const names = readdirSync('test/native').filter((name) => name.endsWith('.cc') && wanted(`test/native/${name}`))
+  const names = readdirSync('test/native').filter(name => name.endsWith('.cc') && wanted(`test/native/${name}`))
   if (names.length === 0) return []
   const folder = options.sanitize ? 'dist-test/native-sanitized' : 'dist-test/native'
-  const programs = names.map((name) => `${folder}/${name.replace(/\.cc$/, '')}`)
+  const programs = names.map(name => `${folder}/${name.replace(/\.cc$/, '')}`)
   const make = spawnSync(
     'make',
-    ['-s', '-k', '-f', 'test/native/Makefile', `-j${options.jobs}`, ...(options.sanitize ? ['SANITIZE=1'] : []), ...programs],
+    [
+      '-s',
+      '-k',
+      '-f',
+      'test/native/Makefile',
+      `-j${options.jobs}`,
+      ...(options.sanitize ? ['SANITIZE=1'] : []),
+      ...programs,
+    ],
     { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
   )
   // A program that could not be built fails below, as a file that cannot be started.
   if (make.status !== 0) console.log(`the build of test/native failed:\n${make.stdout}${make.stderr}`)
-  return names.sort().map((name) => {
+  return names.sort().map(name => {
     const program = `${folder}/${name.replace(/\.cc$/, '')}`
     const path = `test/native/${name}`
-    return { name: path, command: make.status === 0 || existsSync(program) ? program : 'false', args: [], ...needs(path) }
+    return {
+      name: path,
+      command: make.status === 0 || existsSync(program) ? program : 'false',
+      args: [],
+      ...needs(path),
+    }
   })
 }
 
@@ -112,9 +125,10 @@ async function runFile(file: TestFile): Promise<FileReport> {
     env: { ...process.env, TAP_TIMEOUT: String(Math.max(1, file.seconds - 5)), TAP_RCFILE: '/dev/null', NO_COLOR: '1' },
   })
   const results = parseTap(ended.stdout)
-  const counted = results.filter((result) => result.path.length > 0)
+  const counted = results.filter(result => result.path.length > 0)
   for (const reason of fileFailures(file, ended, results)) results.push({ path: [], outcome: 'failed', detail: reason })
-  if (counted.length === 0 && results.length === 0) results.push({ path: [], outcome: 'failed', detail: 'no test in this file' })
+  if (counted.length === 0 && results.length === 0)
+    results.push({ path: [], outcome: 'failed', detail: 'no test in this file' })
   const report = { file, results, seconds: ended.seconds, stderr: ended.stderr }
   print(report, ended)
   return report
@@ -124,7 +138,7 @@ function fileFailures(file: TestFile, ended: Ended, results: TestResult[]): stri
   const failures: string[] = []
   if (ended.timedOut) failures.push(`killed after ${file.seconds} s`)
   else if (ended.signal !== null) failures.push(`ended by ${ended.signal}`)
-  else if (ended.code !== 0 && !results.some((result) => result.outcome === 'failed')) {
+  else if (ended.code !== 0 && !results.some(result => result.outcome === 'failed')) {
     failures.push(`exit code ${ended.code} although no test failed`)
   }
   if (ended.leftBehind.length > 0) failures.push(`left processes behind: ${ended.leftBehind.join(', ')}`)
@@ -132,16 +146,18 @@ function fileFailures(file: TestFile, ended: Ended, results: TestResult[]): stri
 }
 
 function count(results: { outcome: TestResult['outcome'] }[], outcome: TestResult['outcome']): number {
-  return results.filter((result) => result.outcome === outcome).length
+  return results.filter(result => result.outcome === outcome).length
 }
 
 function print({ file, results, seconds, stderr }: FileReport, ended: Ended): void {
-  const failed = results.filter((result) => result.outcome === 'failed')
+  const failed = results.filter(result => result.outcome === 'failed')
   const skipped = count(results, 'skipped')
   const parts = [`${count(results, 'passed')} passed`]
   if (failed.length > 0) parts.push(`${failed.length} failed`)
   if (skipped > 0) parts.push(`${skipped} skipped`)
-  console.log(`${failed.length === 0 ? 'ok    ' : 'FAILED'} ${file.name}: ${parts.join(', ')} (${seconds.toFixed(1)} s)`)
+  console.log(
+    `${failed.length === 0 ? 'ok    ' : 'FAILED'} ${file.name}: ${parts.join(', ')} (${seconds.toFixed(1)} s)`,
+  )
   for (const result of failed) {
     console.log(`    not ok: ${result.path.length === 0 ? file.name : result.path.join(' > ')}`)
     console.log(indent(result.detail, 8))
@@ -158,14 +174,16 @@ function indent(text: string, columns: number): string {
 
 function summarize(reports: FileReport[]): number {
   const allowed = allowedSkips()
-  const all = reports.flatMap(({ file, results }) => results.map((result) => ({ file, ...result })))
-  const skipped = all.filter((result) => result.outcome === 'skipped')
+  const all = reports.flatMap(({ file, results }) => results.map(result => ({ file, ...result })))
+  const skipped = all.filter(result => result.outcome === 'skipped')
   let refused = 0
   if (skipped.length > 0) console.log('skipped:')
   for (const skip of skipped) {
     const title = `${skip.file.name}: ${skip.path.join(' > ')}: ${skip.detail}`
     const reason = allowed.find(({ part }) => title.includes(part))?.reason
-    console.log(`    ${title} (${reason === undefined ? 'NOT in test/allowed-skips.txt: this fails the run' : `allowed: ${reason}`})`)
+    console.log(
+      `    ${title} (${reason === undefined ? 'NOT in test/allowed-skips.txt: this fails the run' : `allowed: ${reason}`})`,
+    )
     if (reason === undefined) refused += 1
   }
   const passed = count(all, 'passed')
@@ -182,9 +200,9 @@ function summarize(reports: FileReport[]): number {
 function allowedSkips(): { part: string; reason: string }[] {
   return readFileSync('test/allowed-skips.txt', 'utf8')
     .split('\n')
-    .filter((line) => line.trim() !== '' && !line.startsWith('#'))
-    .map((line) => {
-      const [part = '', reason = ''] = line.split('|').map((field) => field.trim())
+    .filter(line => line.trim() !== '' && !line.startsWith('#'))
+    .map(line => {
+      const [part = '', reason = ''] = line.split('|').map(field => field.trim())
       if (part === '' || reason === '') throw new Error(`test/allowed-skips.txt: write "PART | REASON", not: ${line}`)
       return { part, reason }
     })

@@ -7,7 +7,7 @@ const counts = (results: TestResult[]): Record<string, number> => {
   return sum
 }
 
-void t.test('an innermost subtest counts one, its assertions nothing', (t) => {
+void t.test('an innermost subtest counts one, its assertions nothing', t => {
   const text = `TAP version 14
 # Subtest: outer
     # Subtest: inner
@@ -26,7 +26,7 @@ ok 2 - bare
   t.end()
 })
 
-void t.test('a failure keeps its titles and its diagnostics', (t) => {
+void t.test('a failure keeps its titles and its diagnostics', t => {
   const text = `# Subtest: outer
     # Subtest: inner
         not ok 1 - should be equal
@@ -48,7 +48,7 @@ not ok 1 - outer # time=3ms
   t.end()
 })
 
-void t.test('a parent that failed by itself is a failure', (t) => {
+void t.test('a parent that failed by itself is a failure', t => {
   const text = `# Subtest: outer
     # Subtest: inner
         ok 1 - fine
@@ -63,7 +63,7 @@ not ok 1 - outer
   t.end()
 })
 
-void t.test('skips are counted with their reasons, however they were said', (t) => {
+void t.test('skips are counted with their reasons, however they were said', t => {
   const text = `# Subtest: all of it
     ok 1 - needs root # SKIP
     1..1
@@ -78,20 +78,26 @@ ok 4 - later # TODO not written
   const results = parseTap(text)
   t.same(counts(results), { passed: 0, failed: 0, skipped: 4 })
   t.same(
-    results.map((result) => result.detail),
+    results.map(result => result.detail),
     ['needs root', 'no root here', 'because', 'TODO not written'],
   )
   t.end()
 })
 
-void t.test('output that was cut off, bailed out or planned more is a failure', (t) => {
-  for (const text of ['ok 1 - a\n', 'ok 1 - a\n1..2\n', '', 'ok 1 - a\nBail out! no\n1..1\n', '# Subtest: x\n    ok 1 - a\n']) {
+void t.test('output that was cut off, bailed out or planned more is a failure', t => {
+  for (const text of [
+    'ok 1 - a\n',
+    'ok 1 - a\n1..2\n',
+    '',
+    'ok 1 - a\nBail out! no\n1..1\n',
+    '# Subtest: x\n    ok 1 - a\n',
+  ]) {
     t.equal(counts(parseTap(text)).failed, 1, JSON.stringify(text))
   }
   t.end()
 })
 
-void t.test('a buffered subtest counts like any other', (t) => {
+void t.test('a buffered subtest counts like any other', t => {
   const text = `ok 1 - outer # time=4ms {
     ok 1 - inner # time=3ms {
         ok 1 - assertion
@@ -107,7 +113,11 @@ void t.test('a buffered subtest counts like any other', (t) => {
   t.end()
 })
 
-void t.test('what a test prints beside TAP is ignored', (t) => {
-  t.same(counts(parseTap('hello\n# a comment\nok 1 - a # time=1ms\n  okay then\n1..1\n# time=2ms\n')), { passed: 1, failed: 0, skipped: 0 })
+void t.test('what a test prints beside TAP is ignored', t => {
+  t.same(counts(parseTap('hello\n# a comment\nok 1 - a # time=1ms\n  okay then\n1..1\n# time=2ms\n')), {
+    passed: 1,
+    failed: 0,
+    skipped: 0,
+  })
   t.end()
 })

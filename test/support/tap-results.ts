@@ -86,7 +86,8 @@ class TapReader {
     collect(this.root, [], results)
     if (this.bailed !== undefined) results.push(failure([], this.bailed))
     // A stream that ended inside a subtest, or before its plan, was cut off.
-    else if (this.open.length > 1 || this.root.planned === undefined) results.push(failure([], 'the output ends before its plan'))
+    else if (this.open.length > 1 || this.root.planned === undefined)
+      results.push(failure([], 'the output ends before its plan'))
     else if (this.root.planned !== this.root.points.length) {
       results.push(failure([], `${this.root.planned} tests were planned and ${this.root.points.length} reported`))
     }
@@ -146,7 +147,7 @@ function collect(frame: Frame, path: string[], results: TestResult[]): void {
   for (const point of frame.points) {
     const here = [...path, point.title]
     const children = point.children?.points ?? []
-    const nested = children.some((child) => child.children !== undefined)
+    const nested = children.some(child => child.children !== undefined)
     // Beside subtests a bare assertion is a detail of the parent: told when it fails.
     const detailOnly = path.length > 0 && point.children === undefined && point.directive === undefined && point.ok
     if (point.directive !== undefined) results.push(skip(here, point))
@@ -158,17 +159,17 @@ function collect(frame: Frame, path: string[], results: TestResult[]): void {
 function collectNested(point: Point, here: string[], results: TestResult[]): void {
   const before = results.length
   collect(point.children as Frame, here, results)
-  const told = results.slice(before).some((result) => result.outcome === 'failed')
+  const told = results.slice(before).some(result => result.outcome === 'failed')
   if (!point.ok && !told) results.push(failure(here, point.diagnostics.join('\n')))
 }
 
 function leaf(path: string[], point: Point, children: Point[]): TestResult {
   if (!point.ok) {
-    const failed = children.filter((child) => !child.ok && child.directive === undefined)
-    const told = failed.map((child) => [`not ok - ${child.title}`, ...child.diagnostics].join('\n'))
+    const failed = children.filter(child => !child.ok && child.directive === undefined)
+    const told = failed.map(child => [`not ok - ${child.title}`, ...child.diagnostics].join('\n'))
     return failure(path, (told.length > 0 ? told : point.diagnostics).join('\n'))
   }
-  const skipped = children.filter((child) => child.directive !== undefined)
+  const skipped = children.filter(child => child.directive !== undefined)
   if (skipped.length === 0) return { path, outcome: 'passed', detail: '' }
   return { path, outcome: 'skipped', detail: skipped.map(skipReason).join('; ') }
 }

@@ -79,7 +79,12 @@ export class ChildProgram {
     return new Promise((resolve, reject) => {
       const fail = (what: string): void => {
         clearTimeout(timer)
-        reject(new OperationError('CHILD', `demo: the ${this.name} ${what}${this.log.length > 0 ? `: ${this.log.slice(-5).join(' | ')}` : ''}`))
+        reject(
+          new OperationError(
+            'CHILD',
+            `demo: the ${this.name} ${what}${this.log.length > 0 ? `: ${this.log.slice(-5).join(' | ')}` : ''}`,
+          ),
+        )
       }
       const timer = setTimeout(() => fail(`was not ready within ${limitMs / 1000} s`), limitMs)
       void this.ended.then(() => fail(`ended early (exit code ${this.child.exitCode})`))

@@ -20,7 +20,9 @@ export async function gatherFiles(folder: string): Promise<Manifest> {
   await mkdir(folder, { recursive: true })
   for (const name of ['dist', 'src', 'native', 'docs', 'node_modules/commander', 'node_modules/prom-client']) {
     // An installed package may lack some of these; what is there suffices.
-    await cp(join(ROOT, name), join(folder, basename(name)), { recursive: true, dereference: true }).catch(ignoreMissing)
+    await cp(join(ROOT, name), join(folder, basename(name)), { recursive: true, dereference: true }).catch(
+      ignoreMissing,
+    )
   }
   await cp(process.execPath, join(folder, 'node'), { dereference: true })
   return manifestOf(folder)
@@ -55,9 +57,11 @@ export async function hashFile(path: string, onBytes?: (bytes: number) => void, 
 export function requireEqual(expected: Manifest, found: Manifest): void {
   for (const [path, hash] of expected.hashes) {
     const other = found.hashes.get(path)
-    if (other === undefined) throw new OperationError('DIFFERENT', `demo: file ${path} is missing on the standby's copy`)
+    if (other === undefined)
+      throw new OperationError('DIFFERENT', `demo: file ${path} is missing on the standby's copy`)
     if (other !== hash) throw new OperationError('DIFFERENT', `demo: file ${path} differs on the standby's copy`)
   }
   const extra = [...found.hashes.keys()].find(path => !expected.hashes.has(path))
-  if (extra !== undefined) throw new OperationError('DIFFERENT', `demo: the standby's copy has a file that nobody wrote: ${extra}`)
+  if (extra !== undefined)
+    throw new OperationError('DIFFERENT', `demo: the standby's copy has a file that nobody wrote: ${extra}`)
 }

@@ -14,7 +14,9 @@ const PACKAGES: Record<string, string> = {
 }
 
 /** Debian keeps mke2fs where an ordinary user's PATH does not look. */
-const SEARCH = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin'].filter(folder => folder !== '')
+const SEARCH = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin'].filter(
+  folder => folder !== '',
+)
 
 export function requireTools(): void {
   const missing = Object.entries(PACKAGES).filter(([program]) => find(program) === undefined)
@@ -47,7 +49,11 @@ interface RunOptions {
 export function run(program: string, args: string[], options: RunOptions): Promise<{ code: number; output: string }> {
   const path = find(program) ?? program
   return new Promise((resolve, reject) => {
-    const child = spawn(path, args, { stdio: ['ignore', 'pipe', 'pipe', 'pipe'], signal: options.signal, env: { ...process.env, LC_ALL: 'C' } })
+    const child = spawn(path, args, {
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+      signal: options.signal,
+      env: { ...process.env, LC_ALL: 'C' },
+    })
     const output: Buffer[] = []
     child.stdout?.on('data', (chunk: Buffer) => output.push(chunk))
     child.stderr?.on('data', (chunk: Buffer) => output.push(chunk))
@@ -60,9 +66,15 @@ export function run(program: string, args: string[], options: RunOptions): Promi
     child.once('error', error => reject(new OperationError('TOOL', `${program}: ${error.message}`, { cause: error })))
     child.once('close', (code, signal) => {
       const text = Buffer.concat(output).toString()
-      if (code !== null && (code === 0 || options.allowed?.includes(code) === true)) return resolve({ code, output: text })
+      if (code !== null && (code === 0 || options.allowed?.includes(code) === true))
+        return resolve({ code, output: text })
       const ending = code === null ? `ended by ${signal}` : `exit code ${code}`
-      reject(new OperationError('TOOL', `${program} ${args.join(' ')}: ${ending}: ${text.trim().split('\n').slice(-8).join(' | ')}`))
+      reject(
+        new OperationError(
+          'TOOL',
+          `${program} ${args.join(' ')}: ${ending}: ${text.trim().split('\n').slice(-8).join(' | ')}`,
+        ),
+      )
     })
   })
 }
