@@ -45,9 +45,11 @@ async function main() {
     sizeBytes: Number(options.size ?? (options.quick ? 256 : 1024) * 2 ** 20),
     peers: options.only?.split(',') ?? Object.keys(starters),
   }
-  const unknown = plan.peers.filter((name) => !(name in starters))
+  const unknown = plan.peers.filter(name => !(name in starters))
   if (unknown.length > 0 || !(plan.rounds > 0) || !(plan.seconds > 0) || !(plan.sizeBytes > 0)) {
-    console.error(`bench: --only takes ${Object.keys(starters).join(', ')}; --rounds, --seconds and --size take numbers`)
+    console.error(
+      `bench: --only takes ${Object.keys(starters).join(', ')}; --rounds, --seconds and --size take numbers`,
+    )
     return 2
   }
   const facts = machine(options.scratch)
@@ -73,7 +75,7 @@ async function main() {
 
 /** samples[load][peer] = one entry a round; rate null: void. */
 async function measure(peers, plan) {
-  const samples = loads.map(() => Object.fromEntries(plan.peers.map((name) => [name, []])))
+  const samples = loads.map(() => Object.fromEntries(plan.peers.map(name => [name, []])))
   for (let round = 0; round < plan.rounds; round++) {
     for (const [index, load] of loads.entries()) {
       for (const name of plan.peers) {
@@ -95,16 +97,22 @@ async function measureOne(peer, load, plan) {
   // Until applied = written, never less than what the client itself needed.
   const seconds = after === null ? found.seconds : Math.max(found.seconds, (after.atMs - found.beganMs) / 1000)
   const isVoid = after !== null && after.detaches !== before.detaches
-  return { rate: isVoid ? null : amount / seconds, clientRate: amount / found.seconds, seconds, p50us: found.p50us, p99us: found.p99us }
+  return {
+    rate: isVoid ? null : amount / seconds,
+    clientRate: amount / found.seconds,
+    seconds,
+    p50us: found.p50us,
+    p99us: found.p99us,
+  }
 }
 
 function report(facts, plan, samples) {
-  const rates = (load, name) => samples[load][name].map((sample) => sample.rate)
+  const rates = (load, name) => samples[load][name].map(sample => sample.rate)
   const rows = [['', ...plan.peers]]
   for (const [index, load] of loads.entries()) {
-    rows.push([load.name, ...plan.peers.map((name) => cell(spread(rates(index, name)), (value) => rate(value, load.unit)))])
-    const p99 = (name) => spread(samples[index][name].map((sample) => sample.p99us))
-    rows.push(['  p99 of a write', ...plan.peers.map((name) => cell(p99(name), (value) => `${value.toFixed(0)} us`))])
+    rows.push([load.name, ...plan.peers.map(name => cell(spread(rates(index, name)), value => rate(value, load.unit)))])
+    const p99 = name => spread(samples[index][name].map(sample => sample.p99us))
+    rows.push(['  p99 of a write', ...plan.peers.map(name => cell(p99(name), value => `${value.toFixed(0)} us`))])
   }
   console.log(`\n${render(rows)}\n`)
 
@@ -119,13 +127,20 @@ function report(facts, plan, samples) {
       verdicts.push({ load: load.name, peer, of, ratio: found, atLeast: counts ? atLeast : null, voided, good })
     }
   }
-  const word = (verdict) => (verdict.atLeast === null ? '' : `at least ${verdict.atLeast.toFixed(1)}: ${verdict.good ? 'yes' : 'NO'}`)
-  const lines = verdicts.map((one) => [`${one.peer} / ${one.of}`, one.load, cell(one.ratio, (value) => value.toFixed(2)), word(one)])
+  const word = verdict =>
+    verdict.atLeast === null ? '' : `at least ${verdict.atLeast.toFixed(1)}: ${verdict.good ? 'yes' : 'NO'}`
+  const lines = verdicts.map(one => [
+    `${one.peer} / ${one.of}`,
+    one.load,
+    cell(one.ratio, value => value.toFixed(2)),
+    word(one),
+  ])
   if (lines.length > 0) console.log(render([['ratio', 'load', 'median [min..max]', 'wanted'], ...lines]))
 
-  const path = options.json ?? fileURLToPath(new URL(`results/main-job-${facts.time.replaceAll(':', '')}.json`, import.meta.url))
+  const path =
+    options.json ?? fileURLToPath(new URL(`results/main-job-${facts.time.replaceAll(':', '')}.json`, import.meta.url))
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(path, JSON.stringify({ machine: facts, plan, loads, samples, verdicts }, null, 1) + '\n')
   console.log(`\nwritten: ${path}`)
-  return verdicts.every((verdict) => verdict.good) ? 0 : 1
+  return verdicts.every(verdict => verdict.good) ? 0 : 1
 }

@@ -5,14 +5,14 @@ import os from 'node:os'
 import { versionOf } from './processes.mjs'
 
 export function machine(scratch) {
-  const first = (text) => text.split('\n')[0]
+  const first = text => text.split('\n')[0]
   return {
     time: new Date().toISOString(),
     processor: os.cpus()[0]?.model ?? 'unknown',
     cores: os.cpus().length,
     memoryGiB: Math.round(os.totalmem() / 2 ** 30),
     kernel: os.release(),
-    load: os.loadavg().map((value) => Number(value.toFixed(2))),
+    load: os.loadavg().map(value => Number(value.toFixed(2))),
     scratch: `${scratch} (${first(execFileSync('stat', ['-f', '-c', '%T', scratch], { encoding: 'utf8' }))})`,
     versions: {
       node: process.version,

@@ -16,12 +16,12 @@ export function start(command, args) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: environment })
   running.add(child)
   let text = ''
-  const keep = (data) => (text = (text + data).slice(-20_000))
+  const keep = data => (text = (text + data).slice(-20_000))
   child.stdout.on('data', keep)
   child.stderr.on('data', keep)
-  const ended = new Promise((resolve) => {
-    child.on('error', (error) => keep(`${command}: ${error.message}`))
-    child.on('close', (code) => (running.delete(child), resolve(code)))
+  const ended = new Promise(resolve => {
+    child.on('error', error => keep(`${command}: ${error.message}`))
+    child.on('close', code => (running.delete(child), resolve(code)))
   })
   return {
     ended,
@@ -43,16 +43,21 @@ export async function run(command, args, seconds = 120) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: environment })
   running.add(child)
   const [out, err] = [[], []]
-  child.stdout.on('data', (data) => out.push(data))
-  child.stderr.on('data', (data) => err.push(data))
+  child.stdout.on('data', data => out.push(data))
+  child.stderr.on('data', data => err.push(data))
   const limit = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
-  const code = await new Promise((resolve) => {
-    child.on('error', (error) => (err.push(Buffer.from(error.message)), resolve(127)))
+  const code = await new Promise(resolve => {
+    child.on('error', error => (err.push(Buffer.from(error.message)), resolve(127)))
     child.on('close', resolve)
   })
   clearTimeout(limit)
   running.delete(child)
-  if (code !== 0) throw new Error(`${command} ${args.join(' ')}: exit code ${code}\n${Buffer.concat(err.length > 0 ? err : out).toString().slice(-2000)}`)
+  if (code !== 0)
+    throw new Error(
+      `${command} ${args.join(' ')}: exit code ${code}\n${Buffer.concat(err.length > 0 ? err : out)
+        .toString()
+        .slice(-2000)}`,
+    )
   return Buffer.concat(out).toString()
 }
 
@@ -66,7 +71,7 @@ export function versionOf(command, args = ['--version']) {
 export async function listening(path, program, seconds = 20) {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(20)) {
     if (!program.running) throw new Error(`a program ended before it listened on ${path}:\n${program.output()}`)
-    const open = await new Promise((resolve) => {
+    const open = await new Promise(resolve => {
       const socket = connect(path, () => (socket.destroy(), resolve(true)))
       socket.on('error', () => resolve(false))
     })

@@ -9,7 +9,7 @@ import { startNbdkit } from './nbdkit.mjs'
 
 export async function startMirror(folder, sizeBytes) {
   const target = await startNbdkit(folder, sizeBytes, 'mirror-target')
-  const [image, socket, monitor] = ['mirror.img', 'mirror.sock', 'mirror.qmp'].map((name) => join(folder, name))
+  const [image, socket, monitor] = ['mirror.img', 'mirror.sock', 'mirror.qmp'].map(name => join(folder, name))
   closeSync(openSync(image, 'w'))
   truncateSync(image, sizeBytes)
   const program = start('qemu-storage-daemon', [
@@ -45,8 +45,8 @@ async function openMonitor(path) {
   const lines = createInterface({ input: socket })
   const waiting = []
   let greeted
-  const greeting = new Promise((resolve) => (greeted = resolve))
-  lines.on('line', (line) => {
+  const greeting = new Promise(resolve => (greeted = resolve))
+  lines.on('line', line => {
     const message = JSON.parse(line)
     if ('QMP' in message) greeted()
     else if ('return' in message) waiting.shift()?.resolve(message.return)

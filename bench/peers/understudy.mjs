@@ -58,20 +58,24 @@ async function identity(state) {
 
 async function applied(state) {
   for (const end = Date.now() + 60_000; Date.now() < end; await sleep(10)) {
-    const found = (await status(state)).volumes.find((one) => one.name === volume)
+    const found = (await status(state)).volumes.find(one => one.name === volume)
     const atMs = Date.now()
-    if (found?.state === 'replicating' && found.usable && found.applied === found.written && found.dirtyBytes === 0) return atMs
+    if (found?.state === 'replicating' && found.usable && found.applied === found.written && found.dirtyBytes === 0)
+      return atMs
   }
   throw new Error(`understudy: applied = written was not reached within 60 s: ${JSON.stringify(await status(state))}`)
 }
 
 function status(state) {
   return new Promise((resolve, reject) => {
-    const outgoing = request({ socketPath: join(state, 'control.sock'), path: '/status', agent: false }, async (response) => {
-      let text = ''
-      for await (const chunk of response) text += chunk
-      resolve(JSON.parse(text))
-    })
+    const outgoing = request(
+      { socketPath: join(state, 'control.sock'), path: '/status', agent: false },
+      async response => {
+        let text = ''
+        for await (const chunk of response) text += chunk
+        resolve(JSON.parse(text))
+      },
+    )
     outgoing.on('error', reject)
     outgoing.end()
   })
@@ -79,14 +83,14 @@ function status(state) {
 
 async function detaches(port) {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
-  const samples = text.split('\n').filter((line) => line.startsWith('understudy_detaches_total'))
+  const samples = text.split('\n').filter(line => line.startsWith('understudy_detaches_total'))
   if (samples.length === 0) throw new Error('understudy: /metrics has no understudy_detaches_total')
   return samples.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
 }
 
 async function freeUdpPort() {
   const socket = createSocket('udp4')
-  await new Promise((resolve) => socket.bind(0, '127.0.0.1', resolve))
+  await new Promise(resolve => socket.bind(0, '127.0.0.1', resolve))
   const { port } = socket.address()
   socket.close()
   return port
@@ -94,7 +98,7 @@ async function freeUdpPort() {
 
 async function freeTcpPort() {
   const server = createServer()
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address()
   server.close()
   return port

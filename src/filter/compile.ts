@@ -48,10 +48,11 @@ export function compileRanges(
   const exclude = normalize(clip(policy.exclude, sizeBytes))
   if (!needsTable(policy)) return { excluded: toTable(exclude), watched: toTable([]), missing: [], tableKnown: true }
   const watched = toTable(watchedRanges(table, sizeBytes))
-  if (table === undefined) return { excluded: toTable(exclude), watched, missing: [...policy.partitions], tableKnown: false }
+  if (table === undefined)
+    return { excluded: toTable(exclude), watched, missing: [...policy.partitions], tableKnown: false }
 
-  const missing = policy.partitions.filter((number) => !table.partitions.has(number))
-  const chosen = policy.partitions.flatMap((number) => table.partitions.get(number) ?? lastKnown.get(number) ?? [])
+  const missing = policy.partitions.filter(number => !table.partitions.has(number))
+  const chosen = policy.partitions.flatMap(number => table.partitions.get(number) ?? lastKnown.get(number) ?? [])
   const kept = union([headOf(table, headBytes)], table.areas, chosen)
   return { excluded: toTable(union(complement(kept, sizeBytes), exclude)), watched, missing, tableKnown: true }
 }
@@ -60,7 +61,15 @@ export function compileRanges(
 function watchedRanges(table: PartitionTable | undefined, sizeBytes: bigint): ByteRange[] {
   if (table !== undefined) return normalize(clip([headOf(table, tableHeadBytes), ...table.areas], sizeBytes))
   const tail = sizeBytes > tableTailBytes ? sizeBytes - tableTailBytes : 0n
-  return normalize(clip([{ start: 0n, end: tableHeadBytes }, { start: tail, end: sizeBytes }], sizeBytes))
+  return normalize(
+    clip(
+      [
+        { start: 0n, end: tableHeadBytes },
+        { start: tail, end: sizeBytes },
+      ],
+      sizeBytes,
+    ),
+  )
 }
 
 /** What lies in front of the first partition, at most `bytes`. */

@@ -107,7 +107,7 @@ export class RangeFollower {
       if (!late && Date.now() - this.#lastWatched < this.#settleMs) continue
       this.#isStale = false
       const table = await this.#read()
-      const whole = table !== undefined && this.#options.policy.partitions.every((number) => table.partitions.has(number))
+      const whole = table !== undefined && this.#options.policy.partitions.every(number => table.partitions.has(number))
       if (whole || late) return table
     }
   }
@@ -121,7 +121,10 @@ export class RangeFollower {
     if (!compiled.tableKnown) {
       log('warn', `partition table of ${device} cannot be read any more: all of it is replicated until it can`)
     } else if (compiled.missing.length > 0) {
-      log('warn', `partition ${compiled.missing.join(', ')} has vanished from ${device}: replicated where it was last seen`)
+      log(
+        'warn',
+        `partition ${compiled.missing.join(', ')} has vanished from ${device}: replicated where it was last seen`,
+      )
     } else if (before === undefined || !sameTable(before.excluded, compiled.excluded)) {
       log('info', `partition table of ${device} has changed: the replicated ranges follow it`)
     }
@@ -141,7 +144,11 @@ export class RangeFollower {
 
   #inForce(compiled: CompiledRanges): boolean {
     const current = this.#current
-    return current !== undefined && sameTable(current.excluded, compiled.excluded) && sameTable(current.watched, compiled.watched)
+    return (
+      current !== undefined &&
+      sameTable(current.excluded, compiled.excluded) &&
+      sameTable(current.watched, compiled.watched)
+    )
   }
 
   /** A table that cannot be read is one that is not known. */
@@ -156,5 +163,5 @@ export class RangeFollower {
 }
 
 function sleep(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds))
+  return new Promise(resolve => setTimeout(resolve, milliseconds))
 }

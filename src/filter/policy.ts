@@ -31,22 +31,36 @@ export function needsTable(policy: FilterPolicy): boolean {
 }
 
 /** Refuses, at start, what would silently replicate something else than was asked for. `device` is for the message. */
-export function checkPolicy(policy: FilterPolicy, table: PartitionTable | undefined, sizeBytes: bigint, device: string): void {
+export function checkPolicy(
+  policy: FilterPolicy,
+  table: PartitionTable | undefined,
+  sizeBytes: bigint,
+  device: string,
+): void {
   for (const range of policy.exclude) {
     if (range.end > sizeBytes) {
       const text = `${range.start}-${range.end}`
-      throw new FilterError('EXCLUDE_OUTSIDE', `exclude ${text}: ${device} ends at ${sizeBytes} (${formatSize(sizeBytes)})`)
+      throw new FilterError(
+        'EXCLUDE_OUTSIDE',
+        `exclude ${text}: ${device} ends at ${sizeBytes} (${formatSize(sizeBytes)})`,
+      )
     }
   }
   if (!needsTable(policy)) return
-  const wanted = policy.partitions.map((number) => `partition=${number}`).join(', ')
+  const wanted = policy.partitions.map(number => `partition=${number}`).join(', ')
   if (table === undefined) {
     const what = `${device} has no partition table (GPT or MBR) that can be read`
-    throw new FilterError('NO_PARTITION_TABLE', `replicate ${wanted}: ${what}; leave --replicate out to replicate all of it`)
+    throw new FilterError(
+      'NO_PARTITION_TABLE',
+      `replicate ${wanted}: ${what}; leave --replicate out to replicate all of it`,
+    )
   }
-  const missing = policy.partitions.filter((number) => !table.partitions.has(number))
+  const missing = policy.partitions.filter(number => !table.partitions.has(number))
   if (missing.length > 0) {
     const there = [...table.partitions.keys()].sort((a, b) => a - b).join(', ') || 'none'
-    throw new FilterError('NO_PARTITION', `replicate partition=${missing.join(', ')}: not on ${device}, whose partitions are: ${there}`)
+    throw new FilterError(
+      'NO_PARTITION',
+      `replicate partition=${missing.join(', ')}: not on ${device}, whose partitions are: ${there}`,
+    )
   }
 }

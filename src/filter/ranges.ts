@@ -3,7 +3,7 @@ import type { ByteRange } from '../core/units.js'
 
 /** Sorts, joins and drops what is empty. */
 export function normalize(ranges: readonly ByteRange[]): ByteRange[] {
-  const sorted = ranges.filter((range) => range.start < range.end).sort((a, b) => (a.start < b.start ? -1 : 1))
+  const sorted = ranges.filter(range => range.start < range.end).sort((a, b) => (a.start < b.start ? -1 : 1))
   const result: ByteRange[] = []
   for (const range of sorted) {
     const last = result.at(-1)
@@ -32,7 +32,7 @@ export function complement(ranges: readonly ByteRange[], sizeBytes: bigint): Byt
 /** What of the ranges lies in [0, sizeBytes). */
 export function clip(ranges: readonly ByteRange[], sizeBytes: bigint): ByteRange[] {
   const end = (range: ByteRange): bigint => (range.end < sizeBytes ? range.end : sizeBytes)
-  return ranges.filter((range) => range.start < sizeBytes).map((range) => ({ start: range.start, end: end(range) }))
+  return ranges.filter(range => range.start < sizeBytes).map(range => ({ start: range.start, end: end(range) }))
 }
 
 export function totalBytes(ranges: readonly ByteRange[]): bigint {
@@ -41,7 +41,7 @@ export function totalBytes(ranges: readonly ByteRange[]): bigint {
 
 /** The form the engine takes: [start, end) pairs, flattened. The ranges must be normal. */
 export function toTable(ranges: readonly ByteRange[]): BigUint64Array {
-  return BigUint64Array.from(ranges.flatMap((range) => [range.start, range.end]))
+  return BigUint64Array.from(ranges.flatMap(range => [range.start, range.end]))
 }
 
 export function fromTable(table: BigUint64Array): ByteRange[] {

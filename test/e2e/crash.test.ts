@@ -39,7 +39,13 @@ class Run {
     this.history = new History(runSeed, blocks)
     this.random = seededRandom(runSeed)
     const address = { path: pair.socket }
-    this.workload = new Workload({ history: this.history, address, exportName: pair.volume, seed: runSeed, reconnect: true })
+    this.workload = new Workload({
+      history: this.history,
+      address,
+      exportName: pair.volume,
+      seed: runSeed,
+      reconnect: true,
+    })
     this.workload.start()
     t.teardown(() => this.workload.stop())
   }
@@ -70,12 +76,19 @@ class Run {
     this.t.equal(sha(standby), sha(master), '10 s after the faults both sides are equal')
     await this.pair.master.stop()
     await this.pair.standby.stop()
-    this.t.equal(sha(readFileSync(this.pair.image)), sha(readFileSync(this.pair.device)), 'and so are the files when both have stopped')
+    this.t.equal(
+      sha(readFileSync(this.pair.image)),
+      sha(readFileSync(this.pair.device)),
+      'and so are the files when both have stopped',
+    )
   }
 }
 
 async function begin(t: Tap, runSeed: number, durability: string, masterArgs: string[] = []): Promise<Run> {
-  const pair = await startPair(t, { sizeBytes: historyBytes, master: ['--durability', durability, '--peer-timeout', '1s', ...masterArgs] })
+  const pair = await startPair(t, {
+    sizeBytes: historyBytes,
+    master: ['--durability', durability, '--peer-timeout', '1s', ...masterArgs],
+  })
   return new Run(t, pair, new Observer(pair, historyBytes), runSeed)
 }
 
@@ -84,46 +97,60 @@ t.comment(`UNDERSTUDY_SEED=${seed}`)
 const promise = { async: undefined, flush: 'flushed', received: 'every', durable: 'every' } as const
 
 for (const [index, durability] of (['async', 'flush', 'received', 'durable'] as const).entries()) {
-  t.test(`${durability}: kill -9 of the master while writing leaves a legal cut with what was acknowledged`, async (t) => {
-    const run = await begin(t, seed + index, durability)
-    const { pair, observer, history, workload } = run
-    for (let round = 0; round < 2 * long; round++) {
-      await workload.written(300 + Math.floor(run.random() * 300))
-      await pair.master.kill()
-      const what = promise[durability]
-      // Every connection has been found dead before the promise is computed.
-      await observer.until('all requests have ended', 5000, () => history.writes.every((write) => write.outcome !== 'pending'))
-      const requirement = what === undefined ? noRequirement : history.promised(what)
-      run.legal(await run.settledExport(), requirement, `after kill ${round}`)
-      await pair.master.restart()
-      await observer.until('in sync at a moment', 10_000, async () => (await observer.status())?.state === 'replicating')
-    }
-    await run.ends()
-  })
+  t.test(
+    `${durability}: kill -9 of the master while writing leaves a legal cut with what was acknowledged`,
+    async t => {
+      const run = await begin(t, seed + index, durability)
+      const { pair, observer, history, workload } = run
+      for (let round = 0; round < 2 * long; round++) {
+        await workload.written(300 + Math.floor(run.random() * 300))
+        await pair.master.kill()
+        const what = promise[durability]
+        // Every connection has been found dead before the promise is computed.
+        await observer.until('all requests have ended', 5000, () =>
+          history.writes.every(write => write.outcome !== 'pending'),
+        )
+        const requirement = what === undefined ? noRequirement : history.promised(what)
+        run.legal(await run.settledExport(), requirement, `after kill ${round}`)
+        await pair.master.restart()
+        await observer.until(
+          'in sync at a moment',
+          10_000,
+          async () => (await observer.status())?.state === 'replicating',
+        )
+      }
+      await run.ends()
+    },
+  )
 }
 
-t.test('kill -9 of the standby while writing: no client notices, the copy is a cut at every start, and it catches up', async (t) => {
-  const run = await begin(t, seed + 10, 'flush')
-  for (let round = 0; round < 3 * long; round++) {
-    await run.workload.written(200 + Math.floor(run.random() * 400))
-    await run.pair.standby.kill()
-    if (round % 2 === 1) await sleep(1500) // beyond the peer timeout: the log is given up for the dirty map
-    await run.workload.written(200)
-    await run.pair.standby.restart()
-    run.legal(await run.settledExport(), noRequirement, `when started again, round ${round}`)
-    await run.workload.written(100)
-    run.legal(await run.observer.exported(), noRequirement, `while catching up, round ${round}`)
-  }
-  await run.ends()
-})
+t.test(
+  'kill -9 of the standby while writing: no client notices, the copy is a cut at every start, and it catches up',
+  async t => {
+    const run = await begin(t, seed + 10, 'flush')
+    for (let round = 0; round < 3 * long; round++) {
+      await run.workload.written(200 + Math.floor(run.random() * 400))
+      await run.pair.standby.kill()
+      if (round % 2 === 1) await sleep(1500) // beyond the peer timeout: the log is given up for the dirty map
+      await run.workload.written(200)
+      await run.pair.standby.restart()
+      run.legal(await run.settledExport(), noRequirement, `when started again, round ${round}`)
+      await run.workload.written(100)
+      run.legal(await run.observer.exported(), noRequirement, `while catching up, round ${round}`)
+    }
+    await run.ends()
+  },
+)
 
-t.test('kill -9 of both at once: what FLUSH and durable acknowledged is on the standby', async (t) => {
+t.test('kill -9 of both at once: what FLUSH and durable acknowledged is on the standby', async t => {
   const run = await begin(t, seed + 20, 'durable')
   const { pair, observer, history, workload } = run
   for (let round = 0; round < 2 * long; round++) {
     await workload.written(300 + Math.floor(run.random() * 300))
     await Promise.all([pair.standby.kill(), pair.master.kill()])
-    await observer.until('all requests have ended', 5000, () => history.writes.every((write) => write.outcome !== 'pending'))
+    await observer.until('all requests have ended', 5000, () =>
+      history.writes.every(write => write.outcome !== 'pending'),
+    )
     await pair.standby.restart()
     // Between the two kills the master may have gone on alone only after the peer timeout, which is longer.
     run.legal(await run.settledExport(), history.promised('every'), `round ${round}`)
@@ -133,24 +160,27 @@ t.test('kill -9 of both at once: what FLUSH and durable acknowledged is on the s
   await run.ends()
 })
 
-t.test('a standby that stands still is detached, keeps its cut through the resynchronisation, and ends equal', async (t) => {
-  const run = await begin(t, seed + 30, 'flush')
-  const { pair, observer, workload } = run
-  for (let round = 0; round < 2 * long; round++) {
-    await workload.written(300)
-    pair.standby.program.signal('SIGSTOP')
-    await observer.until('detached', 8000, async () => (await observer.status())?.state === 'detached')
-    await workload.written(500)
-    pair.standby.program.signal('SIGCONT')
-    for (let i = 0; i < 4; i++) {
-      run.legal(await observer.exported(), noRequirement, `export ${i} after SIGCONT, round ${round}`)
-      await workload.written(50)
+t.test(
+  'a standby that stands still is detached, keeps its cut through the resynchronisation, and ends equal',
+  async t => {
+    const run = await begin(t, seed + 30, 'flush')
+    const { pair, observer, workload } = run
+    for (let round = 0; round < 2 * long; round++) {
+      await workload.written(300)
+      pair.standby.program.signal('SIGSTOP')
+      await observer.until('detached', 8000, async () => (await observer.status())?.state === 'detached')
+      await workload.written(500)
+      pair.standby.program.signal('SIGCONT')
+      for (let i = 0; i < 4; i++) {
+        run.legal(await observer.exported(), noRequirement, `export ${i} after SIGCONT, round ${round}`)
+        await workload.written(50)
+      }
     }
-  }
-  await run.ends()
-})
+    await run.ends()
+  },
+)
 
-t.test('kills during the resynchronisation and its step leave the old cut or the new one', async (t) => {
+t.test('kills during the resynchronisation and its step leave the old cut or the new one', async t => {
   const run = await begin(t, seed + 40, 'flush')
   const { pair, observer, workload } = run
   for (let round = 0; round < 5 * long; round++) {
@@ -172,34 +202,37 @@ t.test('kills during the resynchronisation and its step leave the old cut or the
   await run.ends()
 })
 
-t.test('until the initial synchronisation is complete export refuses, also after kills of either side; then it is whole', async (t) => {
-  const sizeBytes = 192 << 20
-  const device = join(mkdtempSync(join(tmpdir(), 'us-')), 'disk.img')
-  t.teardown(() => rmSync(dirname(device), { recursive: true }))
-  fillRandom(device, historyBytes, sizeBytes)
-  const pair = await startPair(t, { device, master: ['--peer-timeout', '1s'], unsynchronized: true })
-  const observer = new Observer(pair, sizeBytes)
-  const run = new Run(t, pair, observer, seed + 50)
-  let refused = 0
-  for (const victim of ['standby', 'master'] as const) {
-    await observer.until('some of the initial synchronisation is done', 10_000, async () => {
-      const status = await observer.status()
-      return (status?.resync?.doneBytes ?? 0) > 0 || status?.state === 'replicating'
-    })
-    const before = await observer.status()
-    await pair[victim].kill()
-    await pair[victim].restart()
-    if (before?.state !== 'initial-sync') continue
-    const usable = (await observer.status('standby'))?.usable
-    const outcome = await observer.exported().then(() => 'exported', () => 'refused') // prettier-ignore
-    if (usable === false) t.equal(outcome, 'refused', `not usable after the kill of the ${victim}, and not exported`)
-    if (outcome === 'refused') refused++
-  }
-  t.ok(refused > 0, 'at least one kill hit the initial synchronisation')
-  await observer.waitInSync(30_000)
-  run.legal((await observer.exported()).subarray(0, historyBytes), noRequirement, 'when complete')
-  await run.ends()
-})
+t.test(
+  'until the initial synchronisation is complete export refuses, also after kills of either side; then it is whole',
+  async t => {
+    const sizeBytes = 192 << 20
+    const device = join(mkdtempSync(join(tmpdir(), 'us-')), 'disk.img')
+    t.teardown(() => rmSync(dirname(device), { recursive: true }))
+    fillRandom(device, historyBytes, sizeBytes)
+    const pair = await startPair(t, { device, master: ['--peer-timeout', '1s'], unsynchronized: true })
+    const observer = new Observer(pair, sizeBytes)
+    const run = new Run(t, pair, observer, seed + 50)
+    let refused = 0
+    for (const victim of ['standby', 'master'] as const) {
+      await observer.until('some of the initial synchronisation is done', 10_000, async () => {
+        const status = await observer.status()
+        return (status?.resync?.doneBytes ?? 0) > 0 || status?.state === 'replicating'
+      })
+      const before = await observer.status()
+      await pair[victim].kill()
+      await pair[victim].restart()
+      if (before?.state !== 'initial-sync') continue
+      const usable = (await observer.status('standby'))?.usable
+      const outcome = await observer.exported().then(() => 'exported', () => 'refused') // prettier-ignore
+      if (usable === false) t.equal(outcome, 'refused', `not usable after the kill of the ${victim}, and not exported`)
+      if (outcome === 'refused') refused++
+    }
+    t.ok(refused > 0, 'at least one kill hit the initial synchronisation')
+    await observer.waitInSync(30_000)
+    run.legal((await observer.exported()).subarray(0, historyBytes), noRequirement, 'when complete')
+    await run.ends()
+  },
+)
 
 /** Bytes outside of the history's blocks, so that the initial synchronisation has something to do. */
 function fillRandom(path: string, from: number, to: number): void {

@@ -7,7 +7,7 @@ import { closeSync, copyFileSync, openSync, readFileSync, readSync, writeSync } 
 import t from 'tap'
 import type { Test as Tap } from 'tap'
 import { complement } from '../../src/filter/ranges.js'
-import { command, execute, scratch, sparseFile, startPair, succeed } from '../support/daemon.js'
+import { command, type execute, scratch, sparseFile, startPair, succeed } from '../support/daemon.js'
 import type { Pair } from '../support/daemon.js'
 import { History, blockBytes, checkCut } from '../support/history.js'
 import { NbdClient } from '../support/nbd-client.js'
@@ -22,7 +22,8 @@ type Span = [start: number, end: number]
 async function disk(path: string, script: string): Promise<string> {
   await sparseFile(path, sizeBytes)
   const fd = openSync(path, 'r+')
-  for (let offset = MiB; offset < sizeBytes - MiB; offset += 4096) writeSync(fd, Buffer.alloc(4096, 1 + ((offset / 4096) % 251)), 0, 4096, offset)
+  for (let offset = MiB; offset < sizeBytes - MiB; offset += 4096)
+    writeSync(fd, Buffer.alloc(4096, 1 + ((offset / 4096) % 251)), 0, 4096, offset)
   closeSync(fd)
   await table(path, script)
   return path
@@ -49,7 +50,8 @@ function only(content: Buffer, spans: Span[]): Buffer {
 
 function firstDifference(a: Buffer, b: Buffer): string {
   for (let offset = 0; offset < a.length; offset += 512) {
-    if (!a.subarray(offset, offset + 512).equals(b.subarray(offset, offset + 512))) return `at ${offset} (${(offset / MiB).toFixed(3)} MiB)`
+    if (!a.subarray(offset, offset + 512).equals(b.subarray(offset, offset + 512)))
+      return `at ${offset} (${(offset / MiB).toFixed(3)} MiB)`
   }
   return 'none'
 }
@@ -66,21 +68,24 @@ async function writeAt(pair: Pair, offset: number, data: Buffer): Promise<void> 
   if (reply.error !== 0) throw new Error(`write at ${offset}: error ${reply.error}`)
 }
 
-t.test('GPT: table and chosen partition arrive, the rest reads as zeroes, writes across an edge are clipped', async (t) => {
-  const device = await disk(scratch(t).path('disk.img'), gptBefore)
-  const pair = await startPair(t, { device, master: ['--replicate', 'partition=2'] })
-  const observer = new Observer(pair, sizeBytes)
-  const spans: Span[] = [[0, MiB], [10 * MiB, 30 * MiB], [gptTail, sizeBytes]] // prettier-ignore
-  await follows(t, observer, spans, 'after the initial synchronisation')
-  await writeAt(pair, 10 * MiB - 8192, Buffer.alloc(16384, 0xa1))
-  await writeAt(pair, 30 * MiB - 1536, Buffer.alloc(4096, 0xa2))
-  await writeAt(pair, 4 * MiB, Buffer.alloc(MiB, 0xa3))
-  await writeAt(pair, 9 * MiB, Buffer.alloc(23 * MiB, 0xa4))
-  await follows(t, observer, spans, 'writes across both edges, outside, and over all of it')
-  await succeed('sfdisk', ['--verify', pair.image])
-})
+t.test(
+  'GPT: table and chosen partition arrive, the rest reads as zeroes, writes across an edge are clipped',
+  async t => {
+    const device = await disk(scratch(t).path('disk.img'), gptBefore)
+    const pair = await startPair(t, { device, master: ['--replicate', 'partition=2'] })
+    const observer = new Observer(pair, sizeBytes)
+    const spans: Span[] = [[0, MiB], [10 * MiB, 30 * MiB], [gptTail, sizeBytes]] // prettier-ignore
+    await follows(t, observer, spans, 'after the initial synchronisation')
+    await writeAt(pair, 10 * MiB - 8192, Buffer.alloc(16384, 0xa1))
+    await writeAt(pair, 30 * MiB - 1536, Buffer.alloc(4096, 0xa2))
+    await writeAt(pair, 4 * MiB, Buffer.alloc(MiB, 0xa3))
+    await writeAt(pair, 9 * MiB, Buffer.alloc(23 * MiB, 0xa4))
+    await follows(t, observer, spans, 'writes across both edges, outside, and over all of it')
+    await succeed('sfdisk', ['--verify', pair.image])
+  },
+)
 
-t.test('MBR: a logical partition comes with the chain of EBRs; an excluded range is cut out of it', async (t) => {
+t.test('MBR: a logical partition comes with the chain of EBRs; an excluded range is cut out of it', async t => {
   const device = await disk(scratch(t).path('disk.img'), mbr)
   const pair = await startPair(t, { device, master: ['--replicate', 'partition=6', '--exclude', '22MiB-23MiB'] })
   const observer = new Observer(pair, sizeBytes)
@@ -94,7 +99,7 @@ t.test('MBR: a logical partition comes with the chain of EBRs; an excluded range
   t.equal(await partitions(pair.image), await partitions(device), 'the standby shows the same partitions')
 })
 
-t.test('excluded ranges work without partitions, and several partitions without their neighbours', async (t) => {
+t.test('excluded ranges work without partitions, and several partitions without their neighbours', async t => {
   const device = await disk(scratch(t).path('disk.img'), gptBefore)
   const pair = await startPair(t, { device, master: ['--exclude', '5MiB+1MiB', '--exclude', '5632KiB-7MiB'] })
   const observer = new Observer(pair, sizeBytes)
@@ -105,44 +110,57 @@ t.test('excluded ranges work without partitions, and several partitions without 
   await follows(t, new Observer(two, sizeBytes), [[0, 9 * MiB], [31 * MiB, 40 * MiB], [gptTail, sizeBytes]], 'two partitions') // prettier-ignore
 })
 
-t.test('a table rewritten through NBD is followed under load: what is new enters whole, what is left out becomes zeroes', async (t) => {
-  const files = scratch(t)
-  const device = await disk(files.path('disk.img'), gptBefore)
-  const pair = await startPair(t, { device, master: ['--replicate', 'partition=2', '--replicate', 'partition=3'] })
-  const observer = new Observer(pair, sizeBytes)
-  const sectors = await changedTable(device, files.path('copy.img'))
+t.test(
+  'a table rewritten through NBD is followed under load: what is new enters whole, what is left out becomes zeroes',
+  async t => {
+    const files = scratch(t)
+    const device = await disk(files.path('disk.img'), gptBefore)
+    const pair = await startPair(t, { device, master: ['--replicate', 'partition=2', '--replicate', 'partition=3'] })
+    const observer = new Observer(pair, sizeBytes)
+    const sectors = await changedTable(device, files.path('copy.img'))
 
-  // A history in 10..14 MiB, which both tables replicate.
-  const history = new History(5, (4 * MiB) / blockBytes)
-  await writeAt(pair, 10 * MiB, Buffer.alloc(4 * MiB))
-  const workload = new Workload({ history, address: { path: pair.socket }, exportName: pair.volume, seed: 5, firstByte: 10 * MiB })
-  workload.start()
-  t.teardown(() => workload.stop())
-  await workload.written(100)
-  const [gone, added]: [Span, Span] = [[20 * MiB, 30 * MiB], [40 * MiB, 50 * MiB]] // prettier-ignore
-  const master = readFileSync(device)
-  const seen = { before: 0, after: 0 }
-  const look = async (): Promise<void> => {
-    const content = await observer.exported()
-    t.strictSame(checkCut(history, content.subarray(10 * MiB, 14 * MiB), { atomic: true }).violations, [], 'the history is a legal cut')
-    const same = (span: Span): boolean => content.subarray(...span).equals(master.subarray(...span))
-    const zero = (span: Span): boolean => content.subarray(...span).every((byte) => byte === 0)
-    const state = same(gone) && zero(added) ? 'before' : zero(gone) && same(added) ? 'after' : 'mixed'
-    if (state === 'mixed') t.fail(`neither the old nor the new ranges: removed ${zero(gone)}, added ${same(added)}`)
-    else seen[state]++
-  }
-  await look()
-  for (const [offset, data] of sectors) await writeAt(pair, offset, data)
-  for (const end = Date.now() + 15_000; seen.after < 2 && Date.now() < end; ) await look()
-  t.ok(seen.before > 0 && seen.after > 0, `seen before and after the change: ${JSON.stringify(seen)}`)
-  await workload.stop()
-  t.strictSame(workload.errors, [])
-  await follows(t, observer, [[0, MiB], [10 * MiB, 20 * MiB], [31 * MiB, 50 * MiB], [gptTail, sizeBytes]], 'the new ranges') // prettier-ignore
-  await writeAt(pair, 39 * MiB, Buffer.alloc(12 * MiB, 0xc1))
-  await follows(t, observer, [[0, MiB], [10 * MiB, 20 * MiB], [31 * MiB, 50 * MiB], [gptTail, sizeBytes]], 'are in force') // prettier-ignore
-})
+    // A history in 10..14 MiB, which both tables replicate.
+    const history = new History(5, (4 * MiB) / blockBytes)
+    await writeAt(pair, 10 * MiB, Buffer.alloc(4 * MiB))
+    const workload = new Workload({
+      history,
+      address: { path: pair.socket },
+      exportName: pair.volume,
+      seed: 5,
+      firstByte: 10 * MiB,
+    })
+    workload.start()
+    t.teardown(() => workload.stop())
+    await workload.written(100)
+    const [gone, added]: [Span, Span] = [[20 * MiB, 30 * MiB], [40 * MiB, 50 * MiB]] // prettier-ignore
+    const master = readFileSync(device)
+    const seen = { before: 0, after: 0 }
+    const look = async (): Promise<void> => {
+      const content = await observer.exported()
+      t.strictSame(
+        checkCut(history, content.subarray(10 * MiB, 14 * MiB), { atomic: true }).violations,
+        [],
+        'the history is a legal cut',
+      )
+      const same = (span: Span): boolean => content.subarray(...span).equals(master.subarray(...span))
+      const zero = (span: Span): boolean => content.subarray(...span).every(byte => byte === 0)
+      const state = same(gone) && zero(added) ? 'before' : zero(gone) && same(added) ? 'after' : 'mixed'
+      if (state === 'mixed') t.fail(`neither the old nor the new ranges: removed ${zero(gone)}, added ${same(added)}`)
+      else seen[state]++
+    }
+    await look()
+    for (const [offset, data] of sectors) await writeAt(pair, offset, data)
+    for (const end = Date.now() + 15_000; seen.after < 2 && Date.now() < end;) await look()
+    t.ok(seen.before > 0 && seen.after > 0, `seen before and after the change: ${JSON.stringify(seen)}`)
+    await workload.stop()
+    t.strictSame(workload.errors, [])
+    await follows(t, observer, [[0, MiB], [10 * MiB, 20 * MiB], [31 * MiB, 50 * MiB], [gptTail, sizeBytes]], 'the new ranges') // prettier-ignore
+    await writeAt(pair, 39 * MiB, Buffer.alloc(12 * MiB, 0xc1))
+    await follows(t, observer, [[0, MiB], [10 * MiB, 20 * MiB], [31 * MiB, 50 * MiB], [gptTail, sizeBytes]], 'are in force') // prettier-ignore
+  },
+)
 
-t.test('a partition that is deleted while replicated stays where it was last seen, and the log says so', async (t) => {
+t.test('a partition that is deleted while replicated stays where it was last seen, and the log says so', async t => {
   const device = await disk(scratch(t).path('disk.img'), gptBefore)
   const pair = await startPair(t, { device, master: ['--replicate', 'partition=3'] })
   const observer = new Observer(pair, sizeBytes)
@@ -157,17 +175,30 @@ t.test('a partition that is deleted while replicated stays where it was last see
   closeSync(fd)
   await writeAt(pair, gptTail, tail)
   await writeAt(pair, 0, head)
-  await observer.until('the warning', 8000, () => /partition 3 has vanished/.test(pair.master.program.stderr + pair.master.program.stdout))
+  await observer.until('the warning', 8000, () =>
+    /partition 3 has vanished/.test(pair.master.program.stderr + pair.master.program.stdout),
+  )
   await writeAt(pair, 32 * MiB, Buffer.alloc(4096, 0xd1))
   await follows(t, observer, [[0, MiB], [31 * MiB, 40 * MiB], [gptTail, sizeBytes]], 'it is still replicated') // prettier-ignore
 })
 
-t.test('a policy that the device cannot fulfil is refused at start in one line', async (t) => {
+t.test('a policy that the device cannot fulfil is refused at start in one line', async t => {
   const files = scratch(t)
   const device = await disk(files.path('disk.img'), gptBefore)
   const bare = await sparseFile(files.path('bare.img'), sizeBytes)
   const start = (path: string, ...more: string[]): ReturnType<typeof execute> =>
-    command(['master', '--state', files.path('m'), '--device', path, '--export', 'd', '--listen', `unix:${files.path('n.sock')}`, ...more])
+    command([
+      'master',
+      '--state',
+      files.path('m'),
+      '--device',
+      path,
+      '--export',
+      'd',
+      '--listen',
+      `unix:${files.path('n.sock')}`,
+      ...more,
+    ])
   const cases: [string, string[], RegExp][] = [
     [device, ['--replicate', 'partition=4'], /partition=4: not on .*disk\.img, whose partitions are: 1, 2, 3/],
     [bare, ['--replicate', 'partition=1'], /bare\.img has no partition table/],

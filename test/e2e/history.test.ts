@@ -40,26 +40,29 @@ function legal(t: Tap, run: Run, content: Buffer, requirement: Requirement, titl
 t.comment(`UNDERSTUDY_SEED=${seed}`)
 
 for (const [index, durability] of ['async', 'flush', 'received', 'durable'].entries()) {
-  t.test(`${durability}: every export under load is a legal cut, never an older one, and both sides end equal (G2, G3)`, async (t) => {
-    const run = await begin(t, durability, seed + index)
-    const { observer, history, workload } = run
-    let tick = 0
-    for (let round = 0; round < 4 * long; round++) {
-      await workload.written(400)
-      // What was promised before the export began must be in it, as far as the promise is one about the copy on stage:
-      // an export shows what is applied, and durable records may still be on their way into the image.
-      const content = await observer.exported()
-      legal(t, run, content, { ids: [], before: tick }, `export ${round}`)
-      tick = Math.max(tick, checkCut(history, content).tick)
-    }
-    await workload.stop()
-    t.strictSame(workload.errors, [])
-    await observer.waitInSync(10_000)
-    legal(t, run, await observer.exported(), history.promised('every'), 'at the end, with everything acknowledged')
-    const master = await observer.masterContent()
-    t.ok((await observer.exported()).equals(master), 'the standby equals the master')
-    legal(t, run, master, history.promised('every'), 'the master itself')
-    const counted = await observer.status()
-    t.equal(counted?.written, counted?.applied)
-  })
+  t.test(
+    `${durability}: every export under load is a legal cut, never an older one, and both sides end equal (G2, G3)`,
+    async t => {
+      const run = await begin(t, durability, seed + index)
+      const { observer, history, workload } = run
+      let tick = 0
+      for (let round = 0; round < 4 * long; round++) {
+        await workload.written(400)
+        // What was promised before the export began must be in it, as far as the promise is one about the copy on stage:
+        // an export shows what is applied, and durable records may still be on their way into the image.
+        const content = await observer.exported()
+        legal(t, run, content, { ids: [], before: tick }, `export ${round}`)
+        tick = Math.max(tick, checkCut(history, content).tick)
+      }
+      await workload.stop()
+      t.strictSame(workload.errors, [])
+      await observer.waitInSync(10_000)
+      legal(t, run, await observer.exported(), history.promised('every'), 'at the end, with everything acknowledged')
+      const master = await observer.masterContent()
+      t.ok((await observer.exported()).equals(master), 'the standby equals the master')
+      legal(t, run, master, history.promised('every'), 'the master itself')
+      const counted = await observer.status()
+      t.equal(counted?.written, counted?.applied)
+    },
+  )
 }

@@ -109,7 +109,7 @@ export class History {
   promised(what: 'every' | 'flushed', from = 0, until = Infinity): Requirement {
     const inside = (one: HistoryWrite | HistoryFlush): boolean =>
       one.outcome === 'acknowledged' && one.ended > from && one.ended <= until
-    const ids = this.writes.filter((write) => inside(write) && (what === 'every' || write.fua)).map((write) => write.id)
+    const ids = this.writes.filter(write => inside(write) && (what === 'every' || write.fua)).map(write => write.id)
     const before = this.flushes.filter(inside).reduce((tick, flush) => Math.max(tick, flush.submitted), 0)
     return { ids, before }
   }
@@ -120,7 +120,8 @@ function fillBlock(data: Buffer, at: number, run: number, id: number, block: num
   data.writeUInt32LE(run, at + 4)
   data.writeUInt32LE(id, at + 8)
   data.writeUInt32LE(block, at + 12)
-  for (let i = 16; i < lineBytes; i += 4) data.writeUInt32LE((Math.imul(id, 0x9e3779b1) ^ Math.imul(block + i, 0x85ebca6b)) >>> 0, at + i)
+  for (let i = 16; i < lineBytes; i += 4)
+    data.writeUInt32LE((Math.imul(id, 0x9e3779b1) ^ Math.imul(block + i, 0x85ebca6b)) >>> 0, at + i)
   for (let filled = lineBytes; filled < blockBytes; filled *= 2) data.copyWithin(at + filled, at, at + filled)
 }
 
@@ -192,7 +193,7 @@ class CutCheck {
 
   run(content: Uint8Array): CutReport {
     this.#readBlocks(content)
-    const shownWrites = new Set(this.#shown.filter((id) => id > 0)).size
+    const shownWrites = new Set(this.#shown.filter(id => id > 0)).size
     for (const id of this.#promisedIds) this.#join(id)
     for (const id of this.#shown) if (id > 0) this.#join(id)
     this.#attributeZeroes()
@@ -200,7 +201,7 @@ class CutCheck {
       if (id > 0) this.#checkBlock(block, id)
     })
     if (this.#violations.length === 0) this.#checkOrder()
-    const requiredWrites = this.#history.writes.filter((write) => this.#inCut(write)).length
+    const requiredWrites = this.#history.writes.filter(write => this.#inCut(write)).length
     return { violations: this.#violations, shownWrites, requiredWrites, tick: this.#tick }
   }
 
@@ -254,8 +255,10 @@ class CutCheck {
     }
     const write = this.#history.writes[id - 1]
     if (at !== block) this.#report('misplaced', block, `block ${block} holds block ${at} of write ${id}`)
-    else if (write === undefined) this.#report('unknown', block, `block ${block} shows write ${id}, which is not in the history`)
-    else if (write.outcome === 'failed') this.#report('refused', block, `block ${block} shows write ${id}, which was answered with an error`)
+    else if (write === undefined)
+      this.#report('unknown', block, `block ${block} shows write ${id}, which is not in the history`)
+    else if (write.outcome === 'failed')
+      this.#report('refused', block, `block ${block} shows write ${id}, which was answered with an error`)
     else return id
     return nothing
   }
@@ -266,12 +269,12 @@ class CutCheck {
    */
   #attributeZeroes(): void {
     const blocks = new Set(this.#shown.flatMap((id, block) => (id === zeroes ? [block] : [])))
-    for (let before = -1; before !== this.#tick; ) {
+    for (let before = -1; before !== this.#tick;) {
       before = this.#tick
       for (const block of blocks) {
         const newest = this.#newestIn(block, zeroes)
         if (newest === undefined) continue // the beginning explains it
-        const explains = this.#covering[block]?.find((id) => this.#explainsZeroes(id, block))
+        const explains = this.#covering[block]?.find(id => this.#explainsZeroes(id, block))
         if (explains !== undefined) {
           this.#tick = Math.max(this.#tick, this.#inCut(this.#write(explains)) ? 0 : this.#write(explains).submitted)
         } else {
@@ -306,14 +309,19 @@ class CutCheck {
   }
 
   #reportStale(block: number, shows: string, lacks: HistoryWrite): void {
-    const needed = this.#promisedIds.has(lacks.id) || (lacks.outcome === 'acknowledged' && lacks.ended < this.#promisedBefore)
+    const needed =
+      this.#promisedIds.has(lacks.id) || (lacks.outcome === 'acknowledged' && lacks.ended < this.#promisedBefore)
     const shownElsewhere = this.#shown.includes(lacks.id)
     const why = needed
       ? 'which an acknowledgement promised'
       : shownElsewhere
         ? 'which another block shows'
         : 'which had completed before a write that the copy shows was submitted'
-    this.#report('stale', block, `block ${block} shows ${shows} and lacks write ${lacks.id} (${lacks.submitted}..${lacks.ended}), ${why}`)
+    this.#report(
+      'stale',
+      block,
+      `block ${block} shows ${shows} and lacks write ${lacks.id} (${lacks.submitted}..${lacks.ended}), ${why}`,
+    )
   }
 
   /**
@@ -337,7 +345,7 @@ class CutCheck {
     })
     const moments = new Map<number, number>()
     const momentOf = (id: number): number => moments.get(id) ?? this.#write(id).submitted
-    const ready = [...edges.keys()].filter((id) => !incoming.has(id))
+    const ready = [...edges.keys()].filter(id => !incoming.has(id))
     let left = incoming.size
     for (let id = ready.pop(); id !== undefined; id = ready.pop()) {
       for (const next of edges.get(id) ?? []) {

@@ -30,7 +30,9 @@ export class Observer {
   waitInSync(milliseconds = 20_000): Promise<void> {
     return this.until('applied = written and nothing dirty', milliseconds, async () => {
       const status = await this.status()
-      return status?.state === 'replicating' && status.usable && status.applied === status.written && status.dirtyBytes === 0
+      return (
+        status?.state === 'replicating' && status.usable && status.applied === status.written && status.dirtyBytes === 0
+      )
     })
   }
 
@@ -40,7 +42,9 @@ export class Observer {
       const [master, standby] = await Promise.all([this.status('master'), this.status('standby')])
       const { pair } = this
       const logs = [pair.master, pair.standby].map(daemon => daemon.program.tail(40)).join('')
-      throw new Error(`not within ${milliseconds} ms: ${what}\nmaster ${JSON.stringify(master)}\nstandby ${JSON.stringify(standby)}${logs}`)
+      throw new Error(
+        `not within ${milliseconds} ms: ${what}\nmaster ${JSON.stringify(master)}\nstandby ${JSON.stringify(standby)}${logs}`,
+      )
     }
   }
 
@@ -50,7 +54,8 @@ export class Observer {
     const request = { volume: this.pair.volume, listen: `unix:${path}`, writable: false, detach: false }
     for await (const _event of this.#clients.standby.stream<ExportEvent>('/export', request)) {
       // Leaving the loop ends the export.
-      return await readAll(path, this.pair.volume, this.sizeBytes)
+      const content = await readAll(path, this.pair.volume, this.sizeBytes)
+      return content
     }
     throw new Error('export: the daemon ended it at once')
   }

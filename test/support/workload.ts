@@ -54,7 +54,8 @@ export class Workload {
     const { history } = this.#options
     const target = history.writes.length + count
     for (const end = Date.now() + milliseconds; history.writes.length < target; await sleep(5)) {
-      if (Date.now() > end) throw new Error(`only ${history.writes.length + count - target} of ${count} writes in ${milliseconds} ms`)
+      if (Date.now() > end)
+        throw new Error(`only ${history.writes.length + count - target} of ${count} writes in ${milliseconds} ms`)
     }
   }
 
@@ -82,7 +83,7 @@ export class Workload {
   /** One request after the other until the connection is dead or the workload stops. */
   async #requests(client: NbdClient): Promise<void> {
     const { history, writesPerSecond } = this.#options
-    for (let alive = true; alive && !this.#stopping; ) {
+    for (let alive = true; alive && !this.#stopping;) {
       if (history.writes.length > ((Date.now() - this.#began) * writesPerSecond) / 1000 + 100) await sleep(5)
       else alive = this.#random() < 0.02 ? await this.#flush(client) : await this.#write(client)
     }
@@ -102,9 +103,15 @@ export class Workload {
     const fua = random() < 0.05
     const kind = random() < 0.05 ? 'zero' : 'data'
     const type = kind === 'data' ? CMD.WRITE : random() < 0.5 ? CMD.TRIM : CMD.WRITE_ZEROES
-    const range = { offset: this.#options.firstByte + first * blockBytes, length: count * blockBytes, flags: fua ? CMD_FLAG.FUA : 0 }
+    const range = {
+      offset: this.#options.firstByte + first * blockBytes,
+      length: count * blockBytes,
+      flags: fua ? CMD_FLAG.FUA : 0,
+    }
     const write = history.submitWrite(kind, first, count, fua)
-    return this.#settle(write, () => client.request({ type, ...range, ...(kind === 'data' && { data: history.payload(write) }) }))
+    return this.#settle(write, () =>
+      client.request({ type, ...range, ...(kind === 'data' && { data: history.payload(write) }) }),
+    )
   }
 
   /** False when the connection is dead. */

@@ -15,7 +15,7 @@ function copy(history: History, shown: (HistoryWrite | undefined)[]): Buffer {
 }
 
 const kinds = (history: History, content: Buffer, options?: CheckOptions): string[] =>
-  checkCut(history, content, options).violations.map((violation) => violation.kind)
+  checkCut(history, content, options).violations.map(violation => violation.kind)
 
 /** w1 | w2 | w3, one after the other, on blocks 0, 1, 2. */
 function sequential(): { history: History; writes: [HistoryWrite, HistoryWrite, HistoryWrite] } {
@@ -28,7 +28,7 @@ function sequential(): { history: History; writes: [HistoryWrite, HistoryWrite, 
   return { history, writes: [one(0), one(1), one(2)] }
 }
 
-t.test('every prefix of writes that came one after the other is a cut, and nothing else is', async (t) => {
+t.test('every prefix of writes that came one after the other is a cut, and nothing else is', async t => {
   const { history, writes } = sequential()
   for (let bits = 0; bits < 8; bits++) {
     const shown = writes.map((write, i) => (bits & (1 << i) ? write : undefined))
@@ -37,7 +37,7 @@ t.test('every prefix of writes that came one after the other is a cut, and nothi
   }
 })
 
-t.test('concurrent writes may be there in any combination', async (t) => {
+t.test('concurrent writes may be there in any combination', async t => {
   const history = new History(7, 2)
   const a = history.submitWrite('data', 0, 1)
   const b = history.submitWrite('data', 1, 1)
@@ -46,7 +46,7 @@ t.test('concurrent writes may be there in any combination', async (t) => {
   for (const shown of [[], [a], [undefined, b], [a, b]]) t.strictSame(kinds(history, copy(history, shown)), [])
 })
 
-t.test('planted violations are found', async (t) => {
+t.test('planted violations are found', async t => {
   const { history, writes } = sequential()
   const good = copy(history, writes)
   const planted = (change: (content: Buffer) => void): string[] => {
@@ -54,19 +54,42 @@ t.test('planted violations are found', async (t) => {
     change(content)
     return kinds(history, content)
   }
-  t.strictSame(planted(() => undefined), [])
-  t.strictSame(planted((content) => content.fill(0, 0, blockBytes)), ['stale'], 'a lost write')
-  t.strictSame(planted((content) => content.fill(0xee, 100, 101)), ['garbage'], 'a wrong byte')
-  t.strictSame(planted((content) => content.fill(1, 3 * blockBytes)), ['garbage'], 'bytes nobody wrote')
-  t.strictSame(planted((content) => content.fill(0, 512, blockBytes)), ['garbage'], 'a torn block')
-  t.strictSame(planted((content) => content.copy(content, 0, blockBytes, 2 * blockBytes)), ['misplaced'], 'the right block in the wrong place')
+  t.strictSame(
+    planted(() => undefined),
+    [],
+  )
+  t.strictSame(
+    planted(content => content.fill(0, 0, blockBytes)),
+    ['stale'],
+    'a lost write',
+  )
+  t.strictSame(
+    planted(content => content.fill(0xee, 100, 101)),
+    ['garbage'],
+    'a wrong byte',
+  )
+  t.strictSame(
+    planted(content => content.fill(1, 3 * blockBytes)),
+    ['garbage'],
+    'bytes nobody wrote',
+  )
+  t.strictSame(
+    planted(content => content.fill(0, 512, blockBytes)),
+    ['garbage'],
+    'a torn block',
+  )
+  t.strictSame(
+    planted(content => content.copy(content, 0, blockBytes, 2 * blockBytes)),
+    ['misplaced'],
+    'the right block in the wrong place',
+  )
   const other = new History(8, 4)
   other.end(other.submitWrite('data', 0, 1), 'acknowledged')
   t.strictSame(kinds(history, copy(other, other.writes)), ['garbage'], 'a block of another history')
   t.strictSame(kinds(new History(7, 4), good), ['unknown', 'unknown', 'unknown'], 'writes that nobody submitted')
 })
 
-t.test('an overwritten block may not come back', async (t) => {
+t.test('an overwritten block may not come back', async t => {
   const history = new History(7, 1)
   const a = history.submitWrite('data', 0, 1)
   history.end(a, 'acknowledged')
@@ -76,7 +99,7 @@ t.test('an overwritten block may not come back', async (t) => {
   t.strictSame(kinds(history, copy(history, [a])), [], 'the cut before b')
 })
 
-t.test('a write without a reply may be there or not, but not after its connection was found dead', async (t) => {
+t.test('a write without a reply may be there or not, but not after its connection was found dead', async t => {
   const history = new History(7, 2)
   const lost = history.submitWrite('data', 0, 1)
   history.end(lost, 'lost')
@@ -89,7 +112,7 @@ t.test('a write without a reply may be there or not, but not after its connectio
   t.strictSame(kinds(history, copy(history, [lost, last])), ['stale'])
 })
 
-t.test('a write that was answered with an error is never shown', async (t) => {
+t.test('a write that was answered with an error is never shown', async t => {
   const history = new History(7, 1)
   const refused = history.submitWrite('data', 0, 1)
   history.end(refused, 'failed')
@@ -97,7 +120,7 @@ t.test('a write that was answered with an error is never shown', async (t) => {
   t.strictSame(kinds(history, copy(history, [])), [])
 })
 
-t.test('what FLUSH, FUA and durable acknowledgements promise must be there', async (t) => {
+t.test('what FLUSH, FUA and durable acknowledgements promise must be there', async t => {
   const { history, writes } = sequential()
   const fua = history.submitWrite('data', 3, 1, true)
   history.end(fua, 'acknowledged')
@@ -108,21 +131,29 @@ t.test('what FLUSH, FUA and durable acknowledgements promise must be there', asy
   t.strictSame(kinds(history, content), [])
   t.strictSame(kinds(history, content, { requirement: history.promised('flushed') }), ['stale'])
   t.strictSame(kinds(history, content, { requirement: history.promised('every') }), ['stale'])
-  t.strictSame(kinds(history, content, { requirement: history.promised('flushed', 0, fua.submitted) }), [], 'out of sync by then')
+  t.strictSame(
+    kinds(history, content, { requirement: history.promised('flushed', 0, fua.submitted) }),
+    [],
+    'out of sync by then',
+  )
   t.strictSame(kinds(history, copy(history, [...writes, fua]), { requirement: history.promised('every') }), [])
 })
 
-t.test('a write of several blocks is whole where records are', async (t) => {
+t.test('a write of several blocks is whole where records are', async t => {
   const history = new History(7, 2)
   const wide = history.submitWrite('data', 0, 2)
   t.strictSame(kinds(history, copy(history, [wide])), [], 'a disk may tear it')
   t.strictSame(kinds(history, copy(history, [wide]), { atomic: true }), ['stale'], 'a record is not torn')
   t.strictSame(kinds(history, copy(history, [wide, wide]), { atomic: true }), [])
   history.end(wide, 'lost')
-  t.strictSame(kinds(history, copy(history, [wide]), { atomic: true }), [], 'but the master may have been killed within it')
+  t.strictSame(
+    kinds(history, copy(history, [wide]), { atomic: true }),
+    [],
+    'but the master may have been killed within it',
+  )
 })
 
-t.test('concurrent writes that cover each other crosswise have no order', async (t) => {
+t.test('concurrent writes that cover each other crosswise have no order', async t => {
   const history = new History(7, 2)
   const a = history.submitWrite('data', 0, 2)
   const b = history.submitWrite('data', 0, 2)
@@ -158,7 +189,7 @@ const anySmall: fc.Arbitrary<Small> = fc
   .map(({ events, claims }) => {
     const history = new History(1, 3)
     for (const event of events) {
-      const open = history.writes.filter((write) => write.outcome === 'pending')
+      const open = history.writes.filter(write => write.outcome === 'pending')
       if ((event.submits || open.length === 0) && history.writes.length < 5) {
         history.submitWrite(event.zero === 0 ? 'zero' : 'data', event.first, Math.min(event.count, 3 - event.first))
       } else {
@@ -167,7 +198,9 @@ const anySmall: fc.Arbitrary<Small> = fc
       }
     }
     const shown = claims.map((claim, block) => {
-      const covering = history.writes.filter((one) => one.kind === 'data' && one.firstBlock <= block && block < one.firstBlock + one.blockCount)
+      const covering = history.writes.filter(
+        one => one.kind === 'data' && one.firstBlock <= block && block < one.firstBlock + one.blockCount,
+      )
       return covering[claim % (covering.length + 1)]?.id ?? 0
     })
     return { history, shown }
@@ -176,23 +209,31 @@ const anySmall: fc.Arbitrary<Small> = fc
 /** The definition, tried out: does any order of any set of (whole) writes give this content? */
 function isLegal({ history, shown }: Small, requirement: Requirement): boolean {
   // A write without a reply may be torn: its blocks are writes of their own.
-  const writes = history.writes.flatMap((write) =>
+  const writes = history.writes.flatMap(write =>
     write.outcome !== 'lost'
       ? [write]
-      : Array.from({ length: write.blockCount }, (_, i) => ({ ...write, firstBlock: write.firstBlock + i, blockCount: 1 })),
+      : Array.from({ length: write.blockCount }, (_, i) => ({
+          ...write,
+          firstBlock: write.firstBlock + i,
+          blockCount: 1,
+        })),
   )
   const mustHave = (write: HistoryWrite): boolean =>
     requirement.ids.includes(write.id) || (write.outcome === 'acknowledged' && write.ended < requirement.before)
   const explore = (content: number[], done: HistoryWrite[]): boolean => {
-    const complete = writes.every((write) => done.includes(write) || !mustHave(write))
+    const complete = writes.every(write => done.includes(write) || !mustHave(write))
     if (complete && content.every((id, block) => id === shown[block])) return true
-    return writes.some((next) => {
+    return writes.some(next => {
       if (done.includes(next)) return false
       const earlier = (write: HistoryWrite): boolean => write.ended < next.submitted && !done.includes(write)
-      if (writes.some((write) => write.outcome === 'acknowledged' && earlier(write))) return false
-      if (done.some((write) => next.ended < write.submitted)) return false
+      if (writes.some(write => write.outcome === 'acknowledged' && earlier(write))) return false
+      if (done.some(write => next.ended < write.submitted)) return false
       const changed = content.map((id, block) =>
-        next.firstBlock <= block && block < next.firstBlock + next.blockCount ? (next.kind === 'zero' ? 0 : next.id) : id,
+        next.firstBlock <= block && block < next.firstBlock + next.blockCount
+          ? next.kind === 'zero'
+            ? 0
+            : next.id
+          : id,
       )
       return explore(changed, [...done, next])
     })
@@ -200,19 +241,22 @@ function isLegal({ history, shown }: Small, requirement: Requirement): boolean {
   return explore([0, 0, 0], [])
 }
 
-t.test('the checker agrees with trying all sets and orders', async (t) => {
+t.test('the checker agrees with trying all sets and orders', async t => {
   const seen = { legal: 0, illegal: 0, missed: 0 }
   fc.assert(
     fc.property(anySmall, fc.boolean(), (small, strict) => {
       const requirement = strict ? small.history.promised('every') : { ids: [], before: 0 }
-      const content = copy(small.history, small.shown.map((id) => small.history.writes[id - 1]))
+      const content = copy(
+        small.history,
+        small.shown.map(id => small.history.writes[id - 1]),
+      )
       const accepted = checkCut(small.history, content, { atomic: true, requirement }).violations.length === 0
       const legal = isLegal(small, requirement)
       seen[legal ? 'legal' : 'illegal']++
       if (accepted === legal) return true
       // Which write made zeroes is not recorded: there the checker may be too kind, but never too strict.
       seen.missed++
-      return accepted && small.history.writes.some((write) => write.kind === 'zero')
+      return accepted && small.history.writes.some(write => write.kind === 'zero')
     }),
     { numRuns: 4000 },
   )
@@ -221,13 +265,14 @@ t.test('the checker agrees with trying all sets and orders', async (t) => {
   t.ok(seen.missed < seen.illegal / 20, 'few are missed for zeroes')
 })
 
-t.test('a large random history and its cuts are judged in a moment', async (t) => {
+t.test('a large random history and its cuts are judged in a moment', async t => {
   const random = seededRandom(3)
   const history = new History(1, 1024)
   const open: HistoryWrite[] = []
   const content = Buffer.alloc(1024 * blockBytes)
   for (let i = 0; i < 20_000; i++) {
-    if (open.length < 32) open.push(history.submitWrite('data', Math.floor(random() * 1020), 1 + Math.floor(random() * 4)))
+    if (open.length < 32)
+      open.push(history.submitWrite('data', Math.floor(random() * 1020), 1 + Math.floor(random() * 4)))
     if (random() < 0.3 || open.length === 32) {
       const [write] = open.splice(Math.floor(random() * open.length), 1)
       if (write === undefined) continue
