@@ -50,23 +50,26 @@ void Capture::append(Volume &volume, RecordType type, uint8_t flags, uint64_t st
   header.time_ns = wall_ns();
   log_->append(header, payload);
   logged_ = sequence_;
+  urgent_ |= (flags & (wire::kWantReceived | wire::kWantDurable)) != 0;
 }
 
-void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload) {
+void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
+                           uint8_t wants) {
   sequence_++;
   const bool write = type == RecordType::kWrite;
   if (write) written_bytes_ += end - start;
   if (state_ == CaptureState::kStreaming) {
-    append(volume, type, 0, start, end - start, payload, write ? static_cast<uint32_t>(end - start) : 0);
+    append(volume, type, wants, start, end - start, payload, write ? static_cast<uint32_t>(end - start) : 0);
   } else {
     volume.dirty.mark(start, end);
   }
 }
 
-void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload) {
+void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
+                     uint8_t wants) {
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
     if (state_ != CaptureState::kStreaming || !volume.dirty.touches(from, to))
-      return capture_part(volume, type, from, to, payload ? payload + (from - start) : nullptr);
+      return capture_part(volume, type, from, to, payload ? payload + (from - start) : nullptr, wants);
     // Dirty and not read yet: the resynchronisation will send what is there when it comes by.
     while (from < to) {
       const bool dirty = volume.dirty.is_dirty(from);
@@ -77,16 +80,16 @@ void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t e
         sequence_++;
         if (type == RecordType::kWrite) written_bytes_ += stop - from;
       } else {
-        capture_part(volume, type, from, stop, payload ? payload + (from - start) : nullptr);
+        capture_part(volume, type, from, stop, payload ? payload + (from - start) : nullptr, wants);
       }
       from = stop;
     }
   });
 }
 
-void Capture::record_flush(Volume &volume) {
+void Capture::record_flush(Volume &volume, uint8_t wants) {
   sequence_++;
-  if (state_ == CaptureState::kStreaming) append(volume, RecordType::kFlush, 0, 0, 0, nullptr, 0);
+  if (state_ == CaptureState::kStreaming) append(volume, RecordType::kFlush, wants, 0, 0, nullptr, 0);
 }
 
 void Capture::refused(Volume &volume, uint64_t start, uint64_t end) {
@@ -212,19 +215,19 @@ void Capture::detach(const char *reason, uint64_t durable) {
   events_({"detached", {{"reason", why}}, ""});
 }
 
-bool Capture::publish() {
+Capture::News Capture::publish() {
   page_.set(kGroup_written_sequence, sequence_);
   page_.set(kGroup_written_bytes, written_bytes_);
   page_.set(kGroup_state, step_open_ ? kStateResync : static_cast<uint64_t>(state_));
   publish_volumes();
   if (!log_) {
     page_.set(kGroup_log_bytes, 0);
-    return false;
+    return News::kNone;
   }
   page_.set(kGroup_log_bytes, log_->bytes_used());
-  if (log_->published() == log_->head()) return false;
+  if (log_->published() == log_->head()) return News::kNone;
   log_->publish();
-  return true;
+  return std::exchange(urgent_, false) ? News::kUrgent : News::kSome;
 }
 
 void Capture::publish_volumes() {

@@ -50,8 +50,9 @@ class Capture {
   bool room(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
   uint64_t log_bytes_needed(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
 
-  void record(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload);
-  void record_flush(Volume &volume);
+  // wants: RecordFlags that say what a reply waits for.
+  void record(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload, uint8_t wants);
+  void record_flush(Volume &volume, uint8_t wants);
   // The device failed an operation: its range may differ from the standby's.
   void refused(Volume &volume, uint64_t start, uint64_t end);
 
@@ -78,8 +79,9 @@ class Capture {
   void detach(const char *reason, uint64_t durable);
   void mark_unacknowledged(uint64_t durable);
 
-  // End of a turn: what was recorded becomes visible to link and counters. True if there is something new for the link.
-  bool publish();
+  // End of a turn: what was recorded becomes visible to link and counters.
+  enum class News : uint8_t { kNone, kSome, kUrgent };  // for the link; urgent: a reply waits for the standby
+  News publish();
   void publish_volumes();  // their dirty bytes
   bool any_dirty() const;
   uint64_t dirty_bytes() const;
@@ -89,7 +91,8 @@ class Capture {
   bool find_resume_position(uint64_t received, uint64_t *position) const;
   void append(Volume &volume, wire::RecordType type, uint8_t flags, uint64_t start, uint64_t length,
               const void *payload, uint32_t payload_bytes);
-  void capture_part(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload);
+  void capture_part(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
+                    uint8_t wants);
 
   const Options options_;
   std::vector<std::unique_ptr<Volume>> &volumes_;
@@ -101,6 +104,7 @@ class Capture {
   uint64_t sequence_ = 0;       // of the last captured record
   uint64_t logged_ = 0;         // of the last record that went to the log: the next one's predecessor
   uint64_t written_bytes_ = 0;
+  bool urgent_ = false;         // since the last publish() something was logged that a reply waits for
   std::shared_ptr<log::ReplicationLog> log_;
 };
 

@@ -20,6 +20,14 @@ bool Group::standby_counts() const {
   return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !away_;
 }
 
+// What the reply to this request will wait for at the standby, so that it is told at once.
+uint8_t Group::wants_of(const ParsedRequest &request) const {
+  const bool flush = request.type == nbd::kFlush || (request.flags & nbd::kFua);
+  if (options_.durability == Durability::kAsync) return 0;
+  if (flush || options_.durability == Durability::kDurable) return wire::kWantDurable;
+  return options_.durability == Durability::kReceived ? wire::kWantReceived : 0;
+}
+
 void Group::wait_for_durability(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes,
                                 bool flush) {
   Volume &volume = connection.volume;

@@ -84,7 +84,8 @@ void Group::run() {
     if (!resync_.turn()) resync_waits_ = true;
     verifier_.turn();
     start_flushes();
-    if (capture_.publish() && link_) link_->published();
+    if (const Capture::News news = capture_.publish(); news != Capture::News::kNone)
+      link_->published(news == Capture::News::kUrgent);
     answer_waiters();
     send_outputs();
     if (quiesced_ && operations_ == 0 &&

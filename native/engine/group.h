@@ -90,6 +90,7 @@ class Group {
   bool log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload);
   void log_unblocked();
   void finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error);
+  uint8_t wants_of(const ParsedRequest &request) const;
   void zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error);
   void refused(Volume &volume, uint64_t start, uint64_t end);
   void failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);

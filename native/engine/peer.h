@@ -51,7 +51,7 @@ class PeerLink {
   virtual ~PeerLink() = default;
   // The session sends the log's records from `position` on, and frees what is durable.
   virtual void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) = 0;
-  virtual void published() = 0;  // the log has grown
+  virtual void published(bool urgent) = 0;  // the log has grown; urgent: a reply waits for the standby
   virtual void request_hashes(uint64_t session, const wire::HashRequestBody &request) = 0;
 };
 

@@ -248,7 +248,7 @@ Group::Outcome Group::write(Connection &connection, const ParsedRequest &request
       finish(connection, request, RequestKind::kWrite, request.length, error);
       return Outcome::kDone;
     }
-    capture_.record(volume, RecordType::kWrite, start, end, request.payload);
+    capture_.record(volume, RecordType::kWrite, start, end, request.payload, wants_of(request));
   }
   finish(connection, request, RequestKind::kWrite, request.length, 0);
   return Outcome::kDone;
@@ -294,7 +294,7 @@ void Group::zero_ended(Connection &connection, const ParsedRequest &request, Req
     refused(volume, request.offset, end);
   } else if (!error) {
     const bool keep = kind == RequestKind::kZero && (request.flags & nbd::kNoHole);
-    capture_.record(volume, keep ? RecordType::kZero : RecordType::kTrim, request.offset, end, nullptr);
+    capture_.record(volume, keep ? RecordType::kZero : RecordType::kTrim, request.offset, end, nullptr, wants_of(request));
   }
   finish(connection, request, kind, request.length, error);
 }
@@ -314,7 +314,7 @@ Group::Outcome Group::flush(Connection &connection, const ParsedRequest &request
     return Outcome::kDone;
   }
   if (!log_has_room(connection.volume, 0, 0, false)) return Outcome::kPark;
-  capture_.record_flush(connection.volume);
+  capture_.record_flush(connection.volume, wants_of(request));
   wait_for_durability(connection, request, RequestKind::kFlush, 0, true);
   return Outcome::kDone;
 }

@@ -8,6 +8,7 @@ namespace understudy::link {
 namespace {
 constexpr size_t kOutgoingMax = 4096;                  // frames waiting for room; beyond this the session ends
 constexpr uint64_t kStatsEveryNs = 100'000'000;
+constexpr uint64_t kTellEveryNs = 1'000'000;           // watermarks that nobody waits for
 
 template <typename Body>
 bool take(std::span<const uint8_t> bytes, Body &body) {
@@ -94,6 +95,7 @@ void Link::closed(quic::Session &session, quic::CloseReason reason, const std::s
       if (replica->session_ == session.id) {
         replica->session_ = 0;
         replica->link_ = nullptr;
+        replica->linked_ = false;
       }
     }
     session.user.reset();
@@ -172,10 +174,24 @@ void Link::records_received(quic::Session &session, std::span<const uint8_t> byt
   }
 }
 
+// Whether a reply at the master waits for what these marks say and the last ones did not.
+static bool is_awaited(const wire::WatermarksBody &marks, const Link::SessionState &state) {
+  const replay::ReplicaState &wanted = state.replica->wanted();
+  const uint64_t received = wanted.received_wanted_sequence, durable = wanted.durable_wanted_sequence;
+  const bool news = marks.incarnation != state.told.incarnation;
+  return (received <= marks.received.sequence && (news || received > state.told.received.sequence)) ||
+         (durable <= marks.durable.sequence && (news || durable > state.told.durable.sequence));
+}
+
 void Link::tell_watermarks(quic::Session &session, SessionState &state) {
   const wire::WatermarksBody marks = state.replica->replica_->watermarks();
   if (memcmp(&marks, &state.told, sizeof marks) == 0 || state.outgoing.size() > 16) return;
+  const uint64_t now = monotonic_ns();
+  if (!is_awaited(marks, state) && now < state.told_ns + kTellEveryNs)
+    return session.turn_within(state.told_ns + kTellEveryNs - now);
   state.told = marks;
+  state.told_ns = now;
+  state.replica->publish_counters();  // before the master can speak of it
   queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
 }
 

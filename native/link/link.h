@@ -45,7 +45,8 @@ class Link final : public quic::SessionHandler {
     std::unique_ptr<LogSource> source;
     std::vector<uint8_t> early_marks;  // the last watermarks that came before `group` was known
     ReplicaLink *replica = nullptr;
-    wire::WatermarksBody told;  // the last watermarks that were sent
+    wire::WatermarksBody told;  // the last watermarks that were sent,
+    uint64_t told_ns = 0;       // and when
     uint64_t stats_ns = 0;
   };
   static SessionState *state_of(quic::Session &session) { return static_cast<SessionState *>(session.user.get()); }
@@ -82,7 +83,7 @@ class GroupLink final : public engine::PeerLink {
   bool uses(const Link &link) const { return link_ == &link; }
 
   void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) override;
-  void published() override;
+  void published(bool urgent) override;
   void request_hashes(uint64_t session, const wire::HashRequestBody &request) override;
 
  private:
@@ -108,6 +109,7 @@ class ReplicaLink final : public replay::ReplicaListener {
     return link_ == &link;
   }
   void publish_counters();
+  const replay::ReplicaState &wanted() const { return replica_->state(); }
 
   void progressed() override;
   void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) override;
@@ -124,6 +126,9 @@ class ReplicaLink final : public replay::ReplicaListener {
   std::mutex mutex_;       // of the three below; also of publish_counters
   Link *link_ = nullptr;   // of the session that feeds us, if any
   uint64_t session_ = 0;
+  std::atomic<bool> linked_{false};     // link_ is set
+  std::atomic<uint64_t> told_phase_{~0ull};
+  std::atomic<uint64_t> woken_for_{0};  // the durable sequence the link thread was last woken for
 };
 
 // The words of a replica's page are the fields of ReplicaState in their order.

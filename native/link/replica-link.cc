@@ -9,8 +9,8 @@ const std::vector<const char *> kReplicaCounterNames = {
     "committed_sequence", "committed_bytes",  "applied_sequence", "applied_bytes",   "phase",
     "segments",          "segment_bytes",     "segment_syncs",   "image_syncs",      "staged_bytes",
     "records_received",  "records_applied",   "verify_equal",    "verify_different", "last_heard_ns",
-    "errors",            "last_errno"};
-static_assert(sizeof(replay::ReplicaState) == 22 * sizeof(uint64_t));
+    "errors",            "last_errno",        "received_wanted_sequence", "durable_wanted_sequence"};
+static_assert(sizeof(replay::ReplicaState) == 24 * sizeof(uint64_t));
 
 Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
   Result<wire::Position> result(Status::failed(ENOTCONN, "attach replica: the session has ended"));
@@ -25,6 +25,7 @@ Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
           if (Link::SessionState *old = Link::state_of(*before)) old->replica = nullptr;
         }
       link_ = &link;
+      linked_ = true;
       session_ = id;
     }
     state->replica = this;
@@ -47,6 +48,7 @@ void ReplicaLink::detach() {
     }
     std::lock_guard lock(mutex_);
     link_ = nullptr;
+    linked_ = false;
     session_ = 0;
   });
 }
@@ -60,9 +62,15 @@ void ReplicaLink::publish_counters() {
 }
 
 void ReplicaLink::progressed() {
-  publish_counters();
+  const uint64_t durable = replica_ ? replica_->state().durable_sequence.load() : 0;
+  const uint64_t wanted = replica_ ? replica_->state().durable_wanted_sequence.load() : 0;
+  const bool awaited = wanted && durable >= wanted && woken_for_.exchange(wanted) != wanted;
+  // The counters are told with the watermarks, at the latest; a phase at once: what is usable is decided by it.
+  const uint64_t phase = replica_ ? replica_->state().phase.load() : 0;
+  if (told_phase_.exchange(phase) != phase || !linked_) publish_counters();
   std::lock_guard lock(mutex_);
-  if (link_) link_->endpoint().wake();
+  if (!link_) return;
+  awaited ? link_->endpoint().wake() : link_->endpoint().wake_lazily();
 }
 
 void ReplicaLink::send(wire::FrameType type, const std::vector<uint8_t> &body) {

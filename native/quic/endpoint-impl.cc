@@ -12,6 +12,9 @@
 #include "quic/random.h"
 
 namespace understudy::quic {
+namespace {
+constexpr uint64_t kNapNs = 150'000;  // how long records that nobody waits for may gather
+}  // namespace
 
 SessionId next_session_id() {
   static std::atomic<SessionId> next{1};
@@ -158,11 +161,13 @@ void EndpointImpl::close(SessionId session, const std::string &text) {
   });
 }
 
-void EndpointImpl::wake() {
+void EndpointImpl::request(Request request) {
   // The fence orders what was published before against the flag: a flag that is still set will be seen after it.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (!wake_requested_.load(std::memory_order_relaxed)) wake_requested_.store(true, std::memory_order_release);
-  waker_.wake();
+  uint8_t now = requested_.load(std::memory_order_relaxed);
+  while (now < request && !requested_.compare_exchange_weak(now, request, std::memory_order_release)) {
+  }
+  request == kUrgent ? waker_.wake() : waker_.wake_lazily();
 }
 
 Session *EndpointImpl::find(SessionId session) {
@@ -196,7 +201,9 @@ bool EndpointImpl::turn() {
 
 void EndpointImpl::run_tasks() {
   // acquire: what was published before wake() is visible to the handlers' turn().
-  bool everybody = wake_requested_.load(std::memory_order_relaxed) && wake_requested_.exchange(false);
+  const uint8_t requested = requested_.load(std::memory_order_relaxed) ? requested_.exchange(kNothing) : uint8_t{kNothing};
+  bool everybody = requested != kNothing;
+  may_nap_ |= requested == kLazy;
   if (has_tasks_.load(std::memory_order_acquire)) {
     std::vector<std::function<void()>> tasks;
     {
@@ -212,8 +219,13 @@ void EndpointImpl::run_tasks() {
 }
 
 void EndpointImpl::serve_timers(uint64_t now) {
-  for (auto &[id, session] : sessions_)
+  for (auto &[id, session] : sessions_) {
+    if (session->turn_due <= now) {
+      session->turn_due = UINT64_MAX;
+      session->dirty = true;
+    }
     if (session->deadline() <= now) session->on_timer(now);
+  }
 }
 
 bool EndpointImpl::serve_sessions() {
@@ -261,18 +273,20 @@ void EndpointImpl::sleep() {
   bool anyone_dirty = false;
   for (auto &[id, session] : sessions_) {
     anyone_dirty |= session->dirty || session->is_ending();
-    deadline = std::min(deadline, session->deadline());
+    deadline = std::min({deadline, session->deadline(), session->turn_due});
     for (size_t i = 0; session->blocked() && i < sockets_.size(); i++)
       if (sockets_[i].get() == session->socket()) polled[i].events |= POLLOUT;
   }
-  waker_.prepare();
-  if (anyone_dirty || has_tasks_.load(std::memory_order_acquire) || wake_requested_.load(std::memory_order_acquire) ||
-      stopping_.load(std::memory_order_acquire)) {
+  const bool nap = std::exchange(may_nap_, false);
+  waker_.prepare(nap ? Waker::kNap : Waker::kSleep);
+  if (anyone_dirty || has_tasks_.load(std::memory_order_acquire) || stopping_.load(std::memory_order_acquire) ||
+      requested_.load(std::memory_order_acquire) > (nap ? kLazy : kNothing)) {
     waker_.cancel();
     return;
   }
   polled[count++] = {waker_.fd(), POLLIN, 0};
   const uint64_t now = monotonic_ns();
+  if (nap) deadline = std::min(deadline, now + kNapNs);
   const uint64_t wait = deadline > now ? std::min<uint64_t>(deadline - now, 60'000'000'000) : 0;
   const timespec timeout{static_cast<time_t>(wait / 1'000'000'000), static_cast<long>(wait % 1'000'000'000)};
   const int ready = ppoll(polled, count, &timeout, nullptr);

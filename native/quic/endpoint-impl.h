@@ -43,7 +43,8 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   SessionId connect(const std::string &host, uint16_t port, const std::string &expected_fingerprint) override;
   void post(std::function<void()> task) override;
   void close(SessionId session, const std::string &text) override;
-  void wake() override;
+  void wake() override { request(kUrgent); }
+  void wake_lazily() override { request(kLazy); }
   Session *find(SessionId session) override;
 
  private:
@@ -88,6 +89,8 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   uint8_t *batch_buffer() override { return batch_buffer_.get(); }
 
   // endpoint-impl.cc
+  enum Request : uint8_t { kNothing, kLazy, kUrgent };
+  void request(Request request);
   Status open_listeners();
   Status open_dialer();
   void run();
@@ -118,7 +121,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   std::vector<std::function<void()>> tasks_;  // by mutex_
   std::set<std::string> allowed_;             // by mutex_
   bool closed_for_tasks_ = false;             // by mutex_
-  std::atomic<bool> wake_requested_{false};
+  std::atomic<uint8_t> requested_{kNothing};  // a turn for everybody
   std::atomic<bool> has_tasks_{false};
   std::atomic<bool> stopping_{false};
   Waker waker_;
@@ -131,6 +134,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   UdpSocket *dialer_ = nullptr;  // one of sockets_, opened by the first connect()
   std::unordered_map<ngtcp2_cid, Route, CidHash, CidEqual> routes_;
   std::unordered_map<SessionId, std::unique_ptr<SessionImpl>> sessions_;
+  bool may_nap_ = false;  // a lazy request was served in the last turn: more of them are likely
   std::deque<std::shared_ptr<Grave>> graves_;
   size_t incoming_ = 0;
   uint64_t bad_initials_since_ = 0;

@@ -89,6 +89,7 @@ class Session {
   virtual bool send_control(std::span<const uint8_t> bytes) = 0;
   virtual void attach_records(RecordSource *source) = 0;  // opens the record stream; once per session
   virtual void records_consumed(size_t bytes) = 0;        // gives flow-control credit back to the peer
+  virtual void turn_within(uint64_t ns) = 0;              // turn() is called again after so long, or earlier
   // Tells the peer `text` (at most 1000 bytes) and ends with closed(kLocal, text) before it returns control to the loop.
   virtual void close(const std::string &text) = 0;
 };
@@ -116,7 +117,8 @@ class Endpoint {
   virtual SessionId connect(const std::string &host, uint16_t port, const std::string &expected_fingerprint) = 0;
   virtual void post(std::function<void()> task) = 0;           // run on the link thread, soon
   virtual void close(SessionId session, const std::string &text) = 0;
-  virtual void wake() = 0;  // there may be something to send: cheap when the thread is busy anyway
+  virtual void wake() = 0;         // there may be something to send: cheap when the thread is busy anyway
+  virtual void wake_lazily() = 0;  // the same, but it may take a fraction of a millisecond and is cheaper still
   // Link thread only: null when it is gone.
   virtual Session *find(SessionId session) = 0;
 };

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "core/clock.h"
 #include "quic/control-queue.h"
 #include "quic/endpoint.h"
 #include "quic/packet-size.h"
@@ -101,7 +102,10 @@ class SessionImpl final : public Session, private PeerJudge {
   };
   Farewell say_farewell(uint64_t now);
 
-  bool dirty = true;  // something happened: give it a turn
+  void turn_within(uint64_t ns) override { turn_due = std::min(turn_due, monotonic_ns() + ns); }
+
+  bool dirty = true;               // something happened: give it a turn
+  uint64_t turn_due = UINT64_MAX;  // monotonic: give it a turn then
 
  private:
   struct Ending {

@@ -12,6 +12,8 @@ constexpr uint64_t kSyncBytes = 256u << 20;
 constexpr uint64_t kSyncNs = 1'000'000'000;
 constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
+constexpr uint64_t kNapNs = 300'000;        // after a turn that found little: let records gather
+constexpr uint64_t kLittleBytes = 1u << 20;
 }  // namespace
 
 void Applier::start(const Watermark &from, uint64_t redo_end) {
@@ -33,10 +35,12 @@ void Applier::run() {
     Turn result = turn();
     if (!sync_when_due(result)) result = Turn::kFailed;
     gate_->turned();
-    if (result == Turn::kWorked)
+    if (result == Turn::kWorked) {
       listener_.progressed();
-    else
+      nap();
+    } else {
       rest(result);
+    }
   }
   if (!progress_.is_failing(Progress::Part::kImage)) sync_now();
 }
@@ -98,6 +102,21 @@ void Applier::replay_from_last_sync() {
   is_closing_ = false;
   unsynced_bytes_ = 0;
   publish();
+}
+
+// Nobody waits for what is applied. So after a small turn the next one waits a little; a drain or stop ends the nap.
+void Applier::nap() {
+  if (cursor_.log_offset - napped_at_ >= kLittleBytes || sync_wanted_.load(std::memory_order_relaxed)) {
+    napped_at_ = cursor_.log_offset;
+    return;
+  }
+  napped_at_ = cursor_.log_offset;
+  waker_.prepare(Waker::kNap);
+  if (stopping_.load()) return waker_.cancel();
+  pollfd wait{waker_.fd(), POLLIN, 0};
+  const timespec limit{0, kNapNs};
+  ppoll(&wait, 1, &limit, nullptr);
+  waker_.woken();
 }
 
 void Applier::rest(Turn last) {

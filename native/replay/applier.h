@@ -74,6 +74,7 @@ class Applier {
   Status flush_images();
   void replay_from_last_sync();
   bool sync_when_due(Turn last);
+  void nap();
   void rest(Turn last);
   void publish();
   Turn fail(const Status &status);
@@ -100,6 +101,7 @@ class Applier {
   uint64_t step_end_ = 0;                      // log offset; while kStepping
   bool is_closing_ = false;                    // a kStep has been consumed, and is not on stable storage yet
   bool is_sync_failing_ = false;               // the last sync() failed: only a good one ends the error
+  uint64_t napped_at_ = 0;                     // log offset at the last nap()
   uint64_t applied_count_ = 0;                 // records since the last publish()
   std::unique_lock<std::mutex> lock_;          // the gate, while the applier has it
   uint64_t unsynced_bytes_ = 0;

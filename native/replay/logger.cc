@@ -14,6 +14,7 @@ constexpr uint64_t kBatchBytesMax = 16u << 20;  // keeps a turn short
 constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kHoldNs = 100'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
+constexpr uint64_t kNapNs = 200'000;  // after a turn: what nobody waits for gathers, so that a turn is worth its cost
 }  // namespace
 
 void Logger::start() {
@@ -34,9 +35,22 @@ void Logger::run() {
       sleep(kIdleNs, true);
     else if (progress_.is_failing(Progress::Part::kImage))
       sleep(kHoldNs, false);  // what cannot be applied is not acknowledged
-    else
+    else {
       turn(received);
+      nap();
+    }
   }
+}
+
+void Logger::nap() {
+  waker_.prepare(Waker::kNap);
+  // A record that is waited for may have come since the turn began: it will not wake us again.
+  if (stopping_.load() || receiver_.state().durable_wanted_sequence > receiver_.state().durable_sequence)
+    return waker_.cancel();
+  pollfd wait{waker_.fd(), POLLIN, 0};
+  const timespec limit{0, kNapNs};
+  ppoll(&wait, 1, &limit, nullptr);
+  waker_.woken();
 }
 
 void Logger::turn(uint64_t received) {
@@ -54,7 +68,7 @@ void Logger::turn(uint64_t received) {
   receiver_.release(from + bytes);
   progress_.durable(ledger_.durable(), ledger_.durable_mark());
   logged_.store(from + bytes, std::memory_order_release);
-  applier_waker_.wake();
+  applier_waker_.wake_lazily();
   listener_.progressed();
 }
 

@@ -29,6 +29,7 @@ class Logger {
   void turn(uint64_t received);
   size_t batch_bytes(uint64_t from, uint64_t received) const;
   void sleep(uint64_t limit_ns, bool until_records);
+  void nap();
 
   Receiver &receiver_;
   SegmentLog &log_;

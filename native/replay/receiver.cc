@@ -106,6 +106,15 @@ void Receiver::accept(const RecordHeader &header) {
   chain_.advance(header);
   commits_.note(header);
   if (wire::is_sequenced(header.type)) mark_ = {header.sequence, header.written_bytes};
+  if (header.flags & wire::kWantReceived) state_.received_wanted_sequence.store(header.sequence);
+  if (header.flags & wire::kWantDurable) {
+    state_.durable_wanted_sequence.store(header.sequence);
+    urgent_ = true;
+  }
+  if (header.type == RecordType::kBegin) {  // sequences start over, and no reply waits for what is staged
+    state_.received_wanted_sequence.store(0);
+    state_.durable_wanted_sequence.store(0);
+  }
   parsed_ += record_bytes(header);
   header_good_ = false;
   accepted_count_++;
@@ -115,7 +124,7 @@ void Receiver::publish() {
   state_.records_received.fetch_add(std::exchange(accepted_count_, 0), std::memory_order_relaxed);
   progress_.received(chain_.last, mark_.bytes, commits_.committed());
   received_.store(parsed_, std::memory_order_release);
-  logger_waker_.wake();
+  std::exchange(urgent_, false) ? logger_waker_.wake() : logger_waker_.wake_lazily();
 }
 
 size_t Receiver::take_consumed() {

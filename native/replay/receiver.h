@@ -36,6 +36,7 @@ class Receiver {
   void refuse_more() { sealed_.store(true); }  // any thread
 
   // Logger thread.
+  const ReplicaState &state() const { return state_; }
   uint64_t received_offset() const { return received_.load(std::memory_order_acquire); }
   const uint8_t *at(uint64_t log_offset) const { return ring_.at(log_offset); }
   void release(uint64_t log_offset) { released_.store(log_offset, std::memory_order_release); }
@@ -58,6 +59,7 @@ class Receiver {
   uint64_t early_ = 0;          // of the credit, what has not left the ring yet
   bool header_good_ = false;    // the header at parsed_ has been checked
   uint64_t accepted_count_ = 0; // records since the last publish()
+  bool urgent_ = false;         // one of them is waited for
   wire::Chain chain_;
   wire::Mark mark_;             // of the last sequenced record
   CommitTracker commits_;

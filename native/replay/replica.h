@@ -57,6 +57,8 @@ struct ReplicaState {
   std::atomic<uint64_t> verify_equal{0}, verify_different{0};
   std::atomic<uint64_t> last_heard_ns{0};       // wall clock of the last byte from the master
   std::atomic<uint64_t> errors{0}, last_errno{0};  // of segments and images; while last_errno != 0 nothing is acked
+  // The newest record with kWantReceived, kWantDurable: a reply at the master waits for it.
+  std::atomic<uint64_t> received_wanted_sequence{0}, durable_wanted_sequence{0};
 };
 
 // Answers for the master, produced by the replica's threads; the link sends them. Any thread.

@@ -34,6 +34,8 @@ enum class RecordType : uint8_t {
 
 enum RecordFlags : uint8_t {
   kBeginInitial = 1,  // kBegin: initial synchronisation, applied straight to the image, which is unusable until kStep
+  kWantReceived = 2,  // a client's reply waits for the standby to have this record in memory,
+  kWantDurable = 4,   // ... on stable storage: tell at once, where other progress may be told a little later
 };
 
 inline constexpr uint32_t kRecordMagic = 0x31445355;                 // "USD1"

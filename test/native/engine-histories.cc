@@ -88,7 +88,7 @@ class Model final : public PeerLink {
     log_ = std::move(log);
     position_ = position;
   }
-  void published() override {}
+  void published(bool) override {}
   void request_hashes(uint64_t session, const wire::HashRequestBody &request) override {
     std::lock_guard lock(mutex_);
     if (session != session_) return;

@@ -154,7 +154,7 @@ void test_failed_sync() {
   good = good && EXPECT(standby.durable(3)) && EXPECT(standby.applied(3)) && EXPECT(standby.state().last_errno == 0);
   const auto segments = list_files(scratch.path + "/segments");
   good = good && EXPECT(!segments.empty()) && EXPECT(before <= segments.size()) &&
-         EXPECT(standby.collector.messages.size() == 1);
+         EXPECT(standby.collector.message_count() == 1);
   ok(good && EXPECT(view_bytes(standby) == model),
      "a segment whose fdatasync failed is abandoned, nothing is acknowledged by it, and a new one takes the records");
 
@@ -216,7 +216,7 @@ bool fill_up(const std::string &directory, const std::string &image, const std::
     good = good && EXPECT(wait_until([&] { return standby.state().last_errno == ENOSPC; })) &&
            EXPECT(standby.state().durable_sequence < master.sequence) &&
            EXPECT(standby.state().received_sequence == master.sequence) &&
-           EXPECT(wait_until([&] { return !standby.collector.messages.empty(); }));
+           EXPECT(wait_until([&] { return standby.collector.message_count() > 0; }));
     unlink(ballast.c_str());
     good = good && EXPECT(standby.durable(master.sequence)) && EXPECT(standby.applied(master.sequence)) &&
            EXPECT(standby.state().last_errno == 0) && EXPECT(standby.drain()) && EXPECT(view_bytes(standby) == model);

@@ -220,7 +220,7 @@ void test_torn_tail() {
     Standby standby(options_for(scratch.path, kSize));
     good = EXPECT(standby.status.ok()) && EXPECT((standby.replica->start_session() == wire::Position{5, 3})) &&
            EXPECT(standby.applied(3)) && EXPECT(standby.drain()) && EXPECT(view_bytes(standby) == model) &&
-           EXPECT(standby.collector.messages.empty());
+           EXPECT(standby.collector.message_count() == 0);
     if (!good) printf("# at byte %zu\n", cut);
   }
   ok(good, "a last record torn at any byte is discarded (G2)");
@@ -257,24 +257,26 @@ void test_idempotent() {
   const Snapshot before = take_snapshot(scratch.path);
   Bytes model(kSize);
   std::vector<Record> records;
+  master.commits = false;  // committed by the last of all: nothing is applied, and so no segment removed, before
   for (int i = 0; i < 300; i++) {
     const uint64_t offset = random() % (kSize - 9000), length = 1 + random() % 9000;
     records.push_back(i % 11 ? master.fill(offset, length, static_cast<uint8_t>(random()))
                              : master.make(RecordType::kTrim, offset, length));
     apply_to(model, records.back());
   }
+  records.push_back(master.commit(master.sequence));
   ReplicaOptions options = options_for(scratch.path, kSize);
   options.segment_bytes = 300'000;  // several
   good = good && in_doomed_child([&] {
     Standby &standby = *new Standby(options);  // not destroyed
     for (const Record &record : records)
       if (!standby.send(record).ok()) return false;
-    return standby.applied(master.sequence);
+    return standby.applied(3);  // it begins to apply: the marker is durable
   });
   Snapshot after = take_snapshot(scratch.path);
   const std::string image = scratch.path + "/image", watermark = scratch.path + "/watermark";
   after[watermark] = before.at(watermark);
-  good = good && EXPECT(after.size() >= 5) && EXPECT(after[image] == model);
+  good = good && EXPECT(after.size() >= 5);
   for (int round = 0; good && round < 10; round++) {
     Bytes mixed = before.at(image);
     for (size_t block = 0; block < kSize; block += 512)
@@ -294,6 +296,7 @@ void test_idempotent() {
   }
   ok(good && read_file(image) == model, "replaying a suffix over any mixture of old and new blocks gives the same image");
 
+  if (!good) return;
   // Damage in the middle: what comes after cannot be replayed, but may be in the image.
   std::vector<std::string> segments;
   for (auto &[path, bytes] : after)
@@ -304,7 +307,7 @@ void test_idempotent() {
     Standby standby(options);
     good = EXPECT(standby.status.ok()) && EXPECT(standby.phase() == ReplicaPhase::kInitial) &&
            EXPECT((standby.replica->start_session() == wire::Position{})) &&
-           EXPECT(standby.collector.messages.size() == 1) &&
+           EXPECT(standby.collector.message_count() == 1) &&
            EXPECT(standby.replica->view(0, false).status.error == ENODATA);
     Master anew(77);
     good = good && EXPECT(standby.send(anew.begin()).ok()) && EXPECT(standby.send(anew.sync(0, 100, 9)).ok()) &&

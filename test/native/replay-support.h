@@ -150,6 +150,10 @@ struct Collector : ReplicaListener {
     std::lock_guard lock(mutex);
     messages.push_back(message);
   }
+  size_t message_count() {
+    std::lock_guard lock(mutex);
+    return messages.size();
+  }
   size_t hash_count() {
     std::lock_guard lock(mutex);
     return hashes.size();
