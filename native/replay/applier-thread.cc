@@ -35,12 +35,11 @@ void Applier::run() {
     Turn result = turn();
     if (!sync_when_due(result)) result = Turn::kFailed;
     gate_->turned();
-    if (result == Turn::kWorked) {
-      listener_.progressed();
+    listener_.progressed();  // also when idle: the end of a redo is a change of phase without a record
+    if (result == Turn::kWorked)
       nap();
-    } else {
+    else
       rest(result);
-    }
   }
   if (!progress_.is_failing(Progress::Part::kImage)) sync_now();
 }
