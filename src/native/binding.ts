@@ -12,8 +12,7 @@ export type OnStandbyLoss = 'continue' | 'block'
 
 /** Where NBD clients connect. A unix socket's mode and group are set before anyone can connect. */
 export type ListenAddress =
-  | { kind: 'unix'; path: string; mode?: number; groupId?: number }
-  | { kind: 'tcp'; host: string; port: number }
+  { kind: 'unix'; path: string; mode?: number; groupId?: number } | { kind: 'tcp'; host: string; port: number }
 
 export interface DeviceInfo {
   sizeBytes: bigint
@@ -85,21 +84,30 @@ export interface ReplicaSpec {
   volumes: { name: string; imagePath: string; sizeBytes: bigint; create: boolean }[]
 }
 
-export interface Watermark {
-  sequence: bigint
-  bytes: bigint
-}
-
 export type AddonEvent =
   /** A client connected. `fd` is a duplicate that now belongs to JavaScript. */
   | { type: 'accepted'; listener: number; connection: number; fd: number; peer: string }
   /** An adopted connection ended. `reason` is empty after a clean DISC. */
   | { type: 'disconnected'; connection: number; volume: number; reason: string }
   /** A session's handshake is complete (outgoing: ours to a standby). */
-  | { type: 'session-established'; session: bigint; endpoint: number; outgoing: boolean; fingerprint: string; address: string }
+  | {
+      type: 'session-established'
+      session: bigint
+      endpoint: number
+      outgoing: boolean
+      fingerprint: string
+      address: string
+    }
   /** A JSON frame of the peer's TypeScript half. */
   | { type: 'session-message'; session: bigint; message: unknown }
-  | { type: 'session-closed'; session: bigint; endpoint: number; outgoing: boolean; reason: SessionCloseReason; text: string }
+  | {
+      type: 'session-closed'
+      session: bigint
+      endpoint: number
+      outgoing: boolean
+      reason: SessionCloseReason
+      text: string
+    }
   /** attach() was carried out. */
   | { type: 'attached'; group: number; session: bigint; mode: 'resume' | 'resync' }
   /** The log has been given up for the dirty map. */
@@ -107,8 +115,25 @@ export type AddonEvent =
   | { type: 'resync-done'; group: number; sequence: bigint }
   /** A client wrote to a watched range of a volume (a step is open until setRanges is called). */
   | { type: 'watched'; group: number; volume: number }
-  | { type: 'device-error'; group: number; volume: number; operation: string; error: string; offset: bigint; length: bigint }
-  | { type: 'verify-result'; group: number; id: bigint; volumeIndex: number; offset: bigint; length: bigint; equal: boolean; error: string }
+  | {
+      type: 'device-error'
+      group: number
+      volume: number
+      operation: string
+      error: string
+      offset: bigint
+      length: bigint
+    }
+  | {
+      type: 'verify-result'
+      group: number
+      id: bigint
+      volumeIndex: number
+      offset: bigint
+      length: bigint
+      equal: boolean
+      error: string
+    }
   | { type: 'replica-error'; replica: number; message: string }
   | { type: 'log'; level: 'info' | 'warn' | 'error'; message: string }
 
@@ -167,10 +192,19 @@ export interface Addon {
    * Entries with number 0 and type 'table' are the places where the table itself lies. scheme: 'gpt', 'dos' or
    * libblkid's name of another table.
    */
-  partitions(path: string): Promise<{ number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string; scheme: string }[]>
+  partitions(
+    path: string,
+  ): Promise<
+    { number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string; scheme: string }[]
+  >
 
   /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
-  openEndpoint(spec: { identityPem: string; listen?: { host: string; port: number }; idleTimeoutMs: number; packetBytesMax?: number }): { endpoint: number; port: number }
+  openEndpoint(spec: {
+    identityPem: string
+    listen?: { host: string; port: number }
+    idleTimeoutMs: number
+    packetBytesMax?: number
+  }): { endpoint: number; port: number }
   closeEndpoint(endpoint: number): void
   allow(endpoint: number, fingerprints: string[]): void
   connect(endpoint: number, host: string, port: number, fingerprint: string): bigint
@@ -185,7 +219,11 @@ export interface Addon {
   drainReplica(replica: number, timeoutMs: number): Promise<void>
   sealReplica(replica: number, timeoutMs: number): Promise<void>
   /** A frozen view of a volume, to be opened by openGroup({device: {view}}); freed when that group closes. */
-  replicaView(replica: number, volumeIndex: number, writable: boolean): { view: number; incarnation: bigint; sequence: bigint }
+  replicaView(
+    replica: number,
+    volumeIndex: number,
+    writable: boolean,
+  ): { view: number; incarnation: bigint; sequence: bigint }
 }
 
 function load(): Addon {

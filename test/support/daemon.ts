@@ -6,9 +6,8 @@
  * waited for and what it saw instead.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { createSocket } from 'node:dgram'
-import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { open, truncate, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -40,13 +39,13 @@ const MEMORY_FOLDER = '/dev/shm'
 const MEMORY_BYTES_MIN = 6 * 2 ** 30
 
 /**
- * A folder of this test's own, short enough for unix sockets; removed at the end unless the test failed. In memory
- * where there is plenty, so that tests do not wait for each other's fdatasync; `onDisk` insists on a disk.
+ * A folder of this test's own, short enough for unix sockets; removed at the end, unless UNDERSTUDY_KEEP
+ * is set and the test failed. In memory where there is plenty, so that tests do not wait for each other's fdatasync; `onDisk` insists on a disk.
  */
 export function scratch(t: Test, options: { onDisk?: boolean } = {}): Scratch {
   const folder = mkdtempSync(join(options.onDisk !== true && hasMemoryFolder() ? MEMORY_FOLDER : tmpdir(), 'us-'))
   t.teardown(() => {
-    if (t.passing()) rmSync(folder, { recursive: true, force: true })
+    if (t.passing() || process.env['UNDERSTUDY_KEEP'] === undefined) rmSync(folder, { recursive: true, force: true })
     else t.comment(`scratch files are kept in ${folder}`)
   })
   return { folder, path: name => join(folder, name) }
@@ -442,13 +441,6 @@ export function inSync(pair: Pair, limitMs = 30_000): Promise<VolumeStatus> {
 }
 
 // ---- images ----------------------------------------------------------------------------------------------------------
-
-export async function sha256(path: string): Promise<string> {
-  const hash = createHash('sha256')
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>)
-    hash.update(chunk)
-  return hash.digest('hex')
-}
 
 /** Asserts that two images have the same bytes; a failure names the first difference. */
 export async function sameBytes(
