@@ -53,6 +53,7 @@ class Buffer {
     }
   }
   void append(const void *data, size_t bytes) {
+    if (bytes == 0) return;
     reserve(bytes);
     memcpy(end(), data, bytes);
     grow(bytes);

@@ -193,13 +193,19 @@ class Client {
 };
 
 struct History {
-  explicit History(uint64_t seed, int operations_wanted) : random(seed), operations(operations_wanted) {}
-  std::mt19937_64 random;
+  explicit History(uint64_t seed, int operations_wanted) : random(seed), own(seed + 1000), operations(operations_wanted) {}
+  std::mt19937_64 random, own;  // of the thread of events, of the thread that writes
   const int operations;
   std::mutex mutex;
   std::vector<State> states{State{}};  // the master's, in order
+  std::string writer_fault;  // of the writing thread, until it has ended
+  std::atomic<bool> broken{false};
   std::string fault;
 
+  void writer_failed(const std::string &what) {
+    writer_fault = what;
+    broken = true;
+  }
   uint64_t pick(uint64_t below) { return random() % below; }
   void write_all(Client &client, MemoryDevice &device);
   void list(const State &state) {
@@ -215,8 +221,7 @@ struct History {
 
 void History::write_all(Client &client, MemoryDevice &device) {
   State now{};
-  std::mt19937_64 own(random());
-  for (uint32_t stamp = 1; stamp <= static_cast<uint32_t>(operations) && fault.empty(); stamp++) {
+  for (uint32_t stamp = 1; stamp <= static_cast<uint32_t>(operations) && !broken; stamp++) {
     const uint64_t first = own() % kBlocks, count = 1 + own() % std::min<uint64_t>(kBlocks - first, own() % 8 ? 6 : 120);
     const int kind = static_cast<int>(own() % 10);
     State next = now;
@@ -227,11 +232,11 @@ void History::write_all(Client &client, MemoryDevice &device) {
     const uint32_t error =
         client.ask(type, first * kBlock, static_cast<uint32_t>(count * kBlock), kind < 7 ? data.data() : nullptr);
     if (error && kind < 9) unlist();
-    if (error == ~0u) fault = "the connection broke";
-    if (error && error != nbd::kEio) fault = "error " + std::to_string(error);
+    if (error == ~0u) return writer_failed("the connection broke");
+    if (error && error != nbd::kEio) return writer_failed("error " + std::to_string(error));
     if (kind == 9 && !error)
       for (uint64_t block = 0; block < count; block++)
-        if (stamp_of(client.read.data() + block * kBlock) != now[first + block]) fault = "a read shows another state";
+        if (stamp_of(client.read.data() + block * kBlock) != now[first + block]) return writer_failed("a read shows another state");
     if (!error && kind < 9) now = next;
     if (own() % 50 == 0) device.refuse = !device.refuse;
   }
@@ -293,7 +298,7 @@ std::string run(uint64_t seed, int operations) {
     return done && group.page().get(kGroup_state) == 2 &&
            group.page().get(kGroup_written_sequence) == model.position().sequence;
   };
-  while (history.fault.empty() && !settled()) {
+  while (history.fault.empty() && !history.broken && !settled()) {
     if (monotonic_ns() > limit)
       history.fault = "not in sync after 20 s: " + std::to_string(history.states.size()) + " states, engine at state " +
                       std::to_string(group.page().get(kGroup_state)) + " sequence " +
@@ -309,9 +314,10 @@ std::string run(uint64_t seed, int operations) {
     if (connected && group.page().get(kGroup_state) == 1 && history.pick(4) == 0) connected = false;
     usleep(100);
   }
-  if (history.fault.empty() && memory.content() != model.image()) history.fault = "the images differ in the end";
+  if (history.fault.empty() && !history.broken && memory.content() != model.image()) history.fault = "the images differ in the end";
   if (!history.fault.empty()) shutdown(sockets[0], SHUT_RDWR);
   writer.join();
+  if (history.fault.empty()) history.fault = history.writer_fault;
   if (history.fault.empty()) {
     size_t last = history.states.size() - 1;
     if (!history.judge(model.image(), last)) history.fault = "the last state is not the one that is shown";
