@@ -2,6 +2,7 @@
  * Says whose key did not match, at either end: a master that is not allowed here, or one that expects another standby.
  * Strangers can cause it at will, so each is told at most once a minute, and of so many at most.
  */
+import { LRUCache } from 'lru-cache'
 import type { Clock } from '../core/clock.js'
 import type { Logger } from '../core/log.js'
 import type { SessionCloseReason } from '../transport/transport.js'
@@ -10,13 +11,17 @@ const quietMs = 60_000
 const toldMax = 64
 
 export class RejectionLog {
-  readonly #toldMs = new Map<string, number>()
+  readonly #told: LRUCache<string, true>
 
   constructor(
     private readonly log: Logger,
-    private readonly clock: Pick<Clock, 'monotonicMs'>,
+    clock: Pick<Clock, 'monotonicMs'>,
     private readonly ownId: string,
-  ) {}
+  ) {
+    // An entry outlives its ttl by a tick there, and a time of 0 means none.
+    const perf = { now: () => clock.monotonicMs() + 1 }
+    this.#told = new LRUCache({ max: toldMax, ttl: quietMs - 1, ttlResolution: 0, perf })
+  }
 
   /** A connection ended before it was a session. */
   rejected(reason: SessionCloseReason, text: string): void {
@@ -30,10 +35,10 @@ export class RejectionLog {
   }
 
   #tell(key: string, message: string): void {
-    const now = this.clock.monotonicMs()
-    for (const [told, timeMs] of this.#toldMs) if (now - timeMs >= quietMs) this.#toldMs.delete(told)
-    if (this.#toldMs.has(key) || this.#toldMs.size >= toldMax) return
-    this.#toldMs.set(key, now)
+    this.#told.purgeStale()
+    // A full house of strangers is told no more: forgetting the oldest instead would let them fill the log.
+    if (this.#told.has(key) || this.#told.size >= toldMax) return
+    this.#told.set(key, true)
     this.log.warn(message)
   }
 }

@@ -20,7 +20,7 @@ import type { Session } from '../transport/transport.js'
 import { imageGroup, type OpenVolumes, viewGroup } from './open-volumes.js'
 import { promotedStatus, promotionLines } from './promotion.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
-import { isUsable, standbyState, standbyVolumeStatus } from './standby-status.js'
+import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
 
 export interface GroupDeps {
@@ -121,7 +121,7 @@ export class StandbyGroup {
           replicaId: this.record.replicaId,
           incarnation: position.incarnation,
           received: position.received,
-          fresh: untouched && this.record.volumes.every(volume => volume.device === undefined),
+          fresh: untouched && this.#isFresh(counters),
           initial: untouched || !isUsable(counters),
         }),
       )
@@ -393,6 +393,14 @@ export class StandbyGroup {
     if (this.#replica === undefined)
       throw new OperationError('NOT_OPEN', `group ${this.record.group}: the standby's copy is not open: ${this.#error}`)
     return this.#replica
+  }
+
+  /**
+   * The images read as zeroes everywhere. A damaged log leaves no position either, but images that hold something: then
+   * the phase is not fresh, and the master must compare.
+   */
+  #isFresh(counters: Counters): boolean {
+    return counters['phase'] === phase.fresh && this.record.volumes.every(volume => volume.device === undefined)
   }
 
   #counters(): Counters {
