@@ -20,6 +20,15 @@ bool is_phase(Standby &standby, ReplicaPhase phase) {
   return wait_until([&] { return standby.phase() == phase; });
 }
 
+// One question, and its answer within the time a master would wait; empty: none came.
+std::vector<wire::HashEntry> ask_hashes(Standby &standby, uint64_t begin, uint64_t offset, uint32_t count) {
+  const size_t before = standby.collector.hash_count();
+  if (!standby.replica->hash({begin, offset, count, 0, 0}).ok()) return {};
+  if (!wait_until([&] { return standby.collector.hash_count() > before; })) return {};
+  std::lock_guard lock(standby.collector.mutex);
+  return standby.collector.hashes.back().second;
+}
+
 void test_initial() {
   Scratch scratch;
   Master master(1);
@@ -36,6 +45,8 @@ void test_initial() {
   Standby standby(options_for(scratch.path, kSize));
   bool good = EXPECT(standby.phase() == ReplicaPhase::kInitial) &&
               EXPECT((standby.replica->start_session() == wire::Position{1, 3}));
+  const auto known = ask_hashes(standby, 1, 0, 2);  // a session that goes on within the master's log begins nothing anew
+  good = good && EXPECT(known.size() == 2) && EXPECT(known[0].flags == 0) && EXPECT(known[1].flags == 0);
   send_all(standby, model, {master.begin(false), master.sync(8192, 4096, 3)});
   good = good && EXPECT(standby.applied(5)) && EXPECT(standby.phase() == ReplicaPhase::kInitial);
   send_all(standby, model, {master.step()});
@@ -111,6 +122,9 @@ void test_uncommitted_step_of_dead_incarnation() {
   good = good && EXPECT(wait_until([&] { return standby.state().durable_sequence == 1 && standby.state().incarnation == 2; })) &&
          EXPECT(standby.drain()) && EXPECT(standby.phase() == ReplicaPhase::kStaging) &&
          EXPECT(view_bytes(standby) == Bytes(kSize));
+  const auto entries = ask_hashes(standby, 1, 0, 2);
+  good = good && EXPECT(entries.size() == 2) && EXPECT(entries[0].flags == wire::kHashUnknown) &&
+         EXPECT(entries[1].flags == 0);
   send_all(standby, model, {next.sync(8192, 4096, 4), next.step()});
   ok(good && EXPECT(is_phase(standby, ReplicaPhase::kCut)) && EXPECT(view_bytes(standby) == model),
      "a step whose end was of unknown outcome stays open for the next incarnation");
@@ -176,11 +190,7 @@ void test_hashes() {
   bool good = EXPECT(standby.send(master.begin(true)).ok());
   send_all(standby, model, {master.fill(100, 100, 1), master.fill(kSize + 10, 10, 2)});
   const auto ask = [&](uint64_t begin, uint64_t offset, uint32_t count) {
-    const size_t before = standby.collector.hash_count();
-    if (!standby.replica->hash({begin, offset, count, 0, 0}).ok()) return std::vector<wire::HashEntry>{};
-    if (!wait_until([&] { return standby.collector.hash_count() > before; })) return std::vector<wire::HashEntry>{};
-    std::lock_guard lock(standby.collector.mutex);
-    return standby.collector.hashes.back().second;
+    return ask_hashes(standby, begin, offset, count);
   };
   const auto is_known = [&](const wire::HashEntry &entry, uint64_t region) {
     const size_t offset = region * 65536, length = std::min<size_t>(65536, model.size() - offset);
