@@ -258,6 +258,7 @@ void Group::session_lost(uint64_t session) {
   if (session != session_) return;
   session_ = 0;
   resync_.session_changed(0);
+  verifier_.cancel("the session was lost");  // its results with it: they would be waited for until the next detach
 }
 
 void Group::detach(const char *reason) {
