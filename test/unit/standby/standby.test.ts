@@ -110,6 +110,18 @@ t.test('after a restart the copy is open before its master comes, and its images
   t.match(session.sent, [{ type: 'welcome', replicaId, incarnation: '5', received: '7', fresh: false, initial: false }])
 })
 
+// Recovery that finds the log damaged drops the position. A master that took such a copy for an empty one would not send
+// zeroes, and old blocks would stay where it has none.
+t.test('a copy whose log was damaged has no position and is not fresh: it is compared, zeroes too (G2)', async t => {
+  const store = scratch(t)
+  const first = await open(t, store)
+  await first.greet()
+  await first.standby.close({ drainMs: 0 })
+  const { greet, setReplica } = await open(t, store)
+  setReplica({ phase: 1n })
+  t.match((await greet()).sent, [{ type: 'welcome', incarnation: '0', received: '0', fresh: false, initial: true }])
+})
+
 t.test('phases of the replica are shown under the words of status', async t => {
   const { greet, setReplica, standby } = await open(t, scratch(t))
   await greet()
