@@ -21,10 +21,12 @@ bool Connection::receive() {
   // A large payload is received into its place, with little behind it that would have to be moved afterwards.
   in_.reserve(wanted_bytes_ + kReceiveBytes);
   const size_t room = wanted_bytes_ > kReceiveBytes ? wanted_bytes_ + kReceiveBytes : in_.room();
+  const size_t asked = std::min(room, in_.room());
   ssize_t got;
-  do got = recv(fd(), in_.end(), std::min(room, in_.room()), MSG_DONTWAIT);
+  do got = recv(fd(), in_.end(), asked, MSG_DONTWAIT);
   while (got < 0 && errno == EINTR);
   if (got > 0) {
+    drained = static_cast<size_t>(got) < asked;
     in_.grow(static_cast<size_t>(got));
     wanted_bytes_ -= std::min(wanted_bytes_, static_cast<size_t>(got));
     return true;

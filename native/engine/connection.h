@@ -37,6 +37,8 @@ class Connection {
   bool dead = false;          // the socket failed: answers are dropped
   bool parked = false;        // waits for a range lock, log room or its own output to drain
   bool readable = false;      // the kernel may have bytes for us
+  bool drained = false;       // the last recv took all there was: the next bytes are announced (edge-triggered epoll)
+  bool hung_up = false;       // the client has closed its sending side: read on to the end of the stream
   bool queued = false;        // is in the engine's list of connections to serve
   bool large = false;         // holds one of the engine's few places for requests of more than kLargeBytes
   bool polls_output = false;  // epoll watches for EPOLLOUT

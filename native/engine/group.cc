@@ -145,6 +145,7 @@ void Group::wait(int limit_ms) {
       woken = true;
     } else {
       connection->readable = true;
+      connection->hung_up |= (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
       enqueue(*connection);
       if (events[i].events & EPOLLOUT) touch(*connection);
     }

@@ -78,6 +78,7 @@ void Group::serve(Connection &connection) {
       if (connection.closing) break;
     } else {
       connection.last_byte_ns = turn_ns_;
+      connection.readable = !connection.drained || connection.hung_up;
     }
   }
   if (connection.parked) parked_.push_back(&connection);
