@@ -58,6 +58,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::attach_replica>(exports, "attachReplica");
   add<&Addon::drain_replica>(exports, "drainReplica");
   add<&Addon::seal_replica>(exports, "sealReplica");
+  add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view>(exports, "replicaView");
 }
 

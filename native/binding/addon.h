@@ -59,6 +59,7 @@ class Addon {
   Napi::Value attach_replica(Call call);
   Napi::Value drain_replica(Call call);
   Napi::Value seal_replica(Call call);
+  Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view(Call call);
 
  private:

@@ -89,6 +89,17 @@ Napi::Value Addon::seal_replica(Call call) {
   return promise.promise();
 }
 
+Napi::Value Addon::catch_up_replica(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, timeout_ns, promise] {
+    const Status status = entry->replica->catch_up(timeout_ns);
+    status.ok() ? promise.resolve() : promise.reject(status);
+  });
+  return promise.promise();
+}
+
 Napi::Value Addon::replica_view(Call call) {
   Napi::Env env = call.Env();
   auto &entry = replica_of(replicas_, call);

@@ -152,4 +152,16 @@ Status Applier::drain(uint64_t deadline_ns) {
                                        ", the log ends at " + std::to_string(ledger_.durable().sequence));
 }
 
+Status Applier::catch_up(uint64_t deadline_ns) {
+  const uint64_t target = ledger_.durable_offset(), epoch = ledger_.epoch();
+  waker_.wake();
+  gate_->wait(deadline_ns, [&] {
+    return cursor_.log_offset >= target || idle_epoch_ >= epoch || progress_.is_failing(Progress::Part::kImage);
+  });
+  auto gate = gate_->visit();
+  if (cursor_.log_offset >= target || idle_epoch_ >= epoch) return Status::good();
+  return Status::failed(ETIMEDOUT, "catch up: the images stand at record " + std::to_string(cursor_.applied.sequence) +
+                                       ", the log ends at " + std::to_string(ledger_.durable().sequence));
+}
+
 }  // namespace understudy::replay

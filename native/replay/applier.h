@@ -48,6 +48,8 @@ class Applier {
 
   // Waits until all that may be applied is applied and synced.
   Status drain(uint64_t deadline_ns);
+  // Waits until all that is in the log now, and may be applied, is applied. An image that fails ends the wait.
+  Status catch_up(uint64_t deadline_ns);
   std::shared_ptr<TurnGate> gate() const { return gate_; }
   WatermarkFile &file() { return file_; }  // before start()
 

@@ -36,6 +36,11 @@ std::vector<uint64_t> sizes_of(const ReplicaOptions &options) {
   return sizes;
 }
 
+void pause() {
+  const timespec millisecond{0, 1'000'000};
+  nanosleep(&millisecond, nullptr);
+}
+
 class ReplicaImpl final : public Replica {
  public:
   ReplicaImpl(const ReplicaOptions &options, ReplicaListener &listener, MirroredRing ring, Store store)
@@ -71,6 +76,7 @@ class ReplicaImpl final : public Replica {
   Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request); }
   Status drain(uint64_t timeout_ns) override;
   Status seal(uint64_t timeout_ns) override;
+  Status catch_up(uint64_t timeout_ns) override;
   Result<View> view(size_t volume, bool writable) override;
 
  private:
@@ -123,10 +129,8 @@ Status ReplicaImpl::recover(const ReplicaOptions &options, Watermark from) {
 
 // Records that were received are on their way to the log: give them the time, unless the log is failing.
 void ReplicaImpl::wait_for_log(uint64_t deadline_ns) {
-  while (!logger_.has_caught_up() && !progress_.is_failing(Progress::Part::kLog) && monotonic_ns() < deadline_ns) {
-    const timespec pause{0, 1'000'000};
-    nanosleep(&pause, nullptr);
-  }
+  while (!logger_.has_caught_up() && !progress_.is_failing(Progress::Part::kLog) && monotonic_ns() < deadline_ns)
+    pause();
 }
 
 Status ReplicaImpl::drain(uint64_t timeout_ns) {
@@ -141,6 +145,14 @@ Status ReplicaImpl::seal(uint64_t timeout_ns) {
   wait_for_log(deadline);
   ledger_.seal();
   return applier_.drain(deadline);
+}
+
+Status ReplicaImpl::catch_up(uint64_t timeout_ns) {
+  const uint64_t deadline = monotonic_ns() + timeout_ns, received = receiver_.received_offset();
+  while (ledger_.durable_offset() < received && !progress_.is_failing(Progress::Part::kLog) &&
+         monotonic_ns() < deadline)
+    pause();
+  return applier_.catch_up(deadline);
 }
 
 Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {

@@ -97,6 +97,10 @@ class Replica {
   // Applies everything durable, committed or not, but no open step, and takes no more records (promote).
   virtual Status seal(uint64_t timeout_ns) = 0;
 
+  // Waits until what is in the log or the ring now is applied, as far as it may be: records of an open step stay where
+  // they are. So a view() after it is at least as new as every acknowledgement given before the call. ETIMEDOUT.
+  virtual Status catch_up(uint64_t timeout_ns) = 0;
+
   // A view of a volume, frozen at the applied position; the applier keeps what it is about to overwrite in a
   // scratch file for as long as the view lives (copy before write). writable: a throw-away overlay on top of it.
   // EAGAIN while a step is being applied (phase kStepping), ENODATA while unusable (kFresh, kInitial).

@@ -218,6 +218,8 @@ export interface Addon {
   attachReplica(replica: number, session: bigint): { incarnation: bigint; received: bigint }
   drainReplica(replica: number, timeoutMs: number): Promise<void>
   sealReplica(replica: number, timeoutMs: number): Promise<void>
+  /** Resolves when what was received before the call is applied, as far as it may be; ETIMEDOUT. */
+  catchUpReplica(replica: number, timeoutMs: number): Promise<void>
   /** A frozen view of a volume, to be opened by openGroup({device: {view}}); freed when that group closes. */
   replicaView(
     replica: number,

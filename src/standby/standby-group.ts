@@ -170,7 +170,7 @@ export class StandbyGroup {
     return this.record.volumes.map(volume => standbyVolumeStatus(facts, volume))
   }
 
-  /** A frozen copy of a volume. Waits while a step is being applied, at most 30 s. */
+  /** A frozen copy of a volume, with all that was received before. Waits for that, and for a step, at most 30 s. */
   async view(volume: ReplicaVolume, writable: boolean): Promise<StandbyView> {
     const { addon, clock, random64 } = this.deps
     if (this.record.promotion !== undefined) {
@@ -181,6 +181,7 @@ export class StandbyGroup {
     }
     const index = this.record.volumes.indexOf(volume)
     const deadline = clock.monotonicMs() + stepWaitMs
+    await this.#catchUp(`export ${volume.name}`)
     for (;;) {
       this.#refuseUnusable(`export ${volume.name}`)
       try {
@@ -386,6 +387,16 @@ export class StandbyGroup {
         `group ${this.record.group}: not everything could be applied (${describe(error)}); the rest stays in the log for the next start`,
       )
       return false
+    }
+  }
+
+  /** What was acknowledged before is to be seen, also when the applier is behind (a master that has just died). */
+  async #catchUp(action: string): Promise<void> {
+    this.#refuseUnusable(action)
+    try {
+      await this.deps.addon.catchUpReplica(this.#opened().handle, stepWaitMs)
+    } catch (error) {
+      this.deps.log.warn(`${action}: it shows less than was received: ${describe(error)}`)
     }
   }
 

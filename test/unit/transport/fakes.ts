@@ -273,6 +273,10 @@ export class FakeAddon {
     this.#call('sealReplica')
   }
 
+  async catchUpReplica(): Promise<void> {
+    this.#call('catchUpReplica')
+  }
+
   replicaView(): ReturnType<Addon['replicaView']> {
     this.#call('replicaView')
     return { view: 1, incarnation: 5n, sequence: 6n }
