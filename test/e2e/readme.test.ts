@@ -1,7 +1,8 @@
-/** The README's quick start runs as it is printed; only its folder and its port are replaced. */
-import { readFileSync } from 'node:fs'
+/** What the documentation shows runs as it is printed; only folders, devices and ports are replaced. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import t from 'tap'
-import { execute, freeUdpPort, ROOT, scratch } from '../support/daemon.js'
+import { command, execute, freeUdpPort, ROOT, scratch, sparseFile } from '../support/daemon.js'
 
 void t.test("the README's quick start runs to its end, and the copy it reads is a clean file system", async t => {
   const text = readFileSync(`${ROOT}/README.md`, 'utf8')
@@ -16,4 +17,34 @@ void t.test("the README's quick start runs to its end, and the copy it reads is 
   t.match(output.stdout, /disk1 is drained/, 'it drained')
   t.match(output.stdout, /all equal/, 'verify found both sides equal')
   t.match(output.stdout, /copy\.img: \d+\/\d+ files/, 'e2fsck looked at the copy')
+})
+
+void t.test('check-config accepts the example of understudy.toml, with every key that there is', async t => {
+  const files = scratch(t)
+  const image = await Promise.all(['a', 'b', 'c'].map(name => sparseFile(files.path(name), 1 << 20)))
+  const text = readFileSync(`${ROOT}/docs/examples/understudy.toml`, 'utf8')
+    .replace('/dev/vg0/vm1-root', image[0] ?? '')
+    .replace('/srv/disks/vm1-data.img', image[1] ?? '')
+    .replace('/dev/vg1/db-data', image[2] ?? '')
+  writeFileSync(files.path('understudy.toml'), text)
+  const output = await command(['check-config', files.path('understudy.toml')])
+  t.match(output, { code: 0, stderr: '' })
+  t.match(output.stdout, /volume vm1-data on .*, only partitions 1, 3, without/)
+  const config = readFileSync(`${ROOT}/src/core/config.ts`, 'utf8')
+  const keys = [...config.matchAll(/\.(?:parsed|string|requiredString|boolean|oneOf|list|tables?)\('([a-z_]+)'/g)]
+  t.ok(keys.length > 20, 'the keys are found in config.ts')
+  for (const [, key] of keys)
+    t.match(text, new RegExp(`^(${key} = |\\[+([a-z]+\\.)?${key}\\])`, 'm'), `it shows ${key}`)
+})
+
+void t.test('links between the pages lead somewhere', async t => {
+  const pages = readdirSync(ROOT, { recursive: true, encoding: 'utf8' }).filter(
+    path => path.endsWith('.md') && !path.includes('node_modules/'),
+  )
+  t.ok(pages.includes('docs/architecture.md'))
+  for (const page of pages) {
+    const text = readFileSync(join(ROOT, page), 'utf8')
+    for (const [, target] of text.matchAll(/\]\((?!https?:)([^)#]+)/g))
+      t.ok(existsSync(join(ROOT, dirname(page), target ?? '')), `${page} -> ${target}`)
+  }
 })
