@@ -13,8 +13,8 @@ interface ExportFlags extends StateFlag {
 }
 
 const help = `
-The copy is frozen at the standby's applied watermark: a cut of the master's history. With --writable clients may
-write to an overlay that is thrown away with the export. Replication goes on meanwhile.
+Asked on the standby's host. The copy is frozen at its applied watermark: a cut of the master's history. With
+--writable clients may write to an overlay that is thrown away with the export. Replication goes on meanwhile.
 
 Example: understudy export disk1 --listen unix:/tmp/disk1.sock
          nbdcopy 'nbd+unix:///disk1?socket=/tmp/disk1.sock' copy.img
@@ -24,7 +24,11 @@ export function exportCommand(): Command {
   return new Command('export')
     .description("serve the standby's copy of a volume over NBD, frozen at its watermark, until Ctrl-C")
     .argument('<volume>', "the volume's name")
-    .option('--listen <addr>', 'unix:PATH or HOST:PORT (loopback only)', parser(absoluteAddress))
+    .option(
+      '--listen <addr>',
+      'where clients reach it: unix:PATH or HOST:PORT (loopback, unless [nbd] insecure is set)',
+      parser(absoluteAddress),
+    )
     .option('--writable', 'let clients write to a throw-away overlay')
     .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
     .option('--end', 'end the detached exports of the volume')

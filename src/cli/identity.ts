@@ -8,7 +8,7 @@ import { addon } from '../native/binding.js'
 import { print, type StateFlag, stateOption } from './options.js'
 
 const help = `
-The id is what the other host names in --standby ID@HOST:PORT or --allow ID. The key stays in DIR/identity/key.pem.
+Needs no daemon. The id is what the other host names in --standby ID@HOST:PORT or --allow ID. The key stays in DIR/identity/key.pem.
 
 Example: understudy identity --state /var/lib/understudy
 `

@@ -11,9 +11,11 @@ const help = `
 Durability says when a client's write is answered: async and flush when this host's device has it (flush: FLUSH and
 FUA also wait until the standby has everything before them on its disk), received when the standby has it in memory,
 durable when it is on the disks of both.
+When the standby is away, continue lets clients go on without it (what it lacks is sent later), block makes them wait.
+SIGTERM drains to the standby and ends, a second one ends at once.
 
 Example: understudy master --state /var/lib/understudy --device disk1.img --export disk1 --listen unix:/run/disk1.sock \\
-                           --standby 3f0c...e1@standby.example:7400 --metrics 127.0.0.1:9100
+                           --standby 3f0c...e1@standby.example:7400 --metrics 127.0.0.1:9440
          qemu-system-x86_64 -drive file=nbd+unix:///disk1?socket=/run/disk1.sock,format=raw
 `
 
@@ -22,12 +24,12 @@ export function masterCommand(): Command {
     .description('run the daemon for one volume of which this host is the master')
     .usage('--state DIR --device PATH --export NAME --listen ADDR [--standby ID@HOST:PORT] [options]')
     .option('--state <dir>', 'identity, dirty maps, control socket; made when missing')
-    .option('--device <path>', 'the master device: a file or block device')
+    .option('--device <path>', 'the master device: a file or block device that nobody else has open')
     .option('--export <name>', "the volume's name, for NBD clients and on the standby")
     .option('--listen <addr>', 'for NBD clients: unix:PATH or HOST:PORT (repeatable)', repeatable)
     .option('--standby <id@host:port>', 'the standby; without it this is a plain NBD server that keeps the dirty map')
     .option('--durability <mode>', `async, flush, received or durable (default: ${defaults.durability})`)
-    .option('--on-standby-loss <what>', `continue or block (default: ${defaults.onStandbyLoss})`)
+    .option('--on-standby-loss <what>', `what clients do without the standby: continue or block (default: ${defaults.onStandbyLoss})`)
     .option('--transport <name>', `quic (default: ${defaults.transport})`)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--read-only', 'refuse writes of clients')
@@ -45,7 +47,11 @@ export function masterCommand(): Command {
       `a standby without progress for so long is away (default: ${defaults.peerTimeoutMs / 1000}s)`,
     )
     .option('--replicate <what>', 'only this: partition=N (repeatable; default: everything)', repeatable)
-    .option('--exclude <range>', 'not this: START-END or START+LENGTH (repeatable)', repeatable)
+    .option(
+      '--exclude <range>',
+      'not this: START-END (END not included) or START+LENGTH, e.g. 10GiB-12GiB (repeatable)',
+      repeatable,
+    )
     .option(
       '--drain-timeout <time>',
       `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,

@@ -22,10 +22,12 @@ const introduction = `Keeps a standby block device identical to a master block d
 A first pair, on two hosts:
   standby$ understudy identity --state /var/lib/understudy        prints the standby's id S
   master$  understudy identity --state /var/lib/understudy        prints the master's id M
-  standby$ understudy standby --state /var/lib/understudy --store /var/lib/understudy/store --listen 0.0.0.0:7400 --allow M
+  standby$ understudy standby --state /var/lib/understudy --store /var/lib/understudy/store \\
+                              --listen 0.0.0.0:7400 --allow M
   master$  understudy master  --state /var/lib/understudy --device /dev/vg0/disk1 --export disk1 \\
                               --listen unix:/run/disk1.sock --standby S@standby.example:7400
   master$  understudy wait disk1 --for protected && understudy status
+Clients reach the disk at unix:/run/disk1.sock, export disk1 (NBD). 'understudy demo' shows all of it on scratch files.
 `
 
 const epilogue = `

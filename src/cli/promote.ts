@@ -11,19 +11,24 @@ interface PromoteFlags extends StateFlag {
 }
 
 const help = `
-Applies everything the standby has, and takes no more from the master. Without proof that nothing newer exists on the
-master this is refused (exit code 3); --accept-loss says that what may be missing may be lost.
+Asked on the standby's host. Applies everything the copy has received, takes no more from the master, and lets clients
+write to it from then on; for all volumes of the group, and not to be undone. What the master may have written since is
+not here, so without --accept-loss it is refused (exit code 3). Make sure that no client writes to the old master.
 
 Example: understudy promote disk1 --accept-loss --listen unix:/run/understudy/disk1.sock
 `
 
 export function promoteCommand(): Command {
   return new Command('promote')
-    .description('make the standby the master')
+    .description('make the copy on this standby the master of its volume')
     .argument('<volume>', "the volume's name")
-    .option('--accept-loss', 'go on although the master may have written more')
-    .option('--force', 'go on although the master may still be running')
-    .option('--listen <addr>', 'serve it at unix:PATH or HOST:PORT, also after a restart', parser(absoluteAddress))
+    .option('--accept-loss', 'needed: the master may have written more than is here, which is lost')
+    .option('--force', 'has no effect yet; --accept-loss also covers a master that still runs')
+    .option(
+      '--listen <addr>',
+      'where clients reach it, unix:PATH or HOST:PORT, also after a restart (default: nowhere)',
+      parser(absoluteAddress),
+    )
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(async (volume: string, flags: PromoteFlags) => {

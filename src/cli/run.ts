@@ -10,7 +10,7 @@ const help = `
 An understudy.toml (every key but state, and export and device of a volume, may be left out):
   state = "/var/lib/understudy"
   [metrics]
-  listen = "127.0.0.1:9100"
+  listen = "127.0.0.1:9440"
 
   [nbd]                                   # where clients of the groups below connect
   listen = ["unix:/run/understudy.sock", "127.0.0.1:10809"]
@@ -40,7 +40,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   [standby.devices]
   disk7 = "/dev/vg0/disk7"                # instead of STORE/disk7/image.raw
 
-SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
+docs/examples/understudy.toml explains every key. SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
 Example: understudy check-config understudy.toml && understudy run --config understudy.toml
 `
 

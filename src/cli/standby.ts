@@ -8,7 +8,7 @@ import { repeatable, requireFlags, startDaemon } from './options.js'
 
 const help = `
 A volume's copy is STORE/VOLUME/image.raw. It is a cut of the master's history when this daemon is stopped; while it
-runs, 'understudy export VOLUME' serves a frozen copy.
+runs, 'understudy export VOLUME' serves a frozen copy. SIGTERM applies what was received and ends.
 
 Example: understudy standby --state /var/lib/understudy --store /srv/understudy --listen 0.0.0.0:7400 --allow 9d41...07
          understudy wait disk1 --for usable

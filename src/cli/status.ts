@@ -13,8 +13,13 @@ interface StatusFlags extends StateFlag {
 }
 
 const help = `
-PROTECTED means: what the durability promises holds now, and nothing is dirty. LAG is what the standby has not applied
-yet; DIRTY is what must be compared and sent again. In the JSON document records are counted as decimal strings.
+STATE      initial-sync the first copy is being made; replicating; resyncing what the standby lacks is being sent;
+           detached no session with the other side; diverged the standby was promoted; alone no standby is configured
+PROTECTED  what the durability promises holds now, and nothing is dirty
+USABLE     the standby's copy can be exported and promoted
+LAG        what the standby has not applied yet: bytes, and age of the oldest
+DIRTY      what may differ and must be compared or sent again
+In the JSON document records are counted as decimal strings; docs/operations.md explains every field.
 
 Example: understudy status --state /var/lib/understudy
          understudy status --check || mail -s 'a volume is not protected' root

@@ -6,7 +6,7 @@ import type { VerifyEvent } from '../daemon/control-protocol.js'
 import { connectTo, interruptSignal, print, type StateFlag, stateOption } from './options.js'
 
 const help = `
-Asked on the master. Every chunk is hashed at one position of the history on both sides, so clients may go on writing
+Asked on the master's host. Every chunk is hashed at one position of the history on both sides, so clients may go on writing
 and there is no false alarm. Differences are listed in the daemon's log.
 
 Example: understudy verify disk1

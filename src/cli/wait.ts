@@ -23,7 +23,7 @@ export function waitCommand(): Command {
   return new Command('wait')
     .description('wait until a volume is protected, drained or usable')
     .addArgument(new Argument('<volume>', "the volume's name"))
-    .addOption(new Option('--for <condition>', 'what to wait for').choices([...waitConditions]))
+    .addOption(new Option('--for <condition>', 'what to wait for; needed').choices([...waitConditions]))
     .option(
       '--timeout <time>',
       'give up (exit code 1) after so long: 30, 500ms, 5m (default: never)',
