@@ -29,7 +29,10 @@ export function masterCommand(): Command {
     .option('--listen <addr>', 'for NBD clients: unix:PATH or HOST:PORT (repeatable)', repeatable)
     .option('--standby <id@host:port>', 'the standby; without it this is a plain NBD server that keeps the dirty map')
     .option('--durability <mode>', `async, flush, received or durable (default: ${defaults.durability})`)
-    .option('--on-standby-loss <what>', `what clients do without the standby: continue or block (default: ${defaults.onStandbyLoss})`)
+    .option(
+      '--on-standby-loss <what>',
+      `what clients do without the standby: continue or block (default: ${defaults.onStandbyLoss})`,
+    )
     .option('--transport <name>', `quic (default: ${defaults.transport})`)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--read-only', 'refuse writes of clients')

@@ -11,18 +11,14 @@ export function metricsSource(daemon: Daemon, counters: CounterReader): MetricsS
     errors: daemon.errors,
     volumes: () => daemon.status().volumes,
     volumePages: () => [
-      ...daemon
-        .groups()
-        .flatMap(group =>
-          group
-            .exports()
-            .map(({ name, counterPage }) => ({
-              volume: name,
-              group: group.config.name,
-              role: 'master' as const,
-              page: counterPage,
-            })),
-        ),
+      ...daemon.groups().flatMap(group =>
+        group.exports().map(({ name, counterPage }) => ({
+          volume: name,
+          group: group.config.name,
+          role: 'master' as const,
+          page: counterPage,
+        })),
+      ),
       ...daemon.copies.list().map(({ volume, view }) => ({
         volume,
         group: daemon.standby?.status().find(status => status.name === volume)?.group ?? volume,
