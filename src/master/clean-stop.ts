@@ -3,6 +3,10 @@ import { open } from 'node:fs/promises'
 
 import type { Clock } from '../core/clock.js'
 import { sleep } from '../core/clock.js'
+import { readDeviceFacts } from '../core/device-facts.js'
+import type { Addon } from '../native/binding.js'
+import { type CleanStop, dirtyMapPath } from './group-file.js'
+import type { OpenVolume } from './open-volumes.js'
 
 export interface DrainOptions {
   clock: Clock
@@ -29,8 +33,29 @@ export async function waitDrained({ clock, drainMs, reconnectMs, drained, connec
   }
 }
 
+/** Its dirty map is on disk, and so is what clients wrote to its device. */
+export async function saveVolume(
+  addon: Pick<Addon, 'saveDirty'>,
+  state: string,
+  { config, handle, identity }: OpenVolume,
+): Promise<{ sequence: bigint; saved: CleanStop['volumes'][number] }> {
+  const dirtyFile = dirtyMapPath(state, config.name)
+  const { sequence } = await addon.saveDirty(handle, dirtyFile)
+  await flushDevice(config.device)
+  return { sequence, saved: { uuid: identity.uuid, device: config.device, dirtyFile } }
+}
+
+/** What the devices look like now that nobody writes to them any more. */
+export function withChangeMarks(clean: CleanStop): CleanStop {
+  const volumes = clean.volumes.map(volume => {
+    const { changeMark } = readDeviceFacts(volume.device, "the volume's device")
+    return changeMark === undefined ? volume : { ...volume, changeMark }
+  })
+  return { ...clean, volumes }
+}
+
 /** fsync through a descriptor of our own: the kernel writes back whatever any descriptor wrote. */
-export async function flushDevice(path: string): Promise<void> {
+async function flushDevice(path: string): Promise<void> {
   const file = await open(path, 'r')
   try {
     await file.sync()

@@ -7,8 +7,8 @@
 import { removeDurably, writeJson } from '../core/atomic-file.js'
 import type { Clock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { NativeError, OperationError } from '../core/errors.js'
-import type { Addon, DeviceInfo, OpenedGroup } from '../native/binding.js'
+import { NativeError } from '../core/errors.js'
+import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { QuicTransport } from '../transport/quic.js'
 import type { Transport } from '../transport/transport.js'
@@ -67,16 +67,6 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       error,
     )
   }
-}
-
-export function openedVolume(
-  native: OpenedGroup,
-  index: number,
-): { handle: number; device: DeviceInfo; counterPage: number } {
-  const volume = native.volumes[index]
-  if (volume === undefined)
-    throw new OperationError('NATIVE', `open group: the engine opened ${native.volumes.length} volumes only`)
-  return { handle: volume.volume, device: volume.device, counterPage: volume.counterPage }
 }
 
 /** As the engine is opened with; a change that the configuration brings is written when the engine has been told. */

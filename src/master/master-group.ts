@@ -6,31 +6,29 @@
  * a file that the next start may rely on, or none. A refused open() leaves STATE as it was.
  * Does not: move bytes (the engine does), or serve NBD (nbd/ does, with exports()).
  */
-import { hostname } from 'node:os'
-
 import { writeJson } from '../core/atomic-file.js'
 import { type Clock, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { readDeviceFacts } from '../core/device-facts.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
-import type { LastVerify, VolumeStatus } from '../core/status-types.js'
-import { version } from '../core/version.js'
+import type { VolumeStatus } from '../core/status-types.js'
 import { sameTable } from '../filter/ranges.js'
-import type { Addon, AddonEvent, DeviceInfo, OpenedGroup } from '../native/binding.js'
+import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
-import { type Hello, protocol, type Welcome } from '../transport/messages.js'
+import type { Welcome } from '../transport/messages.js'
 import type { Session, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
-import { flushDevice, waitDrained } from './clean-stop.js'
-import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
-import { carriedSince, excludedOf, openedVolume, openNative, openTransport, persist, restore } from './group-opening.js'
+import { saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
+import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import { carriedSince, excludedOf, openNative, openTransport, persist, restore } from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
-import { type PreparedGroup, type PreparedVolume, prepareGroup } from './group-preparation.js'
+import { type PreparedGroup, prepareGroup } from './group-preparation.js'
+import { helloOf } from './hello.js'
 import { masterVolumeStatus } from './master-status.js'
+import { type ExportedVolume, exportOf, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
-import { runVerify, type VerifyReport } from './verify-run.js'
+import { type VerifyReport, verifyVolume } from './verify-run.js'
 
 export interface MasterDeps {
   addon: Addon
@@ -44,25 +42,9 @@ export interface MasterDeps {
   transport?: Transport
 }
 
-export interface ExportedVolume {
-  name: string
-  volume: number
-  device: DeviceInfo
-  readOnly: boolean
-  counterPage: number
-}
-
 export interface CloseOutcome {
   drained: boolean
   dirtyBytes: number
-}
-
-interface OpenVolume extends PreparedVolume {
-  handle: number
-  device: DeviceInfo
-  counterPage: number
-  lastVerify: LastVerify | null
-  verifying: boolean
 }
 
 const sampleMs = 100
@@ -132,12 +114,7 @@ export class MasterGroup {
     this.#group = native.group
     this.#record = record
     this.#known = prepared.clean?.known
-    this.#volumes = prepared.volumes.map((volume, index) => ({
-      ...volume,
-      ...openedVolume(native, index),
-      lastVerify: null,
-      verifying: false,
-    }))
+    this.#volumes = openVolumes(prepared, native)
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
@@ -155,13 +132,7 @@ export class MasterGroup {
   }
 
   exports(): ExportedVolume[] {
-    return this.#volumes.map(({ config, handle, device, counterPage }) => ({
-      name: config.name,
-      volume: handle,
-      device,
-      readOnly: config.readOnly,
-      counterPage,
-    }))
+    return this.#volumes.map(exportOf)
   }
 
   status(): VolumeStatus[] {
@@ -199,29 +170,16 @@ export class MasterGroup {
         `verify ${name}: the standby has no complete copy now (${state}: ${reason}); wait until it replicates`,
       )
     }
-    if (volume.verifying)
-      throw new OperationError('BUSY', `verify ${name}: a verification is running already; wait for its end`)
-    volume.verifying = true
-    try {
-      const report = await runVerify({
-        addon: this.#deps.addon,
-        events: this.#deps.events,
-        clock: this.#clock,
-        group: this.#group,
-        volume: volume.handle,
-        volumeIndex: index,
-        name,
-        interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
-      })
-      volume.lastVerify = {
-        time: new Date(this.#clock.wallMs()).toISOString(),
-        chunks: report.chunks,
-        different: report.different,
-      }
-      return report
-    } finally {
-      volume.verifying = false
-    }
+    return verifyVolume(volume, {
+      addon: this.#deps.addon,
+      events: this.#deps.events,
+      clock: this.#clock,
+      group: this.#group,
+      volume: volume.handle,
+      volumeIndex: index,
+      name,
+      interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
+    })
   }
 
   /** Once: further calls get the same promise. */
@@ -256,31 +214,12 @@ export class MasterGroup {
       clock: this.#clock,
       random: this.#deps.random ?? Math.random,
       log: this.#log,
-      hello: () => this.#hello(),
+      hello: () => helloOf(this.config, this.#record, this.#volumes),
       welcomed: (session, welcome) => this.#attach(session, welcome),
       lost: () => {
         this.#attached = false
       },
     })
-  }
-
-  #hello(): Hello {
-    return {
-      protocol: protocol.newest,
-      protocolOldest: protocol.oldest,
-      program: version,
-      group: this.config.name,
-      incarnation: this.#record.incarnation,
-      generation: this.#record.generation,
-      durability: this.config.durability,
-      hostname: hostname(),
-      volumes: this.#volumes.map(({ identity, device }) => ({
-        name: identity.name,
-        uuid: identity.uuid,
-        sizeBytes: identity.sizeBytes,
-        blockMin: device.blockMin,
-      })),
-    }
   }
 
   #attach(session: Session, welcome: Welcome): void {
@@ -396,7 +335,11 @@ export class MasterGroup {
     this.#keeper?.stop('the master has stopped')
     this.#release()
     await addon.closeGroup(this.#group)
-    if (clean !== undefined) this.#writeClean(clean)
+    if (clean !== undefined) {
+      // After the devices are closed, so that their change marks are the last ones.
+      this.#record.clean = withChangeMarks(clean)
+      this.#saveRecord()
+    }
     if (!drained)
       this.#log.warn(
         `stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`,
@@ -427,11 +370,9 @@ export class MasterGroup {
       const marks = marksOf(counters)
       const clean: CleanStop = { sequence: marks.written, volumes: [] }
       for (const volume of this.#volumes) {
-        const dirtyFile = dirtyMapPath(this.#deps.stateDirectory, volume.config.name)
-        const { sequence } = await this.#deps.addon.saveDirty(volume.handle, dirtyFile)
+        const { sequence, saved } = await saveVolume(this.#deps.addon, this.#deps.stateDirectory, volume)
         if (sequence > clean.sequence) clean.sequence = sequence
-        await flushDevice(volume.config.device)
-        clean.volumes.push({ uuid: volume.identity.uuid, device: volume.config.device, dirtyFile })
+        clean.volumes.push(saved)
       }
       const known = knownAtStop(this.#known, this.#record.incarnation, this.#durable)
       if (known !== undefined) clean.known = known
@@ -444,17 +385,6 @@ export class MasterGroup {
       )
       return undefined
     }
-  }
-
-  /** After the devices are closed, so that their change marks are the last ones. */
-  #writeClean(clean: CleanStop): void {
-    for (const [index, volume] of this.#volumes.entries()) {
-      const { changeMark } = readDeviceFacts(volume.config.device, `volume ${volume.config.name}`)
-      const entry = clean.volumes[index]
-      if (entry !== undefined && changeMark !== undefined) entry.changeMark = changeMark
-    }
-    this.#record.clean = clean
-    this.#saveRecord()
   }
 }
 

@@ -3,6 +3,7 @@ import { OperationError } from '../core/errors.js'
 import type { Clock } from '../core/clock.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
+import type { OpenVolume } from './open-volumes.js'
 
 export interface VerifyReport {
   chunks: number
@@ -29,7 +30,22 @@ export interface VerifyOptions {
 const differencesMax = 1000
 const checkEveryMs = 500
 
-export async function runVerify(options: VerifyOptions): Promise<VerifyReport> {
+/** One at a time for a volume; its end is noted there. */
+export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): Promise<VerifyReport> {
+  if (volume.verifying)
+    throw new OperationError('BUSY', `verify ${options.name}: a verification is running already; wait for its end`)
+  volume.verifying = true
+  try {
+    const report = await runVerify(options)
+    const time = new Date(options.clock.wallMs()).toISOString()
+    volume.lastVerify = { time, chunks: report.chunks, different: report.different }
+    return report
+  } finally {
+    volume.verifying = false
+  }
+}
+
+async function runVerify(options: VerifyOptions): Promise<VerifyReport> {
   const { addon, events, clock } = options
   const report: VerifyReport = { chunks: 0, different: 0, failed: 0, error: '', differences: [] }
   const unsubscribe = events.subscribe(event => {

@@ -1,0 +1,27 @@
+/** What a master says of itself at the beginning of a session. */
+import { hostname } from 'node:os'
+
+import type { GroupConfig } from '../core/config-types.js'
+import { version } from '../core/version.js'
+import { type Hello, protocol } from '../transport/messages.js'
+import type { GroupRecord } from './group-file.js'
+import type { OpenVolume } from './open-volumes.js'
+
+export function helloOf(config: GroupConfig, record: GroupRecord, volumes: readonly OpenVolume[]): Hello {
+  return {
+    protocol: protocol.newest,
+    protocolOldest: protocol.oldest,
+    program: version,
+    group: config.name,
+    incarnation: record.incarnation,
+    generation: record.generation,
+    durability: config.durability,
+    hostname: hostname(),
+    volumes: volumes.map(({ identity, device }) => ({
+      name: identity.name,
+      uuid: identity.uuid,
+      sizeBytes: identity.sizeBytes,
+      blockMin: device.blockMin,
+    })),
+  }
+}
