@@ -86,8 +86,17 @@ Napi::Value Addon::open_group(Call call) {
   if (volumes.empty()) throw Napi::RangeError::New(env, "a group has at least one volume");
   if (has(spec, "history")) {
     const Napi::Array files = spec.Get("history").As<Napi::Object>().Get("dirtyFiles").As<Napi::Array>();
-    for (uint32_t i = 0; i < files.Length() && i < volumes.size(); i++)
-      require_ok(env, volumes[i]->dirty.load(files.Get(i).ToString().Utf8Value()));
+    for (uint32_t i = 0; i < files.Length() && i < volumes.size(); i++) {
+      engine::Volume &volume = *volumes[i];
+      const Status loaded = volume.dirty.load(files.Get(i).ToString().Utf8Value());
+      if (loaded.ok()) continue;
+      // A map that is lost or damaged says nothing: everything may differ (G4).
+      volume.excluded.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+      emit({"log",
+            {{"level", std::string("warn")},
+             {"message", "volume " + volume.name + ": " + loaded.message + "; all of it will be compared"}},
+            ""});
+    }
   }
   engine::GroupOptions options;
   options.name = text(spec, "name");
