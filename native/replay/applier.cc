@@ -67,6 +67,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
     const bool skip = !committed || (plan.has_voids && sequenced && ledger_.is_void({header.incarnation, header.sequence}));
     if (!skip && header.type == RecordType::kBegin && phase_ != ReplicaPhase::kInitial && !step_end_)
       return open_step(header);
+    if (!skip) file_.reach(end);
     if (!skip)
       if (int error = apply(record))
         return fail(Status::failed(error, "apply: image of volume " + images_[header.volume_index]->name() +

@@ -236,6 +236,9 @@ Result<Store> open_store(const ReplicaOptions &options) {
     auto image = open_image(volume, is_new, is_fresh, store.gate);
     if (!image.ok()) return image.status;
     store.images.push_back(std::move(image.value));
+    // A file that was not made just now may hold anything: its watermark file has been lost. kFresh promises zeroes.
+    if (is_new && !volume.create && !store.images.back()->device().traits().is_block)
+      store.watermark.phase = ReplicaPhase::kInitial;
   }
   if (is_new) {
     if (int error = store.file.store(store.watermark)) return Status::failed(error, "write the watermark file");

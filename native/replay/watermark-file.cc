@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/crc32c.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr uint64_t kMagic = 0x31304b52'414d5355;  // "USMARK01"
 constexpr uint32_t kVersion = 1;
 constexpr uint64_t kSlotStride = 4096;
+constexpr uint64_t kReachOffset = 2 * kSlotStride;
 
 struct Slot {
   uint64_t magic;
@@ -99,6 +101,11 @@ Result<std::optional<Watermark>> WatermarkFile::load() {
     counter_ = slot.counter;
     best = from_slot(slot);
   }
+  uint64_t reached = 0;
+  size_t done = 0;
+  if (int error = read_at(fd_.get(), &reached, sizeof reached, kReachOffset, &done))
+    return Status::failed(error, "read " + path_);
+  if (best && done == sizeof reached) best->durable_offset = std::max(best->durable_offset, reached_ = reached);
   if (!best && anything) return Status::failed(EBADMSG, "read " + path_ + ": both slots are damaged");
   return best;
 }
@@ -111,6 +118,11 @@ int WatermarkFile::store(const Watermark &watermark) {
   if (fdatasync(fd_.get()) != 0) return errno;
   counter_ = counter;
   return 0;
+}
+
+void WatermarkFile::reach(uint64_t log_offset) {
+  if (log_offset <= reached_) return;
+  if (write_at(fd_.get(), &log_offset, sizeof log_offset, kReachOffset) == 0) reached_ = log_offset;
 }
 
 }  // namespace understudy::replay

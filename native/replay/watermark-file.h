@@ -1,7 +1,10 @@
 // The watermark file: up to where the images are on stable storage. Two slots written in turn, each with a checksum and
 // a counter, so that a torn write leaves the one before. Replay starts at the newer good slot.
 //
-//   0: slot | 4096: slot          (each in a sector of its own)
+//   0: slot | 4096: slot | 8192: reach          (each in a sector of its own)
+//
+// reach: the images may hold records up to this log offset. Written before they do, and not synced: it survives a
+// killed process as the image's own pages do. A log that ends before it has lost records that the images show.
 //
 // Written only after an image fdatasync that covers it; never moves past the kBegin of a step that is not complete.
 #pragma once
@@ -36,11 +39,14 @@ class WatermarkFile {
   Result<std::optional<Watermark>> load();
   // Durable when it returns 0; else an errno, and the file still says what it said before.
   int store(const Watermark &watermark);
+  // Best effort: where it cannot be written, the last store() says how far the log reached.
+  void reach(uint64_t log_offset);
 
  private:
   Fd fd_;
   std::string path_;
   uint64_t counter_ = 0;  // of the newest good slot
+  uint64_t reached_ = 0;
 };
 
 }  // namespace understudy::replay
