@@ -150,7 +150,7 @@ function judgeVolume(
   return undefined
 }
 
-function howToRemove(record: ReplicaRecord, store: StoreView): string {
+export function howToRemove(record: ReplicaRecord, store: Pick<StoreView, 'path'>): string {
   const images = record.volumes
     .filter(volume => volume.device === undefined)
     .map(volume => `${store.path}/${volume.name}`)

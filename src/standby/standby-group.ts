@@ -17,6 +17,7 @@ import type { Addon } from '../native/binding.js'
 import type { CounterReader, Counters } from '../native/counters.js'
 import { encodeWelcome, type Hello } from '../transport/messages.js'
 import type { Session } from '../transport/transport.js'
+import { howToRemove } from './hello-judgement.js'
 import { imageGroup, type OpenVolumes, viewGroup } from './open-volumes.js'
 import { promotedStatus, promotionLines } from './promotion.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
@@ -291,13 +292,23 @@ export class StandbyGroup {
       this.#replica = { handle: opened.replica, counterPage: opened.counterPage }
       this.#error = ''
     } catch (error) {
-      const failure = new NativeError(`open the standby's copy of group ${this.record.group}`, error)
+      const failure = this.#openFailure(error)
       this.#error = failure.message
       throw failure
     }
     if (this.record.imagesMade) return
     this.record.imagesMade = true
     store.save(this.record)
+  }
+
+  /** A file of the copy that is not there, or not what it was, is named, with the way to begin anew. */
+  #openFailure(error: unknown): NativeError | OperationError {
+    const action = `open the standby's copy of group ${this.record.group}`
+    const errno = errnoOf(error) ?? ''
+    if (!['ENOENT', 'EINVAL', 'EBADMSG', 'EEXIST'].includes(errno)) return new NativeError(action, error)
+    const what = error instanceof Error ? error.message : errno
+    const anew = howToRemove(this.record, this.deps.store)
+    return new OperationError(errno, `${action}: ${what}; put back what was there, or ${anew}`, { cause: error })
   }
 
   /** Everything durable is applied, and the replica is closed for good. */
