@@ -1,10 +1,25 @@
-/** What people are told of a promotion, when it is made and afterwards. */
+/** Whether a copy may be promoted, and what people are told of it, when it is made and afterwards. */
+import { OperationError, SafetyRefusal } from '../core/errors.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
 import type { CounterReader, Counters } from '../native/counters.js'
 import type { OpenVolumes } from './open-volumes.js'
 import type { Promotion, ReplicaRecord } from './replica-file.js'
 import { lastHeard, phase } from './standby-status.js'
+
+/** Throws when it may not. `views`: how many exports of the group are open; `sessionAddress`: '' without a session. */
+export function mayPromote(name: string, acceptLoss: boolean, sessionAddress: string, views: number): void {
+  if (views > 0) throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
+  if (acceptLoss) return
+  const why =
+    sessionAddress === ''
+      ? 'the master is not connected, so it may have written more than is here'
+      : 'the master is connected and may be writing'
+  throw new SafetyRefusal(
+    'NOT_CURRENT',
+    `promote ${name}: ${why}; to go on all the same, and lose that, say --accept-loss`,
+  )
+}
 
 /** `bytesPerSecond`: what the master had been writing until it was last heard. */
 export function promotionLines(

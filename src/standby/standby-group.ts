@@ -8,7 +8,7 @@
  */
 import { type Clock, sleep } from '../core/clock.js'
 import { LagSampler } from '../core/lag-sampler.js'
-import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
+import { describe, errnoOf, NativeError, OperationError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import { Rate } from '../core/rate.js'
 import type { VolumeState, VolumeStatus } from '../core/status-types.js'
@@ -18,11 +18,12 @@ import type { CounterReader, Counters } from '../native/counters.js'
 import { encodeWelcome, type Hello } from '../transport/messages.js'
 import type { Session } from '../transport/transport.js'
 import { howToRemove } from './hello-judgement.js'
-import { imageGroup, type OpenVolumes, viewGroup } from './open-volumes.js'
-import { promotedStatus, promotionLines } from './promotion.js'
+import { imageGroup, type OpenVolumes } from './open-volumes.js'
+import { mayPromote, promotedStatus, promotionLines } from './promotion.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
+import { type StandbyView, unusable, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
   addon: Addon
@@ -39,12 +40,6 @@ export interface LiveSession {
   ended: Promise<void>
 }
 
-export interface StandbyView {
-  exported: OpenVolumes['exported'][number]
-  position: { incarnation: string; sequence: string }
-  close(): Promise<void>
-}
-
 export interface PromoteOptions {
   acceptLoss: boolean
   /** Where the images are to be served from now on, also after a restart. */
@@ -57,8 +52,6 @@ interface OpenReplica {
 }
 
 const sessionEndMs = 5_000
-const stepWaitMs = 30_000
-const stepPollMs = 100
 const sealMs = 60_000
 
 export class StandbyGroup {
@@ -66,7 +59,7 @@ export class StandbyGroup {
   #live: LiveSession | undefined
   #error = ''
   #promoted: OpenVolumes | undefined
-  readonly #views = new Set<OpenVolumes>()
+  readonly #views: Views
   readonly #lag = new LagSampler()
   readonly #rate = new Rate(10_000)
   #since: { state: VolumeState; ms: number } | undefined
@@ -77,7 +70,9 @@ export class StandbyGroup {
   constructor(
     readonly record: ReplicaRecord,
     private readonly deps: GroupDeps,
-  ) {}
+  ) {
+    this.#views = new Views(deps)
+  }
 
   /** At start, and before the first session of a new group. An error is kept for the status and thrown. */
   open(): Promise<void> {
@@ -173,42 +168,19 @@ export class StandbyGroup {
 
   /** A frozen copy of a volume, with all that was received before. Waits for that, and for a step, at most 30 s. */
   async view(volume: ReplicaVolume, writable: boolean): Promise<StandbyView> {
-    const { addon, clock, random64 } = this.deps
     if (this.record.promotion !== undefined) {
       throw new OperationError(
         'PROMOTED',
         `export ${volume.name}: it was promoted and is a master's volume now; connect to its own export`,
       )
     }
-    const index = this.record.volumes.indexOf(volume)
-    const deadline = clock.monotonicMs() + stepWaitMs
-    await this.#catchUp(`export ${volume.name}`)
-    for (;;) {
-      this.#refuseUnusable(`export ${volume.name}`)
-      try {
-        const { view, incarnation, sequence } = addon.replicaView(this.#opened().handle, index, writable)
-        const open = viewGroup(addon, volume.name, view, writable, random64())
-        this.#views.add(open)
-        const [exported] = open.exported
-        if (exported === undefined)
-          throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
-        const close = async (): Promise<void> => {
-          if (this.#views.delete(open)) await open.close()
-        }
-        return { exported, position: { incarnation: String(incarnation), sequence: String(sequence) }, close }
-      } catch (error) {
-        if (errnoOf(error) === 'ENODATA') throw unusable(`export ${volume.name}`)
-        if (errnoOf(error) !== 'EAGAIN')
-          throw error instanceof OperationError ? error : new NativeError(`export ${volume.name}`, error)
-      }
-      if (clock.monotonicMs() >= deadline) {
-        throw new OperationError(
-          'STEP',
-          `export ${volume.name}: a step is being applied for more than ${stepWaitMs / 1000} s; try again`,
-        )
-      }
-      await sleep(clock, stepPollMs)
-    }
+    const action = `export ${volume.name}`
+    const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
+    await this.#catchUp(action)
+    return this.#views.open(volume.name, this.record.volumes.indexOf(volume), writable, deadlineMs, () => {
+      this.#refuseUnusable(action)
+      return this.#opened().handle
+    })
   }
 
   /**
@@ -221,7 +193,8 @@ export class StandbyGroup {
       const { clock, store, random64 } = this.deps
       const known = this.record.promotion
       if (known === undefined) {
-        this.#mayPromote(name, options)
+        this.#refuseUnusable(`promote ${name}`)
+        mayPromote(name, options.acceptLoss, this.#address(), this.#views.size)
       }
       const lines = promotionLines(
         this.record,
@@ -250,8 +223,7 @@ export class StandbyGroup {
     this.#closing = true
     return this.#exclusively(async () => {
       await this.#endSession('the standby is stopping')
-      for (const view of this.#views) await view.close()
-      this.#views.clear()
+      await this.#views.close()
       await this.#promoted?.close()
       this.#promoted = undefined
       const replica = this.#replica
@@ -342,21 +314,6 @@ export class StandbyGroup {
     this.#promoted = imageGroup(addon, this.record.group, volumes, promotion.incarnation)
   }
 
-  #mayPromote(name: string, { acceptLoss }: PromoteOptions): void {
-    this.#refuseUnusable(`promote ${name}`)
-    if (this.#views.size > 0)
-      throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
-    if (acceptLoss) return
-    const why =
-      this.#address() === ''
-        ? 'the master is not connected, so it may have written more than is here'
-        : 'the master is connected and may be writing'
-    throw new SafetyRefusal(
-      'NOT_CURRENT',
-      `promote ${name}: ${why}; to go on all the same, and lose that, say --accept-loss`,
-    )
-  }
-
   #refuseUnusable(action: string): void {
     if (this.#replica === undefined)
       throw new OperationError('NOT_OPEN', `${action}: the standby's copy is not open: ${this.#error}`)
@@ -405,7 +362,7 @@ export class StandbyGroup {
   async #catchUp(action: string): Promise<void> {
     this.#refuseUnusable(action)
     try {
-      await this.deps.addon.catchUpReplica(this.#opened().handle, stepWaitMs)
+      await this.deps.addon.catchUpReplica(this.#opened().handle, viewWaitMs)
     } catch (error) {
       this.deps.log.warn(`${action}: it shows less than was received: ${describe(error)}`)
     }
@@ -438,11 +395,4 @@ export class StandbyGroup {
     this.#queue = done.catch(() => undefined)
     return done
   }
-}
-
-function unusable(action: string): SafetyRefusal {
-  return new SafetyRefusal(
-    'UNUSABLE',
-    `${action}: the first copy is not complete, so it is not a usable one; wait for it: understudy wait VOLUME --for usable`,
-  )
 }

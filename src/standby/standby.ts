@@ -33,8 +33,9 @@ import { judgeHello, type StoreView } from './hello-judgement.js'
 import type { ExportedVolume } from './open-volumes.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
 import { RejectionLog } from './rejection-log.js'
-import { StandbyGroup, type StandbyView } from './standby-group.js'
+import { StandbyGroup } from './standby-group.js'
 import { Store } from './store.js'
+import type { StandbyView } from './views.js'
 
 export interface StandbyDeps {
   addon: Addon
