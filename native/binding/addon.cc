@@ -44,7 +44,6 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::detach>(exports, "detach");
   add<&Addon::save_dirty>(exports, "saveDirty");
   add<&Addon::verify>(exports, "verify");
-  add<&Addon::read_device>(exports, "readDevice");
   add<&Addon::partitions>(exports, "partitions");
   add<&Addon::open_endpoint>(exports, "openEndpoint");
   add<&Addon::close_endpoint>(exports, "closeEndpoint");

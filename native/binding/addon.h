@@ -43,7 +43,6 @@ class Addon {
   Napi::Value detach(Call call);
   Napi::Value save_dirty(Call call);
   Napi::Value verify(Call call);
-  Napi::Value read_device(Call call);
   Napi::Value partitions(Call call);
   // link-calls.cc
   Napi::Value open_endpoint(Call call);

@@ -225,24 +225,6 @@ Napi::Value Addon::verify(Call call) {
   return promise.promise();
 }
 
-Napi::Value Addon::read_device(Call call) {
-  auto [group, volume] = volume_of(call);
-  const uint64_t offset = big(call[1]);
-  const size_t bytes = std::min<size_t>(1u << 20, static_cast<size_t>(call[2].As<Napi::Number>().Int64Value()));
-  const Promise promise(call.Env(), queue_);
-  pool_->submit([volume = volume, offset, bytes, promise] {
-    auto data = std::make_shared<std::vector<uint8_t>>(bytes);
-    const int error = offset + bytes > volume->size_bytes ? EINVAL : volume->device->read(data->data(), bytes, offset);
-    if (error) return promise.reject(Status::failed(error, "read device: " + volume->name));
-    promise.resolve([data](Napi::Env env) -> Napi::Value {
-      Napi::Uint8Array array = Napi::Uint8Array::New(env, data->size());
-      memcpy(array.Data(), data->data(), data->size());
-      return array;
-    });
-  });
-  return promise.promise();
-}
-
 Napi::Value Addon::partitions(Call call) {
   need_started(call.Env());
   const std::string path = call[0].ToString().Utf8Value();

@@ -17,7 +17,6 @@ class DirtyMap {
 
   void mark(uint64_t start, uint64_t end);   // every region that [start, end) touches
   void clear(uint64_t start, uint64_t end);  // every region wholly inside; the last one of the volume counts as whole
-  void mark_all() { mark(0, size_bytes_); }
   bool any() const { return dirty_regions_ != 0; }
   bool is_dirty(uint64_t offset) const { return bits_[offset / kRegion / 64] >> (offset / kRegion % 64) & 1; }
   bool touches(uint64_t start, uint64_t end) const;

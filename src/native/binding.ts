@@ -185,8 +185,6 @@ export interface Addon {
   saveDirty(volume: number, path: string): Promise<{ sequence: bigint }>
   /** Reads, hashes and compares the whole volume online; `verify-result` events tell of every difference, the promise of the end. */
   verify(volume: number): Promise<{ chunks: number; different: number }>
-  /** Reads bytes past the engine, for the partition table (at most 1 MiB). */
-  readDevice(volume: number, offset: bigint, bytes: number): Promise<Uint8Array>
   /**
    * Partition table by libblkid (native/partition/partitions.h): [] without one. Bytes are relative to the device.
    * Entries with number 0 and type 'table' are the places where the table itself lies. scheme: 'gpt', 'dos' or
