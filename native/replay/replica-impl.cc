@@ -149,8 +149,9 @@ Status ReplicaImpl::seal(uint64_t timeout_ns) {
 
 Status ReplicaImpl::catch_up(uint64_t timeout_ns) {
   const uint64_t deadline = monotonic_ns() + timeout_ns, received = receiver_.received_offset();
+  // A failing image also holds the log back.
   while (ledger_.durable_offset() < received && !progress_.is_failing(Progress::Part::kLog) &&
-         monotonic_ns() < deadline)
+         !progress_.is_failing(Progress::Part::kImage) && monotonic_ns() < deadline)
     pause();
   return applier_.catch_up(deadline);
 }
