@@ -120,11 +120,13 @@ void Group::watch_standby() {
     return;
   }
   const uint64_t received = peer_.received(), durable = peer_.durable(), applied = page_.get(kGroup_applied_sequence);
-  const bool moved = received != received_seen_ || durable != durable_seen_ || applied != applied_seen_;
+  // A standby whose disk is full still takes into memory. That must not end `away`: FLUSH would wait in vain again.
+  const bool settles = durable != durable_seen_ || applied != applied_seen_;
+  const bool moved = settles || received != received_seen_;
   received_seen_ = received, durable_seen_ = durable, applied_seen_ = applied;
   const bool owes = durable < capture_.last_logged();
   if (moved || !owes || !outstanding_) progress_ns_ = turn_ns_;
-  if (moved && away_) {
+  if (away_ && (settles || !owes)) {
     away_ = false;
     page_.set(kGroup_away, 0);
   }

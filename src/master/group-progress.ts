@@ -77,6 +77,8 @@ export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigi
   if (state === engine.resync) return { state: 'resyncing', reason: 'what the standby lacks is being sent' }
   if ((flags & peerFlags.staging) !== 0n) return { state: 'resyncing', reason: 'the standby is applying a step' }
   if (dirtyBytes > 0n) return { state: 'resyncing', reason: `${dirtyBytes} bytes are marked dirty` }
+  if (counters['away'] === 1n)
+    return { state: 'replicating', reason: 'the standby makes no progress; its own status says why' }
   return { state: 'replicating', reason: '' }
 }
 

@@ -40,6 +40,11 @@ t.test('a standby that is away is said to be, with where writes go meanwhile', t
   t.end()
 })
 
+t.test('a standby that is connected and makes no progress is said to make none', t => {
+  t.match(groupState(counters({ away: 1n }), link, 0n), { state: 'replicating', reason: /makes no progress/ })
+  t.end()
+})
+
 t.test('watermarks of another incarnation count as nothing', t => {
   const marks = marksOf(
     counters({ peer_incarnation: 4n, written_sequence: 9n, applied_sequence: 8n, applied_bytes: 1n }),
