@@ -35,12 +35,17 @@ class Connection {
   uint32_t outstanding = 0;   // requests not answered yet: a connection is not freed before that is 0
   bool closing = false;       // DISC or end of stream: no more requests, answer what is outstanding, close
   bool dead = false;          // the socket failed: answers are dropped
-  bool parked = false;        // waits for a range lock, log room or its own output to drain
+  bool parked = false;        // waits for a range lock, log room or a place: tried again every turn
+  bool awaits_output = false; // waits for its client to read; tried again when it has
   bool readable = false;      // the kernel may have bytes for us
   bool drained = false;       // the last recv took all there was: the next bytes are announced (edge-triggered epoll)
   bool hung_up = false;       // the client has closed its sending side: read on to the end of the stream
   bool queued = false;        // is in the engine's list of connections to serve
-  bool large = false;         // holds one of the engine's few places for requests of more than kLargeBytes
+  bool large = false;         // holds one of the places of Admission,
+  bool large_queued = false;  // ... waits for one
+  uint64_t large_since_ns = 0;
+  size_t counted_bytes = 0;   // what Admission has counted of held_bytes()
+  size_t cold_bytes = 0;      // of reads on workers
   bool polls_output = false;  // epoll watches for EPOLLOUT
   uint64_t last_byte_ns = 0;  // when something was last received
   std::string failure;        // why it ended, if not by DISC
@@ -68,13 +73,12 @@ class Connection {
 
   // Sends what is queued. False: the socket is full, wait until it can be written to.
   bool send();
-  bool output_full() const { return out_.size() > kOutputMax; }
   bool has_output() const { return !out_.empty(); }
   size_t output_bytes() const { return out_.size(); }
   size_t wanted_bytes() const { return wanted_bytes_; }  // still missing of the request at the front
+  size_t held_bytes() const { return in_.size() + out_.size() + cold_bytes; }
 
  private:
-  static constexpr size_t kOutputMax = 4u << 20;  // beyond this no more requests are taken until the client reads
   size_t header_bytes() const { return negotiated.extended_headers ? sizeof(nbd::ExtendedRequest) : sizeof(nbd::Request); }
   bool parse_header(ParsedRequest &request);
   void put_chunk(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t bytes);

@@ -10,7 +10,6 @@
 
 namespace understudy::engine {
 namespace {
-constexpr uint64_t kStalledNs = 60'000'000'000;  // a client that stops in the middle of a request is dropped after this
 constexpr int kRetryMs = 5;                      // while something waits for log room: a net under the wake-ups
 constexpr int kWatchMs = 100;                    // while the standby owes something
 }  // namespace
@@ -183,7 +182,9 @@ void Group::send_outputs() {
     const size_t before = connection->output_bytes();
     const bool sent = connection->send();
     if (connection->output_bytes() < before) connection->last_byte_ns = turn_ns_;
-    leave_large_place(*connection);
+    admission_.leave(*connection);
+    admission_.count(*connection);
+    if (connection->awaits_output && connection->output_bytes() < before) enqueue(*connection);
     if (!sent != connection->polls_output) {
       connection->polls_output = !sent;
       epoll_event event{};
@@ -200,7 +201,7 @@ void Group::drop_stalled() {
   stall_check_ns_ = turn_ns_ + 1'000'000'000;
   for (auto entry = connections_.begin(); entry != connections_.end();) {
     Connection &connection = *(entry++)->second;
-    if (turn_ns_ < connection.last_byte_ns + kStalledNs || connection.parked || connection.outstanding) continue;
+    if (connection.parked || connection.outstanding || !admission_.overdue(connection, turn_ns_)) continue;
     if (!connection.mid_request() && !connection.has_output()) continue;
     connection.closing = connection.dead = true;
     connection.failure = "the client stalled in the middle of a request";
@@ -214,7 +215,7 @@ void Group::settle(Connection &connection) {
   std::erase(readable_, &connection);
   std::erase(parked_, &connection);
   std::erase(touched_, &connection);
-  if (connection.large) large_--;
+  admission_.forget(connection);
   // Closing our descriptor would not do: the handshake's duplicate may still be open, and with it the registration.
   (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
   connection.volume.page.add(kConnections, ~uint64_t{0});

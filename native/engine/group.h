@@ -20,6 +20,7 @@
 #include "core/event.h"
 #include "core/waker.h"
 #include "core/work-pool.h"
+#include "engine/admission.h"
 #include "engine/capture.h"
 #include "engine/connection.h"
 #include "engine/resync.h"
@@ -67,7 +68,7 @@ class Group {
   void quiesce(std::function<void()> done);
 
  private:
-  enum class Outcome { kDone, kPark };
+  enum class Outcome { kDone, kPark, kAwaitOutput };
 
   void run();
   int wait_limit_ms();
@@ -78,8 +79,6 @@ class Group {
   // requests.cc
   void serve(Connection &connection);
   void enqueue(Connection &connection);
-  bool take_large_place(Connection &connection);
-  void leave_large_place(Connection &connection);
   Outcome execute(Connection &connection, const ParsedRequest &request);
   uint32_t validate(const Connection &connection, const ParsedRequest &request) const;
   Outcome read(Connection &connection, const ParsedRequest &request);
@@ -138,7 +137,7 @@ class Group {
   std::unordered_map<Connection *, std::unique_ptr<Connection>> connections_;
   std::vector<Connection *> readable_, touched_, parked_;
   size_t operations_ = 0;     // on workers
-  size_t large_ = 0;          // places taken by large requests
+  Admission admission_;
   uint64_t stall_check_ns_ = 0;
   bool quiescing_ = false;
   std::function<void()> quiesced_;

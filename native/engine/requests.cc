@@ -13,8 +13,8 @@ using wire::RecordType;
 namespace {
 constexpr int kReceivesPerTurn = 8;              // of one client, so that others get their turn
 constexpr uint64_t kInlineZeroBytes = 1u << 20;  // a larger zero or trim goes to a worker
-constexpr uint64_t kLargeBytes = 1u << 20;       // a request above this needs one of the few large places
-constexpr size_t kLargeMax = 8;
+constexpr size_t kColdBytesMax = 4u << 20;       // of one client's reads on workers; a single larger one is fine
+constexpr uint32_t kOutstandingMax = 16384;      // unanswered requests of one client
 
 bool is_write_like(uint16_t type) { return type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes; }
 
@@ -32,10 +32,15 @@ uint16_t allowed_flags(uint16_t type, const Negotiated &negotiated) {
 }  // namespace
 
 void Group::serve(Connection &connection) {
-  for (int receives = 0; !connection.parked; receives++) {
+  connection.awaits_output = false;
+  for (int receives = 0; !connection.parked && !connection.awaits_output; receives++) {
     ParsedRequest request;
     for (;;) {
-      if (connection.output_full() || quiescing_) {  // taken up again when the client has read, or never
+      if (admission_.output_full(connection)) {
+        connection.awaits_output = true;
+        break;
+      }
+      if (quiescing_ || connection.outstanding >= kOutstandingMax) {
         connection.parked = true;
         break;
       }
@@ -57,19 +62,20 @@ void Group::serve(Connection &connection) {
         connection.failure.clear();
         break;
       }
-      if (execute(connection, request) == Outcome::kPark) {
-        connection.parked = true;
-        break;
-      }
+      const Outcome outcome = execute(connection, request);
+      connection.parked = outcome == Outcome::kPark;
+      connection.awaits_output = outcome == Outcome::kAwaitOutput;
+      if (outcome != Outcome::kDone) break;
       connection.done(request);
+      admission_.finished(connection, request, turn_ns_);
     }
-    if (connection.closing || connection.parked) break;
+    if (connection.closing || connection.parked || connection.awaits_output) break;
     if (!connection.readable) break;
     if (receives == kReceivesPerTurn) {
       enqueue(connection);
       break;
     }
-    if (connection.wanted_bytes() > kLargeBytes && !take_large_place(connection)) {
+    if (!admission_.admit(connection, connection.wanted_bytes(), turn_ns_)) {
       connection.parked = true;
       break;
     }
@@ -82,22 +88,8 @@ void Group::serve(Connection &connection) {
     }
   }
   if (connection.parked) parked_.push_back(&connection);
+  admission_.count(connection);
   touch(connection);
-}
-
-// Large requests need memory for as long as a client takes to send or read them: so many at a time, the rest wait.
-bool Group::take_large_place(Connection &connection) {
-  if (connection.large) return true;
-  if (large_ >= kLargeMax) return false;
-  connection.large = true;
-  large_++;
-  return true;
-}
-
-void Group::leave_large_place(Connection &connection) {
-  if (!connection.large || connection.has_output() || connection.outstanding || connection.wanted_bytes()) return;
-  connection.large = false;
-  large_--;
 }
 
 uint32_t Group::validate(const Connection &connection, const ParsedRequest &request) const {
@@ -110,7 +102,8 @@ uint32_t Group::validate(const Connection &connection, const ParsedRequest &requ
   if (request.offset > size || request.length > size - request.offset)
     return request.type == nbd::kWrite || request.type == nbd::kWriteZeroes ? nbd::kEnospc : nbd::kEinval;
   if (request.offset % traits.block_bytes_min || request.length % traits.block_bytes_min) return nbd::kEinval;
-  if (request.type == nbd::kRead && request.length > wire::kPayloadBytesMax) return nbd::kEoverflow;
+  if (request.type == nbd::kRead && request.length > wire::kPayloadBytesMax)  // EOVERFLOW is for those who know DF
+    return request.flags & nbd::kDontFragment ? nbd::kEoverflow : nbd::kEinval;
   if (request.type == nbd::kBlockStatus && (!connection.negotiated.base_allocation_id || request.length == 0))
     return nbd::kEinval;
   return nbd::kOk;
@@ -172,7 +165,9 @@ void Group::run_on_worker(Connection &connection, const ParsedRequest &request, 
 Group::Outcome Group::read(Connection &connection, const ParsedRequest &request) {
   Device &device = *connection.volume.device;
   const size_t bytes = request.length;
-  if (bytes > kLargeBytes && (connection.has_output() || !take_large_place(connection))) return Outcome::kPark;
+  if (!admission_.admit(connection, bytes, turn_ns_)) return Outcome::kPark;
+  if (bytes > Admission::kLargeBytes && connection.has_output()) return Outcome::kAwaitOutput;
+  if (connection.cold_bytes && connection.cold_bytes + bytes > kColdBytesMax) return Outcome::kPark;
   if (bytes == 0) {
     answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, 0, turn_ns_, 0);
     return Outcome::kDone;
@@ -190,11 +185,13 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
     return Outcome::kDone;
   }
   auto cold = std::make_shared<std::vector<uint8_t>>(bytes);
+  connection.cold_bytes += bytes;
   ParsedRequest later = request;
   run_on_worker(
       connection, later, false, 0,
       [&device, cold, later] { return device.read(cold->data(), cold->size(), later.offset); },
       [this, &connection, cold, later, start_ns = turn_ns_](int result) {
+        connection.cold_bytes -= cold->size();
         if (result) {
           failed(connection.volume, "read", later.offset, later.length, result);
           return answer(connection, nbd::kRead, later.cookie, later.offset, RequestKind::kRead, later.length, start_ns,
