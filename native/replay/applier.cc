@@ -168,6 +168,10 @@ void Applier::consume(const RecordHeader &header) {
 // What others are told. A redo is told as a step: the images are no cut until it is through.
 void Applier::publish() {
   state_.records_applied.fetch_add(std::exchange(applied_count_, 0), std::memory_order_relaxed);
+  for (auto &image : images_)
+    if (image->take_lost_views())
+      listener_.failed("export of volume " + image->name() +
+                       ": no room to keep what the standby overwrites; it answers EIO from now on: end it and export anew");
   if (phase_ != ReplicaPhase::kStepping) progress_.applied(cursor_.log_offset, cursor_.applied, cursor_.bytes);
   const bool on_cut = phase_ == ReplicaPhase::kCut || phase_ == ReplicaPhase::kStaging;
   const ReplicaPhase told = on_cut && is_redoing() ? ReplicaPhase::kStepping : phase_;
