@@ -6,7 +6,8 @@
 //   FLUSH, FUA        a flush of the device; but for `async` also the standby's disk
 //
 // The standby's half holds while the pair is in sync. Once it made no progress for the peer timeout it is `away`, and
-// (unless the policy is to block) nobody waits for it: such a flush counts as alone.
+// (unless the policy is to block) nobody waits for it: such a flush counts as alone. If the policy is to block, a reply
+// waits through a resynchronisation: what the standby has of one is nothing that it would put on stage before the step.
 #include <algorithm>
 
 #include "core/clock.h"
@@ -90,7 +91,23 @@ void Group::answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t 
   }
 }
 
+// Under `block`. A number asked for now says nothing: writes to regions that are dirty have a sequence and no record, and
+// the others are staged. When the step is closed, all of them are before it.
+void Group::hold_until_step() {
+  const bool in_sync = capture_.state() == CaptureState::kStreaming && !capture_.step_open();
+  if (in_sync && !holding_) return;
+  holding_ = !in_sync;
+  for (auto &volume : volumes_) {
+    for (auto *queue : {&volume->received_waiters, &volume->flush_waiters}) {
+      for (Waiter &waiter : *queue)
+        for (uint64_t *need : {&waiter.received_need, &waiter.durable_need})
+          if (*need) *need = in_sync ? capture_.last_sequence() : UINT64_MAX;
+    }
+  }
+}
+
 void Group::answer_waiters() {
+  if (options_.block_on_standby_loss) hold_until_step();
   const uint64_t received = peer_.received(), durable = peer_.durable();
   for (auto &volume : volumes_) {
     answer_queue(volume->received_waiters, received, durable);

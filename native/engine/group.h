@@ -105,6 +105,7 @@ class Group {
   void start_flushes();
   void flush_ended(Volume &volume, uint64_t ticket, int error, const std::vector<uint64_t> &covered);
   void answer_waiters();
+  void hold_until_step();
   void answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable);
   void release_alone();
   void watch_standby();
@@ -148,6 +149,7 @@ class Group {
   uint64_t updates_seen_ = 0;
   uint64_t durable_seen_ = 0, received_seen_ = 0, applied_seen_ = 0;
   bool outstanding_ = false;
+  bool holding_ = false;      // replies wait for a step
   bool resync_waits_ = false; // for log room or a range lock
   bool log_blocked_ = false;
   uint64_t log_blocked_ns_ = 0;

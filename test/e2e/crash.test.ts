@@ -16,6 +16,7 @@ import { History, blockBytes, checkCut, noRequirement, seededRandom } from '../s
 import type { Requirement } from '../support/history.js'
 import { startPair } from '../support/daemon.js'
 import type { Pair } from '../support/daemon.js'
+import { NbdClient } from '../support/nbd-client.js'
 import { Observer } from '../support/observer.js'
 import { Workload } from '../support/workload.js'
 
@@ -200,6 +201,25 @@ t.test('kills during the resynchronisation and its step leave the old cut or the
     run.legal(await observer.exported(), noRequirement, `round ${round}`)
   }
   await run.ends()
+})
+
+// The reply used to come as soon as the standby had the write in its staging: killed then, the pair had lost it.
+t.test('under `block` an acknowledgement during a resynchronisation waits for its step', async t => {
+  const sizeBytes = 96 << 20
+  const device = join(mkdtempSync(join(tmpdir(), 'us-')), 'disk.img')
+  t.teardown(() => rmSync(dirname(device), { recursive: true }))
+  fillRandom(device, 0, sizeBytes)
+  const pair = await startPair(t, { device, master: ['--on-standby-loss', 'block'] })
+  await pair.master.kill()
+  await pair.master.restart() // after an unclean stop everything is compared
+  const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
+  const data = Buffer.alloc(blockBytes, 0x5a)
+  t.equal((await client.write(0, data)).error, 0)
+  t.equal((await client.flush()).error, 0)
+  await pair.master.kill()
+  client.destroy()
+  const copy = await new Observer(pair, sizeBytes).exported()
+  t.ok(copy.subarray(0, blockBytes).equals(data), 'the standby puts on stage what FLUSH acknowledged')
 })
 
 t.test(
