@@ -78,6 +78,13 @@ class FileDevice final : public Device {
     (void)posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
   }
 
+  uint64_t hole_bytes(uint64_t offset, uint64_t bytes) override {
+    if (traits_.is_block) return 0;
+    const off_t data = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0) return errno == ENXIO ? bytes : 0;
+    return std::min(bytes, static_cast<uint64_t>(data) - offset);
+  }
+
   Extent extent(uint64_t offset, uint64_t bytes) override {
     if (traits_.is_block) return {bytes, false};
     const off_t data = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);

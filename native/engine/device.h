@@ -53,6 +53,12 @@ class Device {
     (void)offset;
     return {bytes, false};
   }
+  // How many bytes from offset on, at most `bytes`, are a hole; 0: data lies at offset. Where an extent of data would
+  // have to be walked to its end (tmpfs: page by page) this does not.
+  virtual uint64_t hole_bytes(uint64_t offset, uint64_t bytes) {
+    const Extent found = extent(offset, bytes);
+    return found.hole ? found.bytes : 0;
+  }
 
  protected:
   DeviceTraits traits_;

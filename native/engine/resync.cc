@@ -102,10 +102,9 @@ bool Resync::plan_next() {
     cursor_ = 0;
     return cursor_volume_ < volumes_.size() || capture_.any_dirty();
   }
-  const Device::Extent extent = volume.device->extent(run.start, run.end - run.start);
-  uint64_t end = run.start + extent.bytes;
-  if (extent.hole && end != volume.size_bytes) end = end / kRegion * kRegion;
-  if (extent.hole && end > run.start) {
+  uint64_t end = run.start + volume.device->hole_bytes(run.start, run.end - run.start);
+  if (end != volume.size_bytes) end = end / kRegion * kRegion;
+  if (end > run.start) {
     if (!skip_hole(volume, run.start, end)) return false;
     cursor_ = end;
     return true;
