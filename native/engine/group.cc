@@ -240,7 +240,7 @@ void Group::attach(const AttachRequest &request) {
   }
   session_ = request.session;
   away_ = false;
-  progress_ns_ = monotonic_ns();
+  progress_ns_ = turn_ns_;  // not later than the turn: watch_standby() subtracts
   page_.set(kGroup_away, 0);
   if (attached.value.resumed) {
     resync_.session_changed(session_);

@@ -16,14 +16,17 @@ export interface DrainOptions {
   /** Everything is applied on the standby and nothing is dirty. */
   drained: () => boolean
   connected: () => boolean
+  /** Monotonic: when the last session was lost; absent: there was none. */
+  lostMs?: number
 }
 
 const pollMs = 10
 
-/** True: the standby has everything. A standby that is away at the beginning is not waited for. */
-export async function waitDrained({ clock, drainMs, reconnectMs, drained, connected }: DrainOptions): Promise<boolean> {
+/** True: the standby has everything. A standby that has been away for long is not waited for. */
+export async function waitDrained(options: DrainOptions): Promise<boolean> {
+  const { clock, drainMs, reconnectMs, drained, connected, lostMs = -Infinity } = options
   const began = clock.monotonicMs()
-  let lastConnected = connected() ? began : -Infinity
+  let lastConnected = connected() ? began : lostMs
   for (;;) {
     if (drained()) return true
     const now = clock.monotonicMs()

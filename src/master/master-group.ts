@@ -353,6 +353,7 @@ export class MasterGroup {
       drainMs,
       reconnectMs: this.config.peerTimeoutMs,
       connected: () => this.#keeper?.state === 'connected',
+      ...(this.#keeper === undefined ? {} : { lostMs: this.#keeper.lostMs }),
       drained: () => {
         const counters = this.#groupCounters()
         const { written, applied } = marksOf(counters)

@@ -56,6 +56,8 @@ export class SessionKeeper implements SessionHandler {
   reason = ''
   /** The code of the standby's refusal, while it stands. */
   refusal = ''
+  /** Monotonic: when the last session was lost. */
+  lostMs = -Infinity
   #session: Session | undefined
   #connectedSince = 0
   #stopped = false
@@ -172,7 +174,10 @@ export class SessionKeeper implements SessionHandler {
     this.state = state
     this.refusal = refusal
     this.#say(reason)
-    if (wasConnected) this.options.lost()
+    if (wasConnected) {
+      this.lostMs = this.options.clock.monotonicMs()
+      this.options.lost()
+    }
     this.#wait(waitMs, () => this.#connect())
   }
 
