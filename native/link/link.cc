@@ -205,8 +205,13 @@ void Link::turn(quic::Session &session) {
   }
   if (state->source) state->source->count_sent();
   const uint64_t now = monotonic_ns();
-  if (now < state->stats_ns) return;
+  const uint64_t moved = session.stats.bytes_sent + session.stats.bytes_received;
+  if (now < state->stats_ns) {  // the last bytes before a silence are counted too
+    if (moved != state->stats_bytes) session.turn_within(state->stats_ns - now);
+    return;
+  }
   state->stats_ns = now + kStatsEveryNs;
+  state->stats_bytes = moved;
   if (state->replica) state->replica->publish_counters();
   if (!state->group) return;
   CounterPage page = state->group->group_->page();

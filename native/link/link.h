@@ -47,7 +47,8 @@ class Link final : public quic::SessionHandler {
     ReplicaLink *replica = nullptr;
     wire::WatermarksBody told;  // the last watermarks that were sent,
     uint64_t told_ns = 0;       // and when
-    uint64_t stats_ns = 0;
+    uint64_t stats_ns = 0;     // when the counters are due again,
+    uint64_t stats_bytes = 0;  // and what the session had moved when they were last written
   };
   static SessionState *state_of(quic::Session &session) { return static_cast<SessionState *>(session.user.get()); }
 
