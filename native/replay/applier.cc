@@ -69,10 +69,13 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
       return open_step(header);
     if (!skip) file_.reach(end);
     if (!skip)
-      if (int error = apply(record))
+      if (int error = apply(record)) {
+        is_torn_ = true;
         return fail(Status::failed(error, "apply: image of volume " + images_[header.volume_index]->name() +
                                               ": record " + std::to_string(header.sequence)));
+      }
     if (!is_sync_failing_) progress_.well(Progress::Part::kImage);
+    is_torn_ = false;
     consume(header);
     if (!skip && header.type == RecordType::kStep && (step_end_ || phase_ == ReplicaPhase::kInitial)) {
       is_closing_ = true;

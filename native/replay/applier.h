@@ -55,6 +55,7 @@ class Applier {
 
   // With the gate held.
   ReplicaPhase phase() const { return phase_; }
+  bool is_torn() const { return is_torn_; }  // a part of a record is in the images: no view before it is there whole
   bool is_redoing() const { return cursor_.log_offset < redo_end_; }
   uint64_t log_offset() const { return cursor_.log_offset; }
   wire::Position applied() const { return cursor_.applied; }
@@ -97,6 +98,7 @@ class Applier {
   Watermark persisted_;                        // what the watermark file says
   ReplicaPhase phase_ = ReplicaPhase::kFresh;
   uint64_t redo_end_ = 0;
+  bool is_torn_ = false;
   uint64_t idle_epoch_ = 0;                    // nothing to do as of this epoch of the ledger
   bool is_clean_ = true;                       // persisted_ says all of cursor_
 

@@ -164,7 +164,7 @@ Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
     const ReplicaPhase phase = applier_.phase();
     if (phase == ReplicaPhase::kFresh || phase == ReplicaPhase::kInitial)
       return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
-    if (phase == ReplicaPhase::kStepping || applier_.is_redoing())
+    if (phase == ReplicaPhase::kStepping || applier_.is_redoing() || applier_.is_torn())
       return Status::failed(EAGAIN, what + ": a step is being applied");
     made.position = applier_.applied();
     return Status::good();
