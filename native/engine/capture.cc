@@ -1,5 +1,6 @@
 #include "engine/capture.h"
 
+#include "core/breakage.h"
 #include "core/check.h"
 #include "core/clock.h"
 
@@ -60,7 +61,7 @@ void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint
   if (write) written_bytes_ += end - start;
   if (state_ == CaptureState::kStreaming) {
     append(volume, type, wants, start, end - start, payload, write ? static_cast<uint32_t>(end - start) : 0);
-  } else {
+  } else if (!BROKEN(kSkipDirtyMark)) {
     volume.dirty.mark(start, end);
   }
 }
@@ -99,7 +100,7 @@ void Capture::refused(Volume &volume, uint64_t start, uint64_t end) {
 
 void Capture::watched_write(Volume &volume, uint64_t start, uint64_t end) {
   if (!volume.watched.touches(start, end)) return;
-  if (state_ == CaptureState::kStreaming) open_step(false);
+  if (state_ == CaptureState::kStreaming && !BROKEN(kSwapFilterUnplaced)) open_step(false);
   if (volume.watch_outstanding) {
     volume.watch_again = true;
     return;

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 
+#include "core/breakage.h"
 #include "core/clock.h"
 
 namespace understudy::link {
@@ -142,7 +143,7 @@ void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<
     // Until our first record is there the numbers are another incarnation's and mean nothing here.
     if (marks.incarnation != group->capture().incarnation())
       marks.received = marks.durable = marks.committed = marks.applied = {};
-    if (state.source) state.source->durable(marks.durable.sequence);
+    if (state.source) state.source->durable((BROKEN(kFreeAtReceived) ? marks.received : marks.durable).sequence);
     group->peer().update(marks);
   } else if (type == wire::FrameType::kHashReply) {
     wire::HashReplyBody reply;

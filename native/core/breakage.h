@@ -1,0 +1,23 @@
+// Deliberate faults, so that the simulator (test/sim) can show that it would see them: each is chosen at run time in a
+// build of its own, made with -DUNDERSTUDY_BREAK. In every other build BROKEN(name) is the constant false.
+#pragma once
+
+#ifdef UNDERSTUDY_BREAK
+namespace understudy {
+enum class Break : int {
+  kNone,
+  kSkipDirtyMark,        // a write that is not logged is not marked
+  kClearBeforeFlush,     // a mark is cleared although the device was not flushed after the write
+  kAckBeforeSync,        // the standby calls durable what it has not synced
+  kApplyPiecemeal,       // a step is applied record by record
+  kSkipOverlapWait,      // a request does not wait for one on a worker that it overlaps
+  kReuseSequence,        // a master starts again with the incarnation it had
+  kFreeAtReceived,       // the log frees what the standby has in memory only
+  kSwapFilterUnplaced,   // a write that changes the filter opens no step
+};
+extern Break chosen_break;
+}  // namespace understudy
+#define BROKEN(name) (::understudy::chosen_break == ::understudy::Break::name)
+#else
+#define BROKEN(name) false
+#endif
