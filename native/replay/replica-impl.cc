@@ -209,6 +209,10 @@ Result<std::shared_ptr<VolumeImage>> open_image(const ReplicaVolume &volume, boo
   if (found != volume.size_bytes)
     return Status::failed(EINVAL, "open image " + volume.image_path + ": it has " + std::to_string(found) +
                                       " bytes, volume " + volume.name + " has " + std::to_string(volume.size_bytes));
+  if (options.create) {  // its name must not be lost when the watermark file speaks of what is in it
+    const std::string directory = volume.image_path.substr(0, volume.image_path.rfind('/') + 1) + ".";
+    if (int error = sync_directory(directory)) return Status::failed(error, "sync " + directory);
+  }
   if (is_new && volume.create)
     if (Status status = check_is_zero(*device.value, volume.image_path); !status.ok()) return status;
   return std::make_shared<VolumeImage>(volume.name, std::move(device.value), std::move(gate));

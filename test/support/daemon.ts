@@ -17,6 +17,9 @@ import type { Test } from 'tap'
 import type { StatusDocument, VolumeStatus } from '../../src/core/status-types.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
 
+/** Who a process or a scratch folder belongs to: a test, or a program that ends what it began in the same way. */
+export type Owner = Pick<Test, 'teardown' | 'passing' | 'comment'>
+
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 export const MAIN = join(ROOT, 'dist/cli/main.js')
 
@@ -42,7 +45,7 @@ const MEMORY_BYTES_MIN = 6 * 2 ** 30
  * A folder of this test's own, short enough for unix sockets; removed at the end, unless UNDERSTUDY_KEEP
  * is set and the test failed. In memory where there is plenty, so that tests do not wait for each other's fdatasync; `onDisk` insists on a disk.
  */
-export function scratch(t: Test, options: { onDisk?: boolean } = {}): Scratch {
+export function scratch(t: Owner, options: { onDisk?: boolean } = {}): Scratch {
   const folder = mkdtempSync(join(options.onDisk !== true && hasMemoryFolder() ? MEMORY_FOLDER : tmpdir(), 'us-'))
   t.teardown(() => {
     if (t.passing() || process.env['UNDERSTUDY_KEEP'] === undefined) rmSync(folder, { recursive: true, force: true })
@@ -185,7 +188,7 @@ export class Program {
 
 /** Starts a program that the end of the test ends; its log is told when the test failed. */
 export function launch(
-  t: Test,
+  t: Owner,
   name: string,
   command: string,
   args: string[],
@@ -205,7 +208,7 @@ export function launch(
 }
 
 /** `understudy ARGS`, still running. */
-export const understudy = (t: Test, name: string, args: string[], env?: NodeJS.ProcessEnv): Program =>
+export const understudy = (t: Owner, name: string, args: string[], env?: NodeJS.ProcessEnv): Program =>
   launch(t, name, process.execPath, [MAIN, ...args], env === undefined ? {} : { env })
 
 export interface Output extends Ended {
@@ -286,7 +289,7 @@ export class Daemon {
   program!: Program
 
   constructor(
-    private readonly t: Test,
+    private readonly t: Owner,
     readonly name: string,
     readonly state: string,
     private readonly args: () => string[],

@@ -16,7 +16,8 @@
  *   3                    ---w3---
  *
  * Blocks are self-describing: 4 KiB of a 64-byte line with run, write and block; a torn or misplaced one is seen.
- * Zeroes may be the initial content or any write of zeroes; the oldest that is legal is assumed.
+ * Zeroes may be the initial content or any write of zeroes; the oldest that is legal is assumed. A history may begin on
+ * a device that holds something (`base`): the end of an earlier history, say.
  */
 
 export const blockBytes = 4096
@@ -55,14 +56,17 @@ export const noRequirement: Requirement = { ids: [], before: 0 }
 export class History {
   readonly run: number
   readonly blocks: number
+  /** What the device held before: `blocks` blocks. Absent: zeroes. */
+  readonly base: Buffer | undefined
   readonly writes: HistoryWrite[] = []
   readonly flushes: HistoryFlush[] = []
   #tick = 0
 
   /** `run` tells this history's blocks from those of another one on the same device. */
-  constructor(run: number, blocks: number) {
+  constructor(run: number, blocks: number, base?: Buffer) {
     this.run = run >>> 0
     this.blocks = blocks
+    this.base = base
   }
 
   get now(): number {
@@ -100,6 +104,12 @@ export class History {
     const data = Buffer.allocUnsafe(write.blockCount * blockBytes)
     for (let i = 0; i < write.blockCount; i++) fillBlock(data, i * blockBytes, this.run, write.id, write.firstBlock + i)
     return data
+  }
+
+  /** Of the write that these bytes (the beginning of a line of a block) are from; undefined: not of this history. */
+  idOf(bytes: Buffer): number | undefined {
+    const ours = bytes.length >= 16 && bytes.readUInt32LE(0) === magic && bytes.readUInt32LE(4) === this.run
+    return ours ? bytes.readUInt32LE(8) : undefined
   }
 
   /**
@@ -151,7 +161,7 @@ export interface CheckOptions {
   violationsMax?: number
 }
 
-/** Whether `content` (at least history.blocks blocks) is a legal cut. The device was zeroes before the history. */
+/** Whether `content` (at least history.blocks blocks) is a legal cut. */
 export function checkCut(history: History, content: Uint8Array, options: CheckOptions = {}): CutReport {
   return new CutCheck(history, options).run(content)
 }
@@ -160,6 +170,8 @@ export function checkCut(history: History, content: Uint8Array, options: CheckOp
 const zeroes = 0
 /** In place of a block that shows nothing legal, reported already. */
 const nothing = -1
+/** The block shows what was there before the history, and that is not zeroes. */
+const initial = -2
 
 class CutCheck {
   readonly #history: History
@@ -170,7 +182,7 @@ class CutCheck {
   readonly #violations: Violation[] = []
   /** By block: ids of the writes that cover it, in the order of submission. */
   readonly #covering: number[][]
-  /** By block: the write it shows, `zeroes` or `nothing`. */
+  /** By block: the write it shows, `zeroes`, `initial` or `nothing`. */
   readonly #shown: number[] = []
   /** Writes that are in S although condition 1 alone does not demand it. */
   readonly #members = new Set<number>()
@@ -199,6 +211,7 @@ class CutCheck {
     this.#attributeZeroes()
     this.#shown.forEach((id, block) => {
       if (id > 0) this.#checkBlock(block, id)
+      else if (id === initial) this.#checkInitial(block)
     })
     if (this.#violations.length === 0) this.#checkOrder()
     const requiredWrites = this.#history.writes.filter(write => this.#inCut(write)).length
@@ -242,6 +255,7 @@ class CutCheck {
 
   #identify(bytes: Buffer, block: number, expected: Buffer): number {
     if (bytes.length === blockBytes && bytes.equals(zeroBlock)) return zeroes
+    if (bytes.length === blockBytes && bytes.equals(this.#baseBlock(block))) return initial
     if (bytes.length < blockBytes || bytes.readUInt32LE(0) !== magic || bytes.readUInt32LE(4) !== this.#history.run) {
       this.#report('garbage', block, `block ${block} holds bytes that nobody wrote`)
       return nothing
@@ -273,12 +287,13 @@ class CutCheck {
       before = this.#tick
       for (const block of blocks) {
         const newest = this.#newestIn(block, zeroes)
-        if (newest === undefined) continue // the beginning explains it
+        if (newest === undefined && this.#baseBlock(block).equals(zeroBlock)) continue // the beginning explains it
         const explains = this.#covering[block]?.find(id => this.#explainsZeroes(id, block))
         if (explains !== undefined) {
           this.#tick = Math.max(this.#tick, this.#inCut(this.#write(explains)) ? 0 : this.#write(explains).submitted)
         } else {
-          this.#reportStale(block, 'zeroes', newest)
+          if (newest !== undefined) this.#reportStale(block, 'zeroes', newest)
+          else this.#report('garbage', block, `block ${block} holds zeroes that nobody wrote`)
           blocks.delete(block)
         }
       }
@@ -306,6 +321,15 @@ class CutCheck {
     const write = this.#write(id)
     const newest = this.#newestIn(block, id)
     if (newest !== undefined && write.ended < newest.submitted) this.#reportStale(block, `write ${id}`, newest)
+  }
+
+  #checkInitial(block: number): void {
+    const newest = this.#newestIn(block, initial)
+    if (newest !== undefined) this.#reportStale(block, 'what was there before', newest)
+  }
+
+  #baseBlock(block: number): Buffer {
+    return this.#history.base?.subarray(block * blockBytes, (block + 1) * blockBytes) ?? zeroBlock
   }
 
   #reportStale(block: number, shows: string, lacks: HistoryWrite): void {

@@ -20,6 +20,8 @@ export interface WorkloadOptions {
   firstByte?: number
   /** All clients together: a bound for what a history grows to while a test waits for something. */
   writesPerSecond?: number
+  /** Of one write; most are far shorter. */
+  blocksMax?: number
   /** After a lost connection: try again until the export is there (a restarted master), instead of ending. */
   reconnect?: boolean
 }
@@ -32,9 +34,24 @@ export class Workload {
   #clients: Promise<void>[] = []
   #stopping = false
   #began = 0
+  /** Writes of the histories before this one. */
+  #before = 0
+  #history: History
+  #outstanding = 0
+  #paused: Promise<void> | undefined
+  #resume: () => void = () => undefined
 
   constructor(options: WorkloadOptions) {
-    this.#options = { connections: 3, depth: 8, firstByte: 0, writesPerSecond: 2000, reconnect: false, ...options }
+    this.#options = {
+      connections: 3,
+      depth: 8,
+      firstByte: 0,
+      writesPerSecond: 2000,
+      blocksMax: 8,
+      reconnect: false,
+      ...options,
+    }
+    this.#history = options.history
     this.#random = seededRandom(options.seed)
   }
 
@@ -49,14 +66,34 @@ export class Workload {
     await Promise.all(this.#clients)
   }
 
+  /** Writes submitted so far. */
+  get submitted(): number {
+    return this.#before + this.#history.writes.length
+  }
+
   /** Until so many writes were submitted from now on, or the time is over. */
   async written(count: number, milliseconds = 10_000): Promise<void> {
-    const { history } = this.#options
-    const target = history.writes.length + count
-    for (const end = Date.now() + milliseconds; history.writes.length < target; await sleep(5)) {
+    const target = this.submitted + count
+    for (const end = Date.now() + milliseconds; this.submitted < target; await sleep(5)) {
       if (Date.now() > end)
-        throw new Error(`only ${history.writes.length + count - target} of ${count} writes in ${milliseconds} ms`)
+        throw new Error(`only ${this.submitted + count - target} of ${count} writes in ${milliseconds} ms`)
     }
+  }
+
+  /** No request is sent any more; resolves when every one that was has its reply or a dead connection. */
+  async pause(): Promise<void> {
+    this.#paused ??= new Promise(resolve => (this.#resume = resolve))
+    while (this.#outstanding > 0) await sleep(2)
+  }
+
+  /** Goes on; with a history of its own from here, if one is given (only after pause()). */
+  resume(history?: History): void {
+    if (history !== undefined) {
+      this.#before += this.#history.writes.length
+      this.#history = history
+    }
+    this.#paused = undefined
+    this.#resume()
   }
 
   async #client(): Promise<void> {
@@ -82,21 +119,22 @@ export class Workload {
 
   /** One request after the other until the connection is dead or the workload stops. */
   async #requests(client: NbdClient): Promise<void> {
-    const { history, writesPerSecond } = this.#options
+    const { writesPerSecond } = this.#options
     for (let alive = true; alive && !this.#stopping;) {
-      if (history.writes.length > ((Date.now() - this.#began) * writesPerSecond) / 1000 + 100) await sleep(5)
+      if (this.#paused !== undefined) await this.#paused
+      else if (this.submitted > ((Date.now() - this.#began) * writesPerSecond) / 1000 + 100) await sleep(5)
       else alive = this.#random() < 0.02 ? await this.#flush(client) : await this.#write(client)
     }
   }
 
   #flush(client: NbdClient): Promise<boolean> {
-    return this.#settle(this.#options.history.submitFlush(), () => client.flush())
+    return this.#settle(this.#history.submitFlush(), () => client.flush())
   }
 
   #write(client: NbdClient): Promise<boolean> {
-    const { history } = this.#options
+    const history = this.#history
     const random = this.#random
-    const count = 1 + Math.floor(random() ** 3 * 8)
+    const count = 1 + Math.floor(random() ** 3 * this.#options.blocksMax)
     // Most writes meet in a few blocks, so that order matters; the rest keeps the cut wide.
     const room = random() < 0.6 ? Math.min(24, history.blocks) : history.blocks
     const first = Math.floor(random() * (room - count + 1))
@@ -116,14 +154,18 @@ export class Workload {
 
   /** False when the connection is dead. */
   async #settle(operation: HistoryWrite | HistoryFlush, send: () => Promise<Reply>): Promise<boolean> {
+    const history = this.#history
     let reply: Reply
+    this.#outstanding++
     try {
       reply = await send()
     } catch {
-      this.#options.history.end(operation, 'lost')
+      history.end(operation, 'lost')
       return false
+    } finally {
+      this.#outstanding--
     }
-    this.#options.history.end(operation, reply.error === 0 ? 'acknowledged' : 'failed')
+    history.end(operation, reply.error === 0 ? 'acknowledged' : 'failed')
     if (reply.error !== 0) this.errors.push(`error ${reply.error} ${reply.message}`)
     return true
   }

@@ -286,3 +286,22 @@ t.test('a large random history and its cuts are judged in a moment', async t => 
   t.equal(checkCut(history, content).violations.length, 1)
   t.ok(Date.now() - begin < 3000)
 })
+
+t.test('a history may begin on a device that holds something', async t => {
+  const base = Buffer.alloc(2 * blockBytes, 7)
+  const history = new History(7, 2, base)
+  const write = history.submitWrite('data', 0, 1)
+  history.end(write, 'acknowledged')
+  const later = history.submitWrite('data', 1, 1)
+  history.end(later, 'acknowledged')
+  const both = Buffer.concat([history.payload(write), history.payload(later)])
+  t.strictSame(kinds(history, base), [], 'nothing of it')
+  t.strictSame(
+    kinds(history, Buffer.concat([history.payload(write), base.subarray(blockBytes)])),
+    [],
+    'the first write',
+  )
+  t.strictSame(kinds(history, both), [], 'all of it')
+  t.strictSame(kinds(history, Buffer.concat([base.subarray(blockBytes), history.payload(later)])), ['stale'])
+  t.strictSame(kinds(history, Buffer.alloc(2 * blockBytes)), ['garbage', 'garbage'], 'zeroes that nobody wrote')
+})

@@ -1,0 +1,82 @@
+/** Looks at the pair a few times a second: how long it was protected, and when acknowledgements counted for the standby. */
+import { metric } from '../support/daemon.js'
+import type { Judge } from './judge.js'
+import { type Stage, volume } from './stage.js'
+
+interface Look {
+  epoch: number
+  tick: number
+  /** In sync so far as acknowledgements go: streaming, no step open, nobody away. */
+  healthy: boolean
+  alone: number
+  timeMs: number
+}
+
+const everyMs = 150
+
+export class Watch {
+  protectedMs = 0
+  totalMs = 0
+  /** A fault is on that may make the standby count as away between two looks. */
+  disturbed = false
+  #last: Look | undefined
+  #timer: NodeJS.Timeout | undefined
+  #looking: Promise<void> | undefined
+
+  constructor(
+    private readonly stage: Stage,
+    private readonly judge: Judge,
+  ) {}
+
+  start(): void {
+    this.#timer = setInterval(() => {
+      this.#looking ??= this.#look().finally(() => (this.#looking = undefined))
+    }, everyMs)
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer)
+    await this.#looking
+  }
+
+  /** An epoch has begun: windows do not reach across. */
+  reset(): void {
+    this.#last = undefined
+  }
+
+  /** The master is dead and every request has ended: what was acknowledged after the last look was no different. */
+  died(): void {
+    const last = this.#last
+    if (last?.healthy === true && last.epoch === this.judge.epoch && !this.disturbed)
+      this.#inSync(last.tick, Infinity, this.#what())
+    this.#last = undefined
+  }
+
+  async #look(): Promise<void> {
+    const { stage, judge } = this
+    const [epoch, tick] = [judge.epoch, judge.history.now]
+    const [status, alone] = await Promise.all([
+      stage.observer.status(),
+      metric(stage.pair.metrics.master, 'understudy_alone_flushes_total', { group: volume }).catch(() => undefined),
+    ])
+    const ended = performance.now()
+    const elapsedMs = Math.min(1000, ended - (this.#last?.timeMs ?? ended - everyMs))
+    this.totalMs += elapsedMs
+    if (status?.protected === true) this.protectedMs += elapsedMs
+    // The tick is from before the look, the facts from after it.
+    const healthy = status?.state === 'replicating' && alone !== undefined && status.reason === ''
+    const look = { epoch, tick, healthy, alone: alone ?? -1, timeMs: ended }
+    const last = this.#last
+    this.#last = look
+    if (last === undefined || !last.healthy || !healthy || last.epoch !== epoch || judge.epoch !== epoch) return
+    if (alone === last.alone) this.#inSync(last.tick, tick, this.disturbed ? 'flushed' : this.#what())
+  }
+
+  #inSync(from: number, until: number, what: 'every' | 'flushed'): void {
+    if (this.stage.durability !== 'async') this.judge.inSync(from, until, what)
+  }
+
+  #what(): 'every' | 'flushed' {
+    return this.stage.durability === 'flush' ? 'flushed' : 'every'
+  }
+}
