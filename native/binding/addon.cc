@@ -32,6 +32,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::counter_layout>(exports, "counterLayout");
   add<&Addon::create_identity>(exports, "createIdentity");
   add<&Addon::identity_fingerprint>(exports, "identityFingerprint");
+  add<&Addon::identity_certificate>(exports, "identityCertificate");
   add<&Addon::listen>(exports, "listen");
   add<&Addon::close_listener>(exports, "closeListener");
   add<&Addon::adopt>(exports, "adopt");
@@ -167,6 +168,13 @@ Napi::Value Addon::identity_fingerprint(Call call) {
   auto fingerprint = quic::identity_fingerprint({call[0].ToString().Utf8Value()});
   require_ok(call.Env(), fingerprint.status);
   return Napi::String::New(call.Env(), fingerprint.value);
+}
+
+Napi::Value Addon::identity_certificate(Call call) {
+  const auto seconds = static_cast<uint64_t>(call[1].ToNumber().Int64Value());
+  auto certificate = quic::identity_certificate({call[0].ToString().Utf8Value()}, seconds);
+  require_ok(call.Env(), certificate.status);
+  return Napi::String::New(call.Env(), certificate.value);
 }
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {

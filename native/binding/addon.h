@@ -29,6 +29,7 @@ class Addon {
   Napi::Value counter_layout(Call call);
   Napi::Value create_identity(Call call);
   Napi::Value identity_fingerprint(Call call);
+  Napi::Value identity_certificate(Call call);
   // nbd-calls.cc
   Napi::Value listen(Call call);
   Napi::Value close_listener(Call call);

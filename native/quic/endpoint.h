@@ -30,6 +30,9 @@ Result<Identity> create_identity();
 // The id: SHA-256 of the DER SubjectPublicKeyInfo, 64 lower-case hex digits.
 Result<std::string> identity_fingerprint(const Identity &identity);
 
+// A self-signed certificate of the key, in PEM, for others that speak TLS with it; it counts from an hour ago.
+Result<std::string> identity_certificate(const Identity &identity, uint64_t valid_seconds);
+
 enum class CloseReason : uint8_t {
   kLocal,            // close() was called
   kPeer,             // the peer closed; text is its reason

@@ -38,7 +38,7 @@ gnutls_digest_algorithm_t signing_hash(gnutls_x509_crt_t certificate) {
   return hash;
 }
 
-int make_certificate(Certificate &certificate, gnutls_x509_privkey_t key) {
+int make_certificate(Certificate &certificate, gnutls_x509_privkey_t key, uint64_t valid_seconds) {
   static constexpr char kName[] = "CN=understudy";
   uint8_t serial[16];
   if (int error = gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof serial)) return error;
@@ -48,12 +48,14 @@ int make_certificate(Certificate &certificate, gnutls_x509_privkey_t key) {
   gnutls_x509_crt_t crt = certificate.handle;
   if (int error = gnutls_x509_crt_set_version(crt, 3)) return error;
   if (int error = gnutls_x509_crt_set_serial(crt, serial, sizeof serial)) return error;
-  if (int error = gnutls_x509_crt_set_activation_time(crt, now - 86400)) return error;
-  if (int error = gnutls_x509_crt_set_expiration_time(crt, now + time_t{86400} * 3650)) return error;
+  if (int error = gnutls_x509_crt_set_activation_time(crt, now - 3600)) return error;
+  if (int error = gnutls_x509_crt_set_expiration_time(crt, now - 3600 + static_cast<time_t>(valid_seconds))) return error;
   if (int error = gnutls_x509_crt_set_dn(crt, kName, nullptr)) return error;
   if (int error = gnutls_x509_crt_set_key(crt, key)) return error;
   return gnutls_x509_crt_sign2(crt, crt, key, signing_hash(crt), 0);
 }
+
+constexpr uint64_t kEnvelopeSeconds = 86400ull * 3650;
 
 Result<std::string> peer_fingerprint(gnutls_session_t session) {
   unsigned count = 0;
@@ -84,7 +86,7 @@ Result<std::shared_ptr<Credentials>> Credentials::create(const Identity &identit
   Result<PrivateKey> key = load_key(identity);
   if (!key.ok()) return key.status;
   Certificate certificate;
-  if (int error = make_certificate(certificate, key.value.handle)) return tls_failure(error, "identity: certificate");
+  if (int error = make_certificate(certificate, key.value.handle, kEnvelopeSeconds)) return tls_failure(error, "identity: certificate");
   auto credentials = std::make_shared<Credentials>();
   if (int error = gnutls_certificate_allocate_credentials(&credentials->handle_))
     return tls_failure(error, "identity: credentials");
@@ -92,6 +94,19 @@ Result<std::shared_ptr<Credentials>> Credentials::create(const Identity &identit
     return tls_failure(error, "identity: credentials");
   gnutls_certificate_set_verify_function(credentials->handle_, verify_peer);
   return credentials;
+}
+
+Result<std::string> identity_certificate(const Identity &identity, uint64_t valid_seconds) {
+  Result<PrivateKey> key = load_key(identity);
+  if (!key.ok()) return key.status;
+  Certificate certificate;
+  gnutls_datum_t pem{};
+  int error = make_certificate(certificate, key.value.handle, valid_seconds);
+  if (!error) error = gnutls_x509_crt_export2(certificate.handle, GNUTLS_X509_FMT_PEM, &pem);
+  if (error) return tls_failure(error, "identity: certificate");
+  std::string text(reinterpret_cast<char *>(pem.data), pem.size);
+  gnutls_free(pem.data);
+  return text;
 }
 
 Credentials::~Credentials() {

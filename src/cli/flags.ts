@@ -33,6 +33,7 @@ export interface StandbyFlags {
   store: string
   listen: string
   allow: string[]
+  transport?: string
   device?: string[]
   metrics?: string
   drainTimeout?: string
@@ -66,6 +67,7 @@ export function standbyTree(flags: StandbyFlags): Tree {
     store: flags.store,
     listen: flags.listen,
     allow: flags.allow,
+    transport: flags.transport,
     devices: flags.device === undefined ? undefined : devicesTree(flags.device),
     drain_timeout: flags.drainTimeout,
   }

@@ -33,7 +33,10 @@ export function masterCommand(): Command {
       '--on-standby-loss <what>',
       `what clients do without the standby: continue or block (default: ${defaults.onStandbyLoss})`,
     )
-    .option('--transport <name>', `quic (default: ${defaults.transport})`)
+    .option(
+      '--transport <name>',
+      `quic, or webtransport: the same inside of TLS over TCP, for networks without UDP; slower (default: ${defaults.transport})`,
+    )
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--read-only', 'refuse writes of clients')
     .option(

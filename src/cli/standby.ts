@@ -26,6 +26,11 @@ export function standbyCommand(): Command {
       "a master that may replicate here, by its id as 'understudy identity' prints it (repeatable)",
       repeatable,
     )
+    .option(
+      '--transport <name>',
+      `what masters may come by: quic (UDP only), or webtransport or both: also TCP at the same port number, for
+      networks without UDP (default: ${defaults.standbyTransport})`,
+    )
     .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option(

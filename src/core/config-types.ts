@@ -6,11 +6,14 @@ import type { ByteRange, HostPort, ListenAddress, PeerAddress } from './units.js
 
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 export type OnStandbyLoss = 'continue' | 'block'
-export type Transport = 'quic'
+export type Transport = 'quic' | 'webtransport'
+/** What a standby can be reached by. */
+export type StandbyTransport = Transport | 'both'
 
 export const durabilities: readonly Durability[] = ['async', 'flush', 'received', 'durable']
 export const onStandbyLosses: readonly OnStandbyLoss[] = ['continue', 'block']
-export const transports: readonly Transport[] = ['quic']
+export const transports: readonly Transport[] = ['quic', 'webtransport']
+export const standbyTransports: readonly StandbyTransport[] = ['quic', 'webtransport', 'both']
 
 export interface VolumeConfig {
   /** The NBD export's name and the volume's name everywhere: status, metrics, STORE/NAME/image.raw. */
@@ -56,6 +59,8 @@ export interface StandbyConfig {
   /** STORE/VOLUME/image.raw. */
   store: string
   listen: HostPort
+  /** webtransport needs QUIC behind it: both is the same but for what a reader expects. */
+  transport: StandbyTransport
   /** Ids of masters that may replicate here. */
   allow: string[]
   /** Volumes whose image is a block device instead of STORE/VOLUME/image.raw. */
@@ -83,6 +88,7 @@ export const defaults = {
   logBytesMin: 80 << 20,
   peerTimeoutMs: 5_000,
   transport: 'quic' as Transport,
+  standbyTransport: 'both' as StandbyTransport,
   drainTimeoutMs: 30_000,
   unixMode: 0o600,
 } as const

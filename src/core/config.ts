@@ -17,6 +17,7 @@ import {
   onStandbyLosses,
   type StandbyConfig,
   type Transport,
+  standbyTransports,
   transports,
   type VolumeConfig,
 } from './config-types.js'
@@ -154,6 +155,7 @@ function readStandby(table: TableReader, path: (text: string) => string): Standb
   const standby: StandbyConfig = {
     store: store === '' ? '' : path(store),
     listen: table.parsed('listen', parseHostPort) ?? { host: '127.0.0.1', port: 0 },
+    transport: table.oneOf('transport', standbyTransports, defaults.standbyTransport),
     allow: [...new Set(table.list('allow', parseId))],
     devices: new Map(),
     drainTimeoutMs: table.parsed('drain_timeout', parseDuration, true) ?? defaults.drainTimeoutMs,

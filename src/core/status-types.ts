@@ -22,6 +22,8 @@ export interface PeerStatus {
   /** HOST:PORT */
   address: string
   session: 'connected' | 'connecting' | 'away' | 'refused'
+  /** How it is reached; only a master knows. 'webtransport' is HTTP/2: TLS over TCP, with QUIC inside. */
+  transport?: 'quic' | 'webtransport (TLS over TCP)'
   /** Null without a session. */
   rttSeconds: number | null
 }

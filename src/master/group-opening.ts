@@ -12,6 +12,7 @@ import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { QuicTransport } from '../transport/quic.js'
 import type { Transport } from '../transport/transport.js'
+import { WebTransportTransport } from '../transport/webtransport.js'
 import { encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import type { PreparedGroup } from './group-preparation.js'
 import { encodeVolume, volumePath } from './volume-file.js'
@@ -23,7 +24,8 @@ export interface OpeningDeps {
 }
 
 export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport {
-  return new QuicTransport({
+  const Chosen = config.transport === 'webtransport' ? WebTransportTransport : QuicTransport
+  return new Chosen({
     addon: deps.addon,
     events: deps.events,
     identityPem: deps.identity.pem,

@@ -71,6 +71,7 @@ function peersOf({ config, link, counters }: MasterStatusFacts): PeerStatus[] {
       id: config.standby.id,
       address: formatHostPort(config.standby),
       session: link.state,
+      transport: config.transport === 'quic' ? 'quic' : 'webtransport (TLS over TCP)',
       rttSeconds: hasRtt ? Number(rttNs) / 1e9 : null,
     },
   ]

@@ -162,6 +162,8 @@ export interface Addon {
 
   createIdentity(): string
   identityFingerprint(keyPem: string): string
+  /** A self-signed certificate of the key, in PEM. */
+  identityCertificate(keyPem: string, validSeconds: number): string
 
   /** Binds and listens; throws (EADDRINUSE ...). A stale unix socket nobody listens on is replaced. */
   listen(address: ListenAddress): { listener: number; port: number }

@@ -27,6 +27,7 @@ import {
   typeOf,
 } from '../transport/messages.js'
 import { QuicTransport } from '../transport/quic.js'
+import { ReachableByTunnel } from '../transport/tunnel-door.js'
 import type { Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
@@ -313,12 +314,21 @@ function openTransport(
 ): Transport {
   const listening: Listening = { address: config.listen, allow: config.allow, ...door }
   if (deps.listen !== undefined) return deps.listen(listening)
-  return new QuicTransport({
+  const quic = new QuicTransport({
     addon: deps.addon,
     events: deps.events,
     identityPem: deps.identity.pem,
     idleTimeoutMs,
     listening,
+  })
+  if (config.transport === 'quic') return quic
+  return new ReachableByTunnel(quic, {
+    addon: deps.addon,
+    identityPem: deps.identity.pem,
+    address: { host: config.listen.host, port: quic.port },
+    allowed: config.allow,
+    log: deps.log,
+    rejected: door.rejected,
   })
 }
 

@@ -43,6 +43,7 @@ async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}
   const config: StandbyConfig = {
     store,
     listen: { host: '127.0.0.1', port: 7000 },
+    transport: 'quic',
     allow: [master],
     devices: new Map(),
     drainTimeoutMs: 1000,

@@ -1,0 +1,108 @@
+/** A client's tunnel: from a UDP port on the loopback interface to a standby's QUIC endpoint. */
+import { createHash, X509Certificate } from 'node:crypto'
+import { createSocket, type Socket } from 'node:dgram'
+import { connect } from 'node:tls'
+
+import { formatHostPort, type PeerAddress } from '../../core/units.js'
+import { answerChallenge, idOfKey } from './challenge.js'
+import { loadLibrary, tunnelPath, type WebTransportSession } from './library.js'
+import { FrameStream, pump } from './pump.js'
+import type { TunnelEnd, TunnelIdentity } from './tunnel-messages.js'
+
+const handshakeMs = 10_000
+const idleMs = 60_000
+
+export class TunnelError extends Error {
+  constructor(
+    readonly reason: TunnelEnd,
+    message: string,
+  ) {
+    super(message)
+  }
+}
+
+/** Calls `opened` when packets pass, and throws (TunnelError) when it has ended. */
+export async function runTunnel(
+  peer: PeerAddress,
+  identity: TunnelIdentity,
+  stop: AbortSignal,
+  opened: (port: number) => void,
+): Promise<never> {
+  const limit = AbortSignal.timeout(handshakeMs)
+  const aborted = rejectWhen(stop, () => new TunnelError('peer', 'the tunnel was closed'))
+  const late = rejectWhen(limit, () => new TunnelError('timeout', `no tunnel within ${handshakeMs / 1000} s`))
+  const certificate = await Promise.race([pinnedCertificate(peer), aborted, late])
+  const { WebTransport } = await loadLibrary()
+  const session = new WebTransport(`https://${formatHostPort(peer)}${tunnelPath}`, {
+    forceReliable: true, // HTTP/2
+    serverCertificateHashes: [{ algorithm: 'sha-256', value: createHash('sha256').update(certificate.raw).digest() }],
+  })
+  session.closed.catch(() => undefined)
+  const socket = createSocket('udp4')
+  try {
+    const frames = await Promise.race([introduce(session, identity, peer), aborted, late])
+    const port = await bindLoopback(socket)
+    opened(port)
+    return await Promise.race([pump(frames, socket, idleMs), aborted])
+  } finally {
+    socket.close()
+    session.close()
+  }
+}
+
+async function introduce(
+  session: WebTransportSession,
+  { pem }: TunnelIdentity,
+  peer: PeerAddress,
+): Promise<FrameStream> {
+  await session.ready
+  const stream = new FrameStream(await session.createBidirectionalStream())
+  // The server does not know of the stream before something comes on it.
+  await stream.writeJson({ hello: 'understudy tunnel' })
+  await stream.writeJson(answerChallenge(await stream.readJson(), pem, peer.id))
+  const verdict = (await stream.readJson()) as { welcome?: unknown } | undefined
+  if (verdict?.welcome !== true) throw new TunnelError('refused-by-peer', 'the standby does not allow this key')
+  return stream
+}
+
+/**
+ * The certificate that answers there, if its key is the one that is expected. The session is then made to that very
+ * certificate: the package knows hashes of certificates, we pin keys.
+ */
+async function pinnedCertificate(peer: PeerAddress): Promise<X509Certificate> {
+  const raw = await new Promise<Buffer>((resolve, reject) => {
+    const socket = connect({ host: peer.host, port: peer.port, rejectUnauthorized: false, timeout: handshakeMs })
+    socket.once('secureConnect', () => {
+      resolve(socket.getPeerCertificate().raw)
+      socket.destroy()
+    })
+    socket.once('timeout', () => socket.destroy(new TunnelError('timeout', 'no answer')))
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const refused = error.code === 'ECONNREFUSED' ? ': nothing listens there (TCP)' : ''
+      reject(error instanceof TunnelError ? error : new TunnelError('timeout', `${error.message}${refused}`))
+    })
+  })
+  const certificate = new X509Certificate(raw)
+  const id = idOfKey(certificate.publicKey.export({ format: 'der', type: 'spki' }))
+  if (id !== peer.id) throw new TunnelError('peer-not-allowed', id)
+  return certificate
+}
+
+function bindLoopback(socket: Socket): Promise<number> {
+  return new Promise((resolve, reject) => {
+    socket.once('error', reject)
+    socket.bind(0, '127.0.0.1', () => {
+      socket.off('error', reject)
+      resolve(socket.address().port)
+    })
+  })
+}
+
+function rejectWhen(signal: AbortSignal, error: () => Error): Promise<never> {
+  const promise = new Promise<never>((_, reject) => {
+    if (signal.aborted) reject(error())
+    signal.addEventListener('abort', () => reject(error()), { once: true })
+  })
+  promise.catch(() => undefined)
+  return promise
+}
