@@ -208,15 +208,22 @@ Napi::Value Addon::save_dirty(Call call) {
 
 Napi::Value Addon::verify(Call call) {
   auto [group, volume] = volume_of(call);
+  engine::VerifyOptions options;
+  if (call[1].IsObject()) {
+    const Napi::Object given = call[1].As<Napi::Object>();
+    options = {flag(given, "repair"), static_cast<uint64_t>(number(given, "bytesPerSecond", 0))};
+  }
   const Promise promise(call.Env(), queue_);
-  group->post([group = group, volume = volume, promise] {
-    const Status started =
-        group->verifier().start(*volume, [promise](Status status, uint64_t chunks, uint64_t different) {
+  group->post([group = group, volume = volume, options, promise] {
+    const Status started = group->verifier().start(
+        *volume, options, [promise](const Status &status, const engine::VerifyOutcome &outcome) {
           if (!status.ok()) return promise.reject(status);
-          promise.resolve([chunks, different](Napi::Env env) -> Napi::Value {
+          promise.resolve([outcome](Napi::Env env) -> Napi::Value {
             Napi::Object result = Napi::Object::New(env);
-            result.Set("chunks", static_cast<double>(chunks));
-            result.Set("different", static_cast<double>(different));
+            result.Set("chunks", static_cast<double>(outcome.chunks));
+            result.Set("different", static_cast<double>(outcome.different));
+            result.Set("repaired", static_cast<double>(outcome.repaired));
+            result.Set("unreadableBytes", static_cast<double>(outcome.unreadable_bytes));
             return result;
           });
         });

@@ -13,7 +13,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "core/fd.h"
@@ -23,7 +25,10 @@ namespace {
 
 class FileDevice final : public Device {
  public:
-  FileDevice(Fd fd, const DeviceTraits &traits) : fd_(std::move(fd)) { traits_ = traits; }
+  FileDevice(Fd fd, Fd stored, bool direct, const DeviceTraits &traits)
+      : fd_(std::move(fd)), stored_(std::move(stored)), direct_(direct) {
+    traits_ = traits;
+  }
 
   int read(void *data, size_t bytes, uint64_t offset) override {
     auto *at = static_cast<char *>(data);
@@ -48,6 +53,20 @@ class FileDevice final : public Device {
       return read(data, bytes, offset);
     }
     return errno == EINTR ? EAGAIN : errno;
+  }
+
+  int read_stored(void *data, size_t bytes, uint64_t offset) override {
+    auto *at = static_cast<char *>(data);
+    while (bytes) {
+      const size_t part = std::min(bytes, kStoredPieceBytes - offset % kStoredUnitBytes);
+      if (const int error = read_piece(at, part, offset)) return error;
+      at += part, bytes -= part, offset += part;
+    }
+    return 0;
+  }
+
+  void forget_cached(uint64_t offset, uint64_t bytes) override {
+    (void)posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
   }
 
   int write(const void *data, size_t bytes, uint64_t offset) override {
@@ -96,6 +115,40 @@ class FileDevice final : public Device {
   }
 
  private:
+  static constexpr size_t kStoredPieceBytes = 1u << 20;
+  static constexpr size_t kStoredUnitBytes = 4096;  // what O_DIRECT asks of offset, length and memory, at the most
+
+  // At most kStoredPieceBytes, counted from the unit in which it begins.
+  int read_piece(void *data, size_t bytes, uint64_t offset) {
+    if (!direct_.load(std::memory_order_relaxed)) return read_evicted(data, bytes, offset);
+    struct Free {
+      void operator()(void *memory) const { free(memory); }
+    };
+    thread_local const std::unique_ptr<char, Free> piece(
+        static_cast<char *>(aligned_alloc(kStoredUnitBytes, kStoredPieceBytes)));
+    if (!piece) return ENOMEM;
+    const size_t lead = offset % kStoredUnitBytes, wanted = lead + bytes;
+    const size_t whole = (wanted + kStoredUnitBytes - 1) / kStoredUnitBytes * kStoredUnitBytes;
+    ssize_t got;
+    do got = pread(stored_.get(), piece.get(), whole, static_cast<off_t>(offset - lead));
+    while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EINVAL) direct_.store(false, std::memory_order_relaxed);  // stricter than it said
+    else if (got < 0) return errno;
+    if (got < static_cast<ssize_t>(wanted)) return read_evicted(data, bytes, offset);
+    memcpy(data, piece.get() + lead, bytes);
+    return 0;
+  }
+
+  // Where there is no O_DIRECT. Through a descriptor of its own, as sync_file_range takes the error of a failed write
+  // off the descriptor it is called on, and flush() must still hear of it.
+  int read_evicted(void *data, size_t bytes, uint64_t offset) {
+    const auto start = static_cast<off_t>(offset), length = static_cast<off_t>(bytes);
+    constexpr unsigned kWriteOut = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (sync_file_range(stored_.get(), start, length, kWriteOut) != 0 && (errno == EIO || errno == ENOSPC)) return errno;
+    (void)posix_fadvise(stored_.get(), start, length, POSIX_FADV_DONTNEED);
+    return read(data, bytes, offset);
+  }
+
   int zero_aligned(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) {
     const auto allocate = [&](int mode) {
       int result;
@@ -135,6 +188,8 @@ class FileDevice final : public Device {
   }
 
   Fd fd_;
+  Fd stored_;  // for read_stored()
+  std::atomic<bool> direct_;  // stored_ is O_DIRECT
   std::atomic<bool> nowait_{true};
 };
 
@@ -223,7 +278,12 @@ Result<std::unique_ptr<Device>> open_device(const std::string &path, const Devic
   if (!status.ok()) return status;
   if (traits.size_bytes == 0) return Status::failed(EINVAL, "open device: " + path + ": it is empty");
   if (traits.size_bytes > 1ull << 62) return Status::failed(EFBIG, "open device: " + path);
-  return std::unique_ptr<Device>(new FileDevice(std::move(fd), traits));
+  const std::string same = "/proc/self/fd/" + std::to_string(fd.get());  // the path may name another file by now
+  Fd stored(open(same.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
+  const bool direct = static_cast<bool>(stored);
+  if (!stored) stored = Fd(open(same.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!stored) return Status::failed(errno, "open device: " + path + ": a second time, to read past the page cache");
+  return std::unique_ptr<Device>(new FileDevice(std::move(fd), std::move(stored), direct, traits));
 }
 
 }  // namespace understudy

@@ -39,6 +39,10 @@ class Device {
   virtual int read(void *data, size_t bytes, uint64_t offset) = 0;
   // Only what can be had without waiting for a disk: 0, an errno, or EAGAIN (ask a worker to read()).
   virtual int read_now(void *data, size_t bytes, uint64_t offset) { return read(data, bytes, offset); }
+  // As read(), past the page cache: what is on the disk (or what the disk says it is). Waits for writes under way.
+  virtual int read_stored(void *data, size_t bytes, uint64_t offset) { return read(data, bytes, offset); }
+  // What the page cache holds of the range and the disk should have too goes: the next read() asks the disk.
+  virtual void forget_cached(uint64_t offset, uint64_t bytes) { (void)offset, (void)bytes; }
   virtual int write(const void *data, size_t bytes, uint64_t offset) = 0;
   // fast_only: ENOTSUP instead of anything as slow as writing zeroes. Without it never ENOTSUP.
   virtual int zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) = 0;

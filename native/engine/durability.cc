@@ -75,8 +75,11 @@ void Group::flush_ended(Volume &volume, uint64_t ticket, int error, const std::v
   if (!error) return;
   // The kernel may have dropped what it could not write: nobody knows what the device holds now.
   failed(volume, "flush", 0, volume.size_bytes, error);
-  for (uint64_t extent : covered)
-    refused(volume, extent * ExtentSet::kExtent, std::min(volume.size_bytes, (extent + 1) * ExtentSet::kExtent));
+  for (uint64_t extent : covered) {
+    const uint64_t start = extent * ExtentSet::kExtent, end = std::min(volume.size_bytes, start + ExtentSet::kExtent);
+    volume.distrusted.mark(start, end);
+    refused(volume, start, end);
+  }
 }
 
 void Group::answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable) {

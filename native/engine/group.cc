@@ -26,7 +26,8 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
       capture_(options.capture, volumes_, page_, events_),
       resync_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_, volumes_,
               page_),
-      verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_),
+      verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_,
+                [this](Volume &volume, const std::vector<Range> &ranges) { repair(volume, ranges); }),
       epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   for (auto &volume : volumes_) {
     volume->page = CounterPages::instance().take();
@@ -81,7 +82,7 @@ void Group::run() {
     watch_standby();
     serve_all();
     if (!resync_.turn()) resync_waits_ = true;
-    verifier_.turn();
+    verifier_.turn(turn_ns_);
     start_flushes();
     if (const Capture::News news = capture_.publish(); news != Capture::News::kNone)
       link_->published(news == Capture::News::kUrgent);
@@ -117,6 +118,11 @@ bool Group::needs_acks() const {
 }
 
 int Group::wait_limit_ms() {
+  const int limit = wait_limit_without_verify_ms(), verify = verifier_.wait_limit_ms(turn_ns_);
+  return limit < 0 || (verify >= 0 && verify < limit) ? verify : limit;
+}
+
+int Group::wait_limit_without_verify_ms() {
   const bool wants = needs_acks();
   peer_.want(wants);
   if (!readable_.empty() || peer_.updates() != updates_seen_) return wants || !readable_.empty() ? 0 : kWatchMs;
@@ -268,6 +274,21 @@ void Group::detach(const char *reason) {
   resync_.cancel();
   capture_.detach(reason, peer_.durable());
   session_ = 0;
+}
+
+// What differs is dirty from here on, so that clients' writes to it and the blocks that are resent have one order.
+void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
+  capture_.open_step(false);
+  for (const Range &range : ranges) {
+    volume.resent.mark(range.start, range.end);
+    volume.distrusted.mark(range.start, range.end);  // what was compared is what is sent
+    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    volume.excluded.inside(range.start, range.end, [&](uint64_t start, uint64_t end) {
+      if (capture_.log()->room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
+    });
+  }
+  resync_.start(session_, false);
+  resync_.replan();
 }
 
 void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) {

@@ -72,6 +72,8 @@ class Group {
 
   void run();
   int wait_limit_ms();
+  int wait_limit_without_verify_ms();
+  void repair(Volume &volume, const std::vector<Range> &ranges);
   void wait(int limit_ms);
   void run_tasks();
   void serve_all();

@@ -16,13 +16,16 @@ bool all_zero(const uint8_t *data, size_t bytes) {
   return bytes == 0 || (data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0);
 }
 
-RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end) {
+RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end, ReadFrom from) {
   RegionData result;
+  const auto read = [&](void *data, size_t bytes, uint64_t offset) {
+    return from == ReadFrom::kStored ? device.read_stored(data, bytes, offset) : device.read(data, bytes, offset);
+  };
   result.bytes.resize(end - start);
-  if (device.read(result.bytes.data(), end - start, start) != 0) {
+  if (read(result.bytes.data(), end - start, start) != 0) {
     for (uint64_t at = start; at < end; at += wire::kRegionBytes) {
       const size_t bytes = std::min<uint64_t>(wire::kRegionBytes, end - at);
-      const int error = device.read(result.bytes.data() + (at - start), bytes, at);
+      const int error = read(result.bytes.data() + (at - start), bytes, at);
       if (!error) continue;
       memset(result.bytes.data() + (at - start), 0, bytes);
       result.unreadable.push_back(at);

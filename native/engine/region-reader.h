@@ -17,7 +17,9 @@ struct RegionData {
   std::vector<uint64_t> unreadable;  // offsets of regions that could not be read: their bytes are zeroes
   int error = 0;                     // of the first of them
 };
+// kCached: through the page cache. kStored: past it.
+enum class ReadFrom : uint8_t { kCached, kStored };
 // [start, end) of the device with `excluded` blanked; region by region where the whole cannot be read.
-RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end);
+RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end, ReadFrom from);
 
 }  // namespace understudy::engine

@@ -120,6 +120,7 @@ Group::Outcome Group::execute(Connection &connection, const ParsedRequest &reque
     connection.reply(request.type, request.cookie, request.offset, error);
     return Outcome::kDone;
   }
+  verifier_.clients_asked(turn_ns_);
   const uint64_t end = request.offset + request.length;
   const bool writes = is_write_like(request.type);
   if (request.type != nbd::kFlush && !BROKEN(kSkipOverlapWait) &&

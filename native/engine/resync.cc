@@ -110,7 +110,8 @@ bool Resync::plan_next() {
     return true;
   }
   end = std::min({run.end, (run.start / kChunkBytes + 1) * kChunkBytes});
-  chunks_.push_back({&volume, run.start, end, fresh_ ? Chunk::kReady : Chunk::kWanted, {}});
+  const bool compares = !fresh_ && !volume.resent.contains(run.start);
+  chunks_.push_back({&volume, run.start, end, compares ? Chunk::kWanted : Chunk::kReady, {}});
   cursor_ = end;
   return true;
 }
@@ -167,8 +168,12 @@ void Resync::read(Chunk &chunk) {
   chunk.stage = Chunk::kReading;
   reads_++;
   // The log lives as long as this read: its held room is given back to the same log.
-  host_.pool.submit([this, result, log, excluded = volume.excluded] {
-    result->data = read_regions(*result->volume->device, excluded, result->start, result->end);
+  const ReadFrom from = volume.distrusted.contains(chunk.start) ? ReadFrom::kStored : ReadFrom::kCached;
+  host_.pool.submit([this, result, log, from, excluded = volume.excluded] {
+    Device &device = *result->volume->device;
+    // So that clients read what the standby is sent: a page whose write failed would show its old contents later.
+    if (from == ReadFrom::kStored) device.forget_cached(result->start, result->end - result->start);
+    result->data = read_regions(device, excluded, result->start, result->end, from);
     for (uint64_t at = result->start; at < result->end; at += kRegion) {
       const size_t index = (at - result->start) / kRegion, size = std::min<uint64_t>(kRegion, result->end - at);
       const uint8_t *data = result->data.bytes.data() + (at - result->start);

@@ -81,6 +81,7 @@ class ExtentSet {
       list_.push_back(extent);
     }
   }
+  bool contains(uint64_t offset) const { return bits_[offset / kExtent]; }
   std::vector<uint64_t> take() {
     for (uint64_t extent : list_) bits_[extent] = false;
     return std::exchange(list_, {});
@@ -112,6 +113,10 @@ struct Volume {
   bool watch_again = false;        // and the range was written to once more since
   log::DirtyMap dirty;
   ExtentSet unflushed{size_bytes};  // written since the last flush began: what becomes dirty when it fails
+  // A flush failed over these, or a verify found them different: the disk may not have what the page cache says, so that
+  // a resynchronisation reads past it. Until the next start: only reading costs more.
+  ExtentSet distrusted{size_bytes};
+  ExtentSet resent{size_bytes};  // a repair: what is dirty here is sent without asking for the standby's hashes
   FlightTable flights;
   FlushState flush;
   std::deque<Waiter> received_waiters, flush_waiters;  // each in the order of submission

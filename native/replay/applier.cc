@@ -150,7 +150,7 @@ void Applier::verify(const LogReader::Record &record) {
   memcpy(&payload, record.payload, sizeof payload);
   Digest digest;
   Device &device = images_[record.header.volume_index]->device();
-  const int error = digest_range(device, record.header.offset, record.header.length, &digest);
+  const int error = digest_range(device, record.header.offset, record.header.length, true, &digest);
   const bool equal = !error && memcmp(digest.data(), payload.hash, digest.size()) == 0;
   (equal ? state_.verify_equal : state_.verify_different).fetch_add(1, std::memory_order_relaxed);
   listener_.verified({payload.id, record.header.offset, record.header.length, record.header.volume_index,

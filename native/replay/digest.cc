@@ -27,13 +27,13 @@ class Sha256 {
 };
 }  // namespace
 
-int digest_range(Device &device, uint64_t offset, uint64_t bytes, Digest *digest) {
+int digest_range(Device &device, uint64_t offset, uint64_t bytes, bool stored, Digest *digest) {
   Sha256 hash;
   std::vector<uint8_t> piece(std::min(bytes, kPieceBytes));
   int error = 0;
   for (uint64_t at = 0; at < bytes && !error;) {
     const uint64_t now = std::min(kPieceBytes, bytes - at);
-    error = device.read(piece.data(), now, offset + at);
+    error = stored ? device.read_stored(piece.data(), now, offset + at) : device.read(piece.data(), now, offset + at);
     if (!error) hash.add(piece.data(), now);
     at += now;
   }

@@ -8,7 +8,7 @@
 
 namespace understudy::replay {
 using Digest = std::array<uint8_t, wire::kHashBytes>;
-// 0 or the errno of the read.
-int digest_range(Device &device, uint64_t offset, uint64_t bytes, Digest *digest);
+// 0 or the errno of the read. stored: past the page cache.
+int digest_range(Device &device, uint64_t offset, uint64_t bytes, bool stored, Digest *digest);
 Digest digest_of_zeroes(uint64_t bytes);
 }  // namespace understudy::replay

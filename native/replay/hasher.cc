@@ -108,7 +108,7 @@ wire::HashEntry Hasher::hash_region(const wire::HashRequestBody &request, uint64
   const uint64_t bytes = std::min<uint64_t>(wire::kRegionBytes, device.traits().size_bytes - offset);
   Digest digest = zeroes_;
   const bool known_zeroes = bytes == wire::kRegionBytes && device.hole_bytes(offset, bytes) == bytes;
-  if (!known_zeroes && digest_range(device, offset, bytes, &digest) != 0) return entry;
+  if (!known_zeroes && digest_range(device, offset, bytes, false, &digest) != 0) return entry;
   // Asked after reading, so that a record that came in between is not missed.
   if (is_staged && ledger_.staged(request.volume_index, region)) return entry;
   memcpy(entry.hash, digest.data(), digest.size());

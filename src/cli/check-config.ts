@@ -53,7 +53,8 @@ function groupPlan(group: GroupConfig): string[] {
   const peer = group.standby === undefined ? 'without a standby' : `standby ${formatPeer(group.standby)}`
   const policy = `durability ${group.durability}, on standby loss ${group.onStandbyLoss}`
   const limits = `log ${formatSize(group.logBytes)}, peer timeout ${formatDuration(group.peerTimeoutMs)}`
-  const lines = [`master of group ${group.name}: ${peer}, ${policy}, ${limits}`]
+  const scrub = group.scrubEveryMs === undefined ? '' : `, scrub every ${formatDuration(group.scrubEveryMs)}`
+  const lines = [`master of group ${group.name}: ${peer}, ${policy}, ${limits}${scrub}`]
   for (const volume of group.volumes) {
     const only = volume.partitions.length === 0 ? '' : `, only partitions ${volume.partitions.join(', ')}`
     const without = volume.exclude.length === 0 ? '' : `, without ${volume.exclude.map(formatRange).join(', ')}`

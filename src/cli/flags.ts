@@ -25,6 +25,7 @@ export interface MasterFlags {
   exclude?: string[]
   drainTimeout?: string
   packetSize?: string
+  scrubEvery?: string
   insecure?: boolean
 }
 
@@ -56,6 +57,7 @@ export function masterTree(flags: MasterFlags): Tree {
     peer_timeout: flags.peerTimeout,
     drain_timeout: flags.drainTimeout,
     packet_size: flags.packetSize,
+    scrub_every: flags.scrubEvery,
     volume: [given(volume)],
   }
   const nbd = { listen: flags.listen, unix_mode: flags.unixMode, unix_group: flags.unixGroup, insecure: flags.insecure }

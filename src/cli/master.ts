@@ -63,6 +63,7 @@ export function masterCommand(): Command {
       `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )
     .option('--packet-size <bytes>', 'UDP payload, 1200 to 60000 (default: what the path takes)')
+    .option('--scrub-every <time>', 'verify the volume so long after its last verify, e.g. 24h (default: when asked)')
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
     .addHelpText('after', help)
     .action(async (flags: MasterFlags) => {

@@ -25,6 +25,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   log_size = "${formatSize(defaults.logBytes).replace(' ', '')}"
   peer_timeout = "${defaults.peerTimeoutMs / 1000}s"
   drain_timeout = "${defaults.drainTimeoutMs / 1000}s"
+  scrub_every = "24h"                     # default: verify when asked only
   transport = "${defaults.transport}"                      # and packet_size = 1350, default: what the path takes
   [[group.volume]]
   export = "disk1"

@@ -44,6 +44,8 @@ export interface GroupConfig {
   packetBytesMax?: number
   /** How long a stop waits for the standby to have everything; what remains is marked dirty. */
   drainTimeoutMs: number
+  /** Each volume is verified so long after its last verify; absent: only when asked. */
+  scrubEveryMs?: number
 }
 
 export interface NbdConfig {

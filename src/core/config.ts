@@ -195,6 +195,8 @@ function readGroup(table: TableReader, path: (text: string) => string): GroupCon
   if (standby !== undefined) group.standby = standby
   const packetBytesMax = table.parsed('packet_size', parsePacketSize, true)
   if (packetBytesMax !== undefined) group.packetBytesMax = packetBytesMax
+  const scrubEveryMs = table.parsed('scrub_every', parseScrubEvery)
+  if (scrubEveryMs !== undefined) group.scrubEveryMs = scrubEveryMs
   table.end()
   return group
 }
@@ -306,6 +308,12 @@ function parseLogSize(text: string): number {
 function parsePeerTimeout(text: string): number {
   const milliseconds = parseDuration(text)
   if (milliseconds < 500 || milliseconds > 3_600_000) throw new UsageError(`'${text}': it must be between 500ms and 1h`)
+  return milliseconds
+}
+
+function parseScrubEvery(text: string): number {
+  const milliseconds = parseDuration(text)
+  if (milliseconds < 1_000) throw new UsageError(`'${text}': it must be at least 1s; for example 24h or 7d`)
   return milliseconds
 }
 

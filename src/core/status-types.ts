@@ -33,6 +33,10 @@ export interface LastVerify {
   time: string
   chunks: number
   different: number
+  /** Of the different ones: sent anew, and equal since. */
+  repaired: number
+  /** Of the master's device: not compared. */
+  unreadableBytes: number
 }
 
 export interface VolumeStatus {

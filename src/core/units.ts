@@ -77,9 +77,9 @@ export function formatSize(bytes: number | bigint): string {
   return `${value.toFixed(digits)} ${units[unit] ?? ''}`
 }
 
-const durationUnits: Record<string, number> = { ms: 1, s: 1000, '': 1000, m: 60_000, min: 60_000, h: 3_600_000 }
+const durationUnits: Record<string, number> = { ms: 1, s: 1000, '': 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 }
 
-/** "500ms", "5s", "2m", "1h"; a bare number is seconds. Returns milliseconds, at most 2^31 - 1 (what timers take). */
+/** "500ms", "5s", "2m", "1h", "7d"; a bare number is seconds. Returns milliseconds, at most 2^31 - 1 (what timers take). */
 export function parseDuration(text: string): number {
   const match = /^(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)$/.exec(text.trim().toLowerCase())
   const unit = match === null ? undefined : durationUnits[match[2] ?? '']
@@ -88,6 +88,13 @@ export function parseDuration(text: string): number {
   const milliseconds = Math.round(Number(match[1]) * unit)
   if (milliseconds > 0x7fffffff) throw new UsageError(`duration '${text}' is longer than 24 days`)
   return milliseconds
+}
+
+/** Bytes a second: "50MiB", "50MiB/s". */
+export function parseRate(text: string): number {
+  const rate = parseSize(text.trim().replace(/\/s$/, ''))
+  if (rate < 1024) throw new UsageError(`'${text}' is less than 1KiB a second`)
+  return rate
 }
 
 /** "850 ms", "12.3 s", "4m 05s", "3h 20m". */

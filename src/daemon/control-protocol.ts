@@ -7,7 +7,7 @@
  *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
  *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
  *   POST /promote   PromoteRequest  -> PromoteReply
- *   POST /verify    VolumeRequest   -> stream of VerifyEvent
+ *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
  *
@@ -71,7 +71,30 @@ export interface PromoteReply {
   messages: string[]
 }
 
-export type VerifyEvent = { done: false } | { done: true; chunks: number; different: number }
+export interface VerifyRequest extends VolumeRequest {
+  repair: boolean
+  /** '': as the clients leave room. */
+  rate: string
+}
+
+/** In bytes of the volume. */
+export interface VerifyRange {
+  offset: number
+  length: number
+}
+
+/** The lists are cut off after a thousand. */
+export type VerifyEvent =
+  | { done: false }
+  | {
+      done: true
+      chunks: number
+      different: number
+      repaired: number
+      unreadableBytes: number
+      differences: VerifyRange[]
+      unreadable: VerifyRange[]
+    }
 
 export interface ReloadReply {
   /** What was done and what needs a restart. */

@@ -1,6 +1,6 @@
 /** What each request of the control socket does. */
 import { OperationError, SafetyRefusal } from '../core/errors.js'
-import { parseAddress } from '../core/units.js'
+import { parseAddress, parseRate } from '../core/units.js'
 import { version } from '../core/version.js'
 import {
   type ExportEvent,
@@ -11,6 +11,7 @@ import {
   type ReloadReply,
   type UnexportReply,
   type VerifyEvent,
+  type VerifyRange,
   waitConditions,
   type WaitRequest,
 } from './control-protocol.js'
@@ -109,6 +110,8 @@ function standbyOf(daemon: Daemon, volume: string, action: string): StandbyRole 
 
 function verify(daemon: Daemon, fields: Fields): Answer {
   const name = fields.string('volume')
+  const rate = fields.text('rate')
+  const request = { repair: fields.flag('repair'), bytesPerSecond: rate === '' ? 0 : parseRate(rate) }
   const group = daemon.groups().find(candidate => candidate.exports().some(exported => exported.name === name))
   if (group === undefined) {
     const hint = daemon.status().volumes.some(volume => volume.name === name)
@@ -119,11 +122,21 @@ function verify(daemon: Daemon, fields: Fields): Answer {
   return {
     stream: async report => {
       report({ done: false } satisfies VerifyEvent)
-      const { chunks, different } = await group.verify(name)
-      report({ done: true, chunks, different } satisfies VerifyEvent)
+      const { differences, unreadable, ...outcome } = await group.verify(name, request)
+      const { chunks, different, repaired, unreadableBytes } = outcome
+      report({
+        ...{ done: true, chunks, different, repaired, unreadableBytes },
+        differences: differences.map(inBytes),
+        unreadable: unreadable.map(inBytes),
+      } satisfies VerifyEvent)
     },
   }
 }
+
+const inBytes = ({ offset, length }: { offset: bigint; length: bigint }): VerifyRange => ({
+  offset: Number(offset),
+  length: Number(length),
+})
 
 function known(daemon: Daemon): string {
   const names = daemon.status().volumes.map(volume => volume.name)

@@ -42,7 +42,7 @@ export interface MasterRole {
   exports(): ExportedVolume[]
   status(): VolumeStatus[]
   /** Compares both sides online. */
-  verify(volume: string): Promise<VerifyOutcome>
+  verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
   /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
   close(options: { drainMs: number }): Promise<CloseOutcome>
 }
@@ -50,6 +50,10 @@ export interface MasterRole {
 export interface VerifyOutcome {
   chunks: number
   different: number
+  repaired: number
+  unreadableBytes: number
+  differences: { offset: bigint; length: bigint }[]
+  unreadable: { offset: bigint; length: bigint }[]
 }
 
 export interface CloseOutcome {

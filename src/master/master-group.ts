@@ -9,7 +9,7 @@
 import { writeJson } from '../core/atomic-file.js'
 import { type Clock, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { describe, OperationError, UsageError } from '../core/errors.js'
+import { describe } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { sameTable } from '../filter/ranges.js'
@@ -28,7 +28,8 @@ import { helloOf } from './hello.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
-import { type VerifyReport, verifyVolume } from './verify-run.js'
+import { Verification } from './verification.js'
+import type { VerifyReport, VerifyRequest } from './verify-run.js'
 
 export interface MasterDeps {
   addon: Addon
@@ -60,6 +61,7 @@ export class MasterGroup {
   readonly #volumes: OpenVolume[]
   readonly #record: GroupRecord
   readonly #progress: GroupProgress
+  readonly #verification: Verification
   readonly #transport: Transport | undefined
   readonly #keeper: SessionKeeper | undefined
   readonly #unsubscribe: () => void
@@ -117,6 +119,7 @@ export class MasterGroup {
     this.#volumes = openVolumes(prepared, native)
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
+    this.#verification = this.#verifications()
     this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
     this.#stopSampling = this.#clock.every(sampleMs, () => this.#sample())
     try {
@@ -159,27 +162,8 @@ export class MasterGroup {
     )
   }
 
-  async verify(name: string): Promise<VerifyReport> {
-    const index = this.#volumes.findIndex(volume => volume.config.name === name)
-    const volume = this.#volumes[index]
-    if (volume === undefined) throw new UsageError(`verify: group ${this.config.name} has no volume '${name}'`)
-    const { state, reason } = this.#state(this.#groupCounters())
-    if (state !== 'replicating') {
-      throw new OperationError(
-        'NOT_REPLICATING',
-        `verify ${name}: the standby has no complete copy now (${state}: ${reason}); wait until it replicates`,
-      )
-    }
-    return verifyVolume(volume, {
-      addon: this.#deps.addon,
-      events: this.#deps.events,
-      clock: this.#clock,
-      group: this.#group,
-      volume: volume.handle,
-      volumeIndex: index,
-      name,
-      interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
-    })
+  verify(name: string, request?: VerifyRequest): Promise<VerifyReport> {
+    return this.#verification.verify(name, request)
   }
 
   /** Once: further calls get the same promise. */
@@ -204,6 +188,20 @@ export class MasterGroup {
       this.setRanges(index, ranges.excluded, ranges.watched)
     }
     this.#keeper?.start()
+  }
+
+  #verifications(): Verification {
+    return new Verification({
+      ...this.#deps,
+      clock: this.#clock,
+      log: this.#log,
+      groupName: this.config.name,
+      group: this.#group,
+      volumes: this.#volumes,
+      scrubEveryMs: this.config.scrubEveryMs,
+      state: () => this.#state(this.#groupCounters()),
+      interrupted: () => (this.#attached ? undefined : (this.#keeper?.reason ?? 'the group is being closed')),
+    })
   }
 
   #makeKeeper(transport: Transport, peer: NonNullable<GroupConfig['standby']>): SessionKeeper {
@@ -315,6 +313,7 @@ export class MasterGroup {
   }
 
   #release(): void {
+    this.#verification.close()
     this.#stopSampling()
     this.#unsubscribe()
     this.#transport?.close()

@@ -1,33 +1,49 @@
-/** One verification of a volume: the engine reads, hashes and compares; the differences are collected here. */
+/** One verification of a volume: the engine reads, hashes, compares and repairs; what it finds is collected here. */
 import { OperationError } from '../core/errors.js'
 import type { Clock } from '../core/clock.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import type { OpenVolume } from './open-volumes.js'
 
+export interface VerifyRequest {
+  /** What differs is sent anew: the master's copy wins. */
+  repair: boolean
+  /** 0: as the clients leave room. */
+  bytesPerSecond: number
+}
+
+export interface FoundRange {
+  offset: bigint
+  length: bigint
+}
+
 export interface VerifyReport {
   chunks: number
   different: number
+  /** Of the different ones: sent anew, and found equal afterwards. */
+  repaired: number
+  /** Of the master's device: not compared. */
+  unreadableBytes: number
   /** Chunks the standby could not read, with the first one's error. */
   failed: number
   error: string
-  /** The first of the differing ranges. */
-  differences: { offset: bigint; length: bigint }[]
+  /** The first of the differing ranges, and of those that the master could not read. */
+  differences: FoundRange[]
+  unreadable: FoundRange[]
 }
 
-export interface VerifyOptions {
+export interface VerifyOptions extends VerifyRequest {
   addon: Pick<Addon, 'verify'>
   events: EventSource
   clock: Clock
   group: number
-  volume: number
   volumeIndex: number
   name: string
   /** Undefined while the standby answers; otherwise why it does not. */
   interrupted: () => string | undefined
 }
 
-const differencesMax = 1000
+const rangesMax = 1000
 const checkEveryMs = 500
 
 /** One at a time for a volume; its end is noted there. */
@@ -36,22 +52,20 @@ export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): 
     throw new OperationError('BUSY', `verify ${options.name}: a verification is running already; wait for its end`)
   volume.verifying = true
   try {
-    const report = await runVerify(options)
+    const report = await runVerify(volume.handle, options)
+    const { chunks, different, repaired, unreadableBytes } = report
     const time = new Date(options.clock.wallMs()).toISOString()
-    volume.lastVerify = { time, chunks: report.chunks, different: report.different }
+    volume.lastVerify = { time, chunks, different, repaired, unreadableBytes }
     return report
   } finally {
     volume.verifying = false
   }
 }
 
-async function runVerify(options: VerifyOptions): Promise<VerifyReport> {
-  const { addon, events, clock } = options
-  const report: VerifyReport = { chunks: 0, different: 0, failed: 0, error: '', differences: [] }
-  const unsubscribe = events.subscribe(event => {
-    if (event.type === 'verify-result' && event.group === options.group && event.volumeIndex === options.volumeIndex)
-      collect(report, event)
-  })
+async function runVerify(handle: number, options: VerifyOptions): Promise<VerifyReport> {
+  const { addon, events, clock, repair, bytesPerSecond } = options
+  const found = { failed: 0, error: '', differences: [], unreadable: [] }
+  const unsubscribe = events.subscribe(event => collect(found, event, handle, options))
   let stop = (): void => undefined
   const interruption = new Promise<never>((_, reject) => {
     stop = clock.every(checkEveryMs, () => {
@@ -66,19 +80,27 @@ async function runVerify(options: VerifyOptions): Promise<VerifyReport> {
     })
   })
   try {
-    const { chunks, different } = await Promise.race([addon.verify(options.volume), interruption])
-    return { ...report, chunks, different }
+    const outcome = await Promise.race([addon.verify(handle, { repair, bytesPerSecond }), interruption])
+    return { ...found, ...outcome }
   } finally {
     stop()
     unsubscribe()
   }
 }
 
-function collect(report: VerifyReport, event: Extract<AddonEvent, { type: 'verify-result' }>): void {
-  if (event.error !== '') {
-    report.failed++
-    if (report.error === '') report.error = event.error
+type Found = Pick<VerifyReport, 'failed' | 'error' | 'differences' | 'unreadable'>
+
+function collect(found: Found, event: AddonEvent, handle: number, options: VerifyOptions): void {
+  const add = (list: FoundRange[], { offset, length }: FoundRange): void => {
+    if (list.length < rangesMax) list.push({ offset, length })
   }
-  if (!event.equal && report.differences.length < differencesMax)
-    report.differences.push({ offset: event.offset, length: event.length })
+  if (event.type === 'device-error' && event.volume === handle && event.operation === 'verify read')
+    add(found.unreadable, event)
+  if (event.type !== 'verify-result' || event.group !== options.group || event.volumeIndex !== options.volumeIndex)
+    return
+  if (event.error !== '') {
+    found.failed++
+    if (found.error === '') found.error = event.error
+  }
+  if (!event.equal) add(found.differences, event)
 }

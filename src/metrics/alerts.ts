@@ -153,7 +153,7 @@ const errorRules: AlertRule[] = [
   },
   {
     alert: 'UnderstudyVerifyMismatch',
-    expr: 'understudy_last_verify_different_chunks > 0',
+    expr: 'understudy_last_verify_different_chunks - understudy_last_verify_repaired_chunks > 0',
     for: '0m',
     severity: 'critical',
     summary: `Verify found {{ $value }} chunks of volume ${volume} that differ`,
@@ -165,7 +165,7 @@ const errorRules: AlertRule[] = [
     for: '1d',
     severity: 'warning',
     summary: `Volume ${volume} was not verified for a week`,
-    description: 'Run understudy verify, best from a timer. A new volume has a day for its first one.',
+    description: 'Run understudy verify, or set scrub_every. A new volume has a day for its first one.',
   },
 ]
 

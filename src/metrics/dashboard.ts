@@ -280,6 +280,7 @@ function addErrors(dashboard: DashboardBuilder): void {
     .withPanel(
       graph('Verify', 'Chunks that differed.', 'short', [
         [`understudy_last_verify_different_chunks{${ofVolume}}`, `last verify ${volumeLegend}`],
+        [`understudy_last_verify_repaired_chunks{${ofVolume}}`, `repaired ${volumeLegend}`],
         [`understudy_standby_verified_chunks_total{${ofGroup},result="different"}`, `since start ${groupLegend}`],
       ]),
     )

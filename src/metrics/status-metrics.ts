@@ -105,6 +105,16 @@ export const statusMetrics: MetricDefinition[] = [
     'Chunks that differed in the last verify.',
     status => status.lastVerify?.different ?? 0,
   ),
+  volumeGauge(
+    'understudy_last_verify_repaired_chunks',
+    'Chunks that differed in the last verify and were repaired by it.',
+    status => status.lastVerify?.repaired ?? 0,
+  ),
+  volumeGauge(
+    'understudy_last_verify_unreadable_bytes',
+    'Bytes that the last verify could not read on the master.',
+    status => status.lastVerify?.unreadableBytes ?? 0,
+  ),
   {
     name: 'understudy_peer_session',
     type: 'gauge',

@@ -185,8 +185,15 @@ export interface Addon {
   detach(group: number): void
   /** Writes a volume's dirty map; only after quiesce(). What the peer has not made durable is marked first. */
   saveDirty(volume: number, path: string): Promise<{ sequence: bigint }>
-  /** Reads, hashes and compares the whole volume online; `verify-result` events tell of every difference, the promise of the end. */
-  verify(volume: number): Promise<{ chunks: number; different: number }>
+  /**
+   * Reads, hashes and compares the whole volume online (native/engine/verifier.h); `verify-result` events tell of every
+   * difference, `device-error` events ("verify read") of what the master cannot read, the promise of the end.
+   * bytesPerSecond 0: as the clients leave room.
+   */
+  verify(
+    volume: number,
+    options?: { repair: boolean; bytesPerSecond: number },
+  ): Promise<{ chunks: number; different: number; repaired: number; unreadableBytes: number }>
   /**
    * Partition table by libblkid (native/partition/partitions.h): [] without one. Bytes are relative to the device.
    * Entries with number 0 and type 'table' are the places where the table itself lies. scheme: 'gpt', 'dos' or

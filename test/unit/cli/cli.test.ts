@@ -248,10 +248,11 @@ t.test('the table says what needs saying beneath a volume', async t => {
 t.test('wait, verify and promote end as the daemon says', async t => {
   const lines = (...events: object[]) => ({ stream: async (line: (value: unknown) => void) => events.forEach(line) })
   let different = 0
+  const verified = { done: true, chunks: 16, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] }
   const state = await answering(t, {
     'POST /wait': () =>
       lines({ done: false, missing: 'it is resyncing', volumes: [] }, { done: true, missing: '', volumes: [] }),
-    'POST /verify': () => lines({ done: false }, { done: true, chunks: 16, different }),
+    'POST /verify': () => lines({ done: false }, { ...verified, different }),
     'POST /promote': () => ({ document: { messages: ['master last heard 3 s ago'] } }),
     'POST /export': () => lines(),
   })

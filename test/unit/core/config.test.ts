@@ -118,6 +118,7 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
     ],
     ['durability = "durable"', 'durability = true', /key 'group.durability': it must be a string, not true/],
     ['log_size = "1GiB"', 'log_size = "1MiB"', /key 'group.log_size': 1MiB is too small.*80 MiB/],
+    ['peer_timeout = "2s"', 'scrub_every = "10ms"', /key 'group.scrub_every': '10ms': it must be at least 1s/],
     ['peer_timeout = "2s"', 'peer_timeout = "soon"', /key 'group.peer_timeout': 'soon' is not a duration/],
     ['read_only = true', 'read_only = "yes"', /key 'group.volume.read_only': it must be true or false, not a string/],
     ['read_only = true', 'colour = 1', /key 'group.volume.colour': there is no such key \(known here: export, device/],

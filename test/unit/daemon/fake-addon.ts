@@ -55,7 +55,8 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     counterPage: 0,
     exports: () => config.volumes.map(({ name, readOnly }) => ({ name, volume: 1, device, readOnly, counterPage: 0 })),
     status: () => config.volumes.map(({ name }) => ({ ...masterStatus, name, group: config.name })),
-    verify: () => Promise.resolve({ chunks: 4, different: 0 }),
+    verify: () =>
+      Promise.resolve({ chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] }),
     close: async ({ drainMs }) => {
       notes.push(`close group ${config.name} in ${drainMs}`)
       return outcome()

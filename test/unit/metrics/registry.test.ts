@@ -139,7 +139,7 @@ t.test('what status shows is there in the same words', async t => {
       logBytes: 40,
       logMaxBytes: 50,
       resync: { doneBytes: 60, totalBytes: 70, rate: 80, etaSeconds: 90 },
-      lastVerify: { time, chunks: 100, different: 2 },
+      lastVerify: { time, chunks: 100, different: 2, repaired: 1, unreadableBytes: 65536 },
     },
   ]
   const text = await createMetricsRegistry(source).scrape()
@@ -159,6 +159,8 @@ t.test('what status shows is there in the same words', async t => {
     last_verify_timestamp_seconds: Date.parse(time) / 1000,
     last_verify_chunks: 100,
     last_verify_different_chunks: 2,
+    last_verify_repaired_chunks: 1,
+    last_verify_unreadable_bytes: 65536,
     state_since_timestamp_seconds: Date.parse(masterStatus.since) / 1000,
   }
   for (const [name, value] of Object.entries(expected))
