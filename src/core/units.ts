@@ -77,7 +77,15 @@ export function formatSize(bytes: number | bigint): string {
   return `${value.toFixed(digits)} ${units[unit] ?? ''}`
 }
 
-const durationUnits: Record<string, number> = { ms: 1, s: 1000, '': 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 }
+const durationUnits: Record<string, number> = {
+  ms: 1,
+  s: 1000,
+  '': 1000,
+  m: 60_000,
+  min: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+}
 
 /** "500ms", "5s", "2m", "1h", "7d"; a bare number is seconds. Returns milliseconds, at most 2^31 - 1 (what timers take). */
 export function parseDuration(text: string): number {
