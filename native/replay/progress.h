@@ -22,7 +22,8 @@ class Progress {
   // Tells the listener when the error is a new one.
   void failed(Part part, const Status &status);
   void well(Part part);
-  bool is_failing(Part part) const { return errors_[static_cast<size_t>(part)].load() != 0; }
+  int error_of(Part part) const { return errors_[static_cast<size_t>(part)].load(); }  // an errno; 0: all is well
+  bool is_failing(Part part) const { return error_of(part) != 0; }
 
  private:
   struct Place {

@@ -164,6 +164,9 @@ Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
     const ReplicaPhase phase = applier_.phase();
     if (phase == ReplicaPhase::kFresh || phase == ReplicaPhase::kInitial)
       return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
+    if (applier_.is_torn())
+      if (const int error = progress_.error_of(Progress::Part::kImage))
+        return Status::failed(error, what + ": the image has a record only in part, and goes on when it can be written");
     if (phase == ReplicaPhase::kStepping || applier_.is_redoing() || applier_.is_torn())
       return Status::failed(EAGAIN, what + ": a step is being applied");
     made.position = applier_.applied();

@@ -1,0 +1,247 @@
+// sources: native/replay/*.cc native/engine/device.cc native/wire/record.cc native/core/core.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// Each fault of the standby's disk at each place (docs/faults.md): what is acknowledged meanwhile, and that it goes on
+// by itself. Each case is a process of its own; all run at once, as most of their time is the standby's own pauses.
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "replay-support.h"
+
+namespace {
+enum class Fault { kNone, kNoSpace, kBadWrite, kShortWrite, kBadSync, kBadRead };
+std::atomic<Fault> fault{Fault::kNone};
+std::atomic<int> hits{0};
+const char *place = "";  // what the names of the files that fail end in
+
+bool strikes(Fault kind, int fd) {
+  if (fault.load() != kind) return false;
+  char link[64], path[4096];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  const ssize_t length = readlink(link, path, sizeof path - 1);
+  const auto wanted = static_cast<ssize_t>(strlen(place));
+  const bool hit = length > wanted && memcmp(path + length - wanted, place, static_cast<size_t>(wanted)) == 0;
+  hits += hit;
+  return hit;
+}
+int fails(int error) {
+  errno = error;
+  return -1;
+}
+}  // namespace
+
+// Stand in front of the C library's.
+extern "C" int fdatasync(int fd) {
+  return strikes(Fault::kBadSync, fd) ? fails(EIO) : static_cast<int>(syscall(SYS_fdatasync, fd));
+}
+extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
+  if (strikes(Fault::kNoSpace, fd)) {  // as a full disk does: a part of it finds room first
+    if (bytes > 4096) return syscall(SYS_pwrite64, fd, data, size_t{4096}, offset);
+    return fails(ENOSPC);
+  }
+  if (strikes(Fault::kBadWrite, fd)) return fails(EIO);
+  if (bytes > 1 && strikes(Fault::kShortWrite, fd)) bytes = (bytes + 1) / 2;
+  return syscall(SYS_pwrite64, fd, data, bytes, offset);
+}
+extern "C" ssize_t pread(int fd, void *data, size_t bytes, off_t offset) {
+  return strikes(Fault::kBadRead, fd) ? fails(EIO) : syscall(SYS_pread64, fd, data, bytes, offset);
+}
+
+using namespace replay_test;
+
+namespace {
+constexpr uint64_t kSize = 1u << 20;
+
+struct Stage {
+  explicit Stage(const char *where) {
+    place = where;
+    standby = std::make_unique<Standby>(options());
+  }
+  ReplicaOptions options() const { return options_for(scratch.path, kSize); }
+  void begin(Fault kind) {
+    hits = 0;
+    fault = kind;
+  }
+  bool write_some(int count) {
+    for (int i = 0; i < count; i++) {
+      const Record record = master.fill(static_cast<uint64_t>(next * 37 % 100) * 10'000, 20'000, static_cast<uint8_t>(next + 1));
+      next++;
+      apply_to(model, record);
+      if (!EXPECT(standby->send(record).ok())) return false;
+    }
+    return true;
+  }
+  bool ready() { return EXPECT(standby->make_cut(master)) && write_some(5) && EXPECT(standby->drain()); }
+  // The fault is over: all of it arrives, unaided, and it is there after another start.
+  bool recovers() {
+    fault = Fault::kNone;
+    if (!EXPECT(standby->durable(master.sequence)) || !EXPECT(standby->applied(master.sequence)) ||
+        !EXPECT(standby->drain()) || !EXPECT(standby->state().last_errno == 0) ||
+        !EXPECT(view_bytes(*standby) == model))
+      return false;
+    standby.reset();
+    standby = std::make_unique<Standby>(options());
+    return EXPECT(standby->status.ok()) && EXPECT(standby->state().durable_sequence == master.sequence) &&
+           EXPECT(standby->applied(master.sequence)) && EXPECT(standby->drain()) &&
+           EXPECT(view_bytes(*standby) == model);
+  }
+
+  Scratch scratch;
+  Master master{1};
+  Bytes model = Bytes(kSize);
+  int next = 0;
+  std::unique_ptr<Standby> standby;
+};
+
+// It stops acknowledging, and what it says names the error.
+bool stops(const char *where, Fault kind, int error) {
+  Stage stage(where);
+  if (!stage.ready()) return false;
+  stage.begin(kind);
+  bool good = stage.write_some(5) &&
+              EXPECT(wait_until([&] { return stage.standby->state().last_errno == static_cast<uint64_t>(error); }));
+  const uint64_t acknowledged = stage.standby->state().durable_sequence;
+  good = good && stage.write_some(20);
+  usleep(1'300'000);  // longer than its own pause before it tries again
+  good = good && EXPECT(stage.standby->state().durable_sequence == acknowledged) &&
+         EXPECT(stage.standby->state().received_sequence == stage.master.sequence) &&
+         EXPECT(stage.standby->collector.message_count() > 0) && EXPECT(hits > 0);
+  return good && stage.recovers();
+}
+
+bool short_write(const char *where) {
+  Stage stage(where);
+  if (!stage.ready()) return false;
+  stage.begin(Fault::kShortWrite);
+  return stage.write_some(20) && EXPECT(stage.standby->durable(stage.master.sequence)) &&
+         EXPECT(stage.standby->drain()) && EXPECT(hits > 0) && EXPECT(stage.standby->collector.message_count() == 0) &&
+         stage.recovers();
+}
+
+bool killed_in_the_middle(const char *where, Fault kind) {
+  Stage stage(where);
+  if (!stage.ready()) return false;
+  stage.begin(kind);
+  if (!stage.write_some(20) || !EXPECT(wait_until([&] { return stage.standby->state().last_errno != 0; }))) return false;
+  const uint64_t acknowledged = stage.standby->state().durable_sequence;
+  (void)stage.standby.release();  // no clean stop
+  fault = Fault::kNone;
+  // Another process, as a kill would need: the locks of this one are still held.
+  return in_doomed_child([&] {
+    const std::string copy = make_directory();
+    mkdir((copy + "/segments").c_str(), 0700);
+    for (const auto &[path, bytes] : take_snapshot(stage.scratch.path))
+      write_file(copy + path.substr(stage.scratch.path.size()), bytes);
+    Standby again(options_for(copy, kSize));
+    const bool good = EXPECT(again.status.ok()) && EXPECT(again.state().durable_sequence >= acknowledged) &&
+                      EXPECT(again.drain());
+    remove_tree(copy);
+    return good;
+  });
+}
+
+bool unreadable_image() {
+  Stage stage("/image");
+  if (!stage.ready()) return false;
+  stage.begin(Fault::kBadRead);
+  wire::VerifyPayload payload{};
+  payload.id = 7;
+  Bytes bytes(sizeof payload);
+  memcpy(bytes.data(), &payload, sizeof payload);
+  Collector &collector = stage.standby->collector;
+  bool good = EXPECT(stage.standby->send(stage.master.make(RecordType::kVerify, 0, 65536, bytes)).ok()) &&
+              stage.write_some(3) && EXPECT(stage.standby->applied(stage.master.sequence));
+  std::lock_guard lock(collector.mutex);
+  good = good && EXPECT(collector.results.size() == 1) && EXPECT(collector.results[0].equal == 0) &&
+         EXPECT(collector.results[0].error == EIO) && EXPECT(collector.messages.empty());
+  fault = Fault::kNone;
+  return good;
+}
+
+bool unhashable_image() {
+  Stage stage("/image");
+  if (!stage.ready()) return false;
+  stage.begin(Fault::kBadRead);
+  const Record begin = stage.master.begin();
+  wire::HashRequestBody request{};
+  request.begin_sequence = begin.header.sequence;
+  request.count = 2;
+  bool good = EXPECT(stage.standby->send(begin).ok()) && EXPECT(stage.standby->replica->hash(request).ok()) &&
+              EXPECT(wait_until([&] { return stage.standby->collector.hash_count() == 1; }));
+  fault = Fault::kNone;
+  std::lock_guard lock(stage.standby->collector.mutex);
+  for (const wire::HashEntry &entry : stage.standby->collector.hashes[0].second)
+    good = good && EXPECT(entry.flags & wire::kHashUnknown);
+  return good;
+}
+
+bool unreadable_at_start(const char *where) {
+  Stage stage(where);
+  if (!stage.ready() || !stage.write_some(5)) return false;
+  if (!EXPECT(stage.standby->drain()) || !stage.write_some(5) || !EXPECT(stage.standby->drain())) return false;
+  stage.standby.reset();
+  stage.begin(Fault::kBadRead);
+  {
+    Standby refused(stage.options());
+    if (!EXPECT(!refused.status.ok()) || !EXPECT(refused.status.error == EIO)) return false;
+  }
+  fault = Fault::kNone;
+  stage.standby = std::make_unique<Standby>(stage.options());
+  return stage.recovers();
+}
+
+// Only space helps: to wait thirty seconds for it would be in vain.
+bool torn_image_refuses_views() {
+  Stage stage("/image");
+  if (!stage.ready()) return false;
+  stage.begin(Fault::kNoSpace);
+  if (!stage.write_some(3) || !EXPECT(wait_until([&] { return stage.standby->state().last_errno == ENOSPC; }))) return false;
+  const auto view = stage.standby->replica->view(0, false);
+  return EXPECT(!view.ok()) && EXPECT(view.status.error == ENOSPC) &&
+         EXPECT(view.status.message.find("only in part") != std::string::npos) && stage.recovers();
+}
+
+struct Case {
+  std::string title;
+  std::function<bool()> body;
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  const std::pair<const char *, const char *> places[] = {{".seg", "segments"}, {"/image", "image"}, {"/watermark", "watermark file"}};
+  for (const auto &[where, name] : places) {
+    const std::string of = std::string("the ") + name + ": ";
+    cases.push_back({of + "ENOSPC stops the acknowledgements, loses none, and ends unaided", [=] { return stops(where, Fault::kNoSpace, ENOSPC); }});
+    cases.push_back({of + "EIO of a write stops the acknowledgements, loses none, and ends unaided", [=] { return stops(where, Fault::kBadWrite, EIO); }});
+    cases.push_back({of + "a failed fdatasync stops the acknowledgements, is not believed, and ends unaided", [=] { return stops(where, Fault::kBadSync, EIO); }});
+    cases.push_back({of + "a short write goes on where it stopped", [=] { return short_write(where); }});
+    cases.push_back({of + "what was acknowledged before a fault is there after a kill in the middle of it", [=] { return killed_in_the_middle(where, Fault::kBadSync); }});
+  }
+  cases.push_back({"the segments: one that cannot be read back stops the acknowledgements, loses none, and ends unaided", [] { return stops(".seg", Fault::kBadRead, EIO); }});
+  cases.push_back({"the watermark file: unreadable at the start, it is refused and left as it is", [] { return unreadable_at_start("/watermark"); }});
+  cases.push_back({"the image: what cannot be read is told by a verify and holds nothing up", unreadable_image});
+  cases.push_back({"the image: what cannot be read has no hash, so that the master sends it", unhashable_image});
+  cases.push_back({"the image: a record that is in it only in part ends an export at once, with the reason", torn_image_refuses_views});
+  return cases;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<Case> cases = all_cases();
+  std::vector<pid_t> children;
+  for (const Case &one : cases) {
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      const bool good = one.body();
+      fflush(stdout);
+      _exit(good ? 0 : 1);
+    }
+    children.push_back(child);
+  }
+  for (size_t i = 0; i < cases.size(); i++) {
+    int status = 0;
+    waitpid(children[i], &status, 0);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, cases[i].title);
+  }
+  return finish();
+}
