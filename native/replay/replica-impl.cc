@@ -166,7 +166,7 @@ Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
       return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
     if (applier_.is_torn())
       if (const int error = progress_.error_of(Progress::Part::kImage))
-        return Status::failed(error, what + ": the image has a record only in part, and goes on when it can be written");
+        return Status::failed(error, what + ": the image has a record only in part, and goes on by itself when the disk takes the rest");
     if (phase == ReplicaPhase::kStepping || applier_.is_redoing() || applier_.is_torn())
       return Status::failed(EAGAIN, what + ": a step is being applied");
     made.position = applier_.applied();

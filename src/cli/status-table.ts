@@ -52,6 +52,11 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   if (volume.reason !== '')
     lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
+  const [unreadable] = volume.unreadable ?? []
+  if (unreadable !== undefined)
+    lines.push(
+      `${volume.unreadable?.length} ranges of the device cannot be read, the first at ${unreadable.offset}; the standby keeps its copy of them`,
+    )
   return lines
 }
 

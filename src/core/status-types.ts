@@ -39,6 +39,12 @@ export interface LastVerify {
   unreadableBytes: number
 }
 
+/** In bytes of the volume. */
+export interface UnreadableRange {
+  offset: number
+  length: number
+}
+
 export interface VolumeStatus {
   name: string
   group: string
@@ -70,6 +76,8 @@ export interface VolumeStatus {
   logMaxBytes: number
   resync: ResyncStatus | null
   lastVerify: LastVerify | null
+  /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */
+  unreadable?: UnreadableRange[]
   peers: PeerStatus[]
 }
 

@@ -26,7 +26,7 @@ import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } f
 import { type PreparedGroup, prepareGroup } from './group-preparation.js'
 import { helloOf } from './hello.js'
 import { masterVolumeStatus } from './master-status.js'
-import { type ExportedVolume, exportOf, openVolumes, type OpenVolume } from './open-volumes.js'
+import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
 import { Verification } from './verification.js'
 import type { VerifyReport, VerifyRequest } from './verify-run.js'
@@ -158,6 +158,7 @@ export class MasterGroup {
         progress: this.#progress,
         now,
         lastVerify: volume.lastVerify,
+        unreadable: volume.unreadable,
       }),
     )
   }
@@ -256,7 +257,9 @@ export class MasterGroup {
     } else if (event.type === 'watched') {
       this.#volumes.find(volume => volume.handle === event.volume)?.follower.watched()
     } else if (event.type === 'device-error') {
-      const name = this.#volumes.find(volume => volume.handle === event.volume)?.config.name ?? this.config.name
+      const volume = this.#volumes.find(({ handle }) => handle === event.volume)
+      if (event.operation === 'resync read' && volume !== undefined) noteUnreadable(volume, event)
+      const name = volume?.config.name ?? this.config.name
       this.#log.error(`volume ${name}: ${event.operation} of ${event.length} bytes at ${event.offset}: ${event.error}`)
     }
   }

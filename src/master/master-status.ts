@@ -1,6 +1,6 @@
 /** A master's line in `status --json`, from counters and decisions. */
 import type { GroupConfig } from '../core/config-types.js'
-import type { LastVerify, PeerStatus, VolumeStatus } from '../core/status-types.js'
+import type { LastVerify, PeerStatus, UnreadableRange, VolumeStatus } from '../core/status-types.js'
 import { formatHostPort } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
 import { type GroupProgress, type GroupState, isUsable, type LinkFacts, type Marks, marksOf } from './group-progress.js'
@@ -19,6 +19,7 @@ export interface MasterStatusFacts {
   progress: GroupProgress
   now: { monotonicMs: number; wallMs: number }
   lastVerify: LastVerify | null
+  unreadable: UnreadableRange[]
 }
 
 export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
@@ -52,6 +53,7 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     logMaxBytes: Number(counters['log_bytes_max'] ?? 0n),
     resync: progress.resync(counters),
     lastVerify: facts.lastVerify,
+    unreadable: facts.unreadable,
     peers: peersOf(facts),
   }
 }

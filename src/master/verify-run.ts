@@ -3,7 +3,7 @@ import { OperationError } from '../core/errors.js'
 import type { Clock } from '../core/clock.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
-import type { OpenVolume } from './open-volumes.js'
+import { noteUnreadable, type OpenVolume } from './open-volumes.js'
 
 export interface VerifyRequest {
   /** What differs is sent anew: the master's copy wins. */
@@ -55,6 +55,8 @@ export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): 
     const report = await runVerify(volume.handle, options)
     const { chunks, different, repaired, unreadableBytes } = report
     const time = new Date(options.clock.wallMs()).toISOString()
+    volume.unreadable = []
+    for (const range of report.unreadable) noteUnreadable(volume, range)
     volume.lastVerify = { time, chunks, different, repaired, unreadableBytes }
     return report
   } finally {

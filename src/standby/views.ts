@@ -73,6 +73,8 @@ export class Views {
     } catch (error) {
       if (errnoOf(error) === 'EAGAIN') return undefined
       if (errnoOf(error) === 'ENODATA') throw unusable(action)
+      if (error instanceof Error && error.message.includes('only in part'))
+        throw new OperationError('TORN', `export ${error.message.replace(/^view: volume /, '')}`, { cause: error })
       throw error instanceof OperationError ? error : new NativeError(action, error)
     }
   }

@@ -373,6 +373,7 @@ export interface PairOptions {
   /** Do not wait until the pair is in sync. */
   unsynchronized?: boolean
   masterEnv?: NodeJS.ProcessEnv
+  standbyEnv?: NodeJS.ProcessEnv
 }
 
 export interface Pair {
@@ -423,7 +424,7 @@ export async function startPair(t: Test, options: PairOptions = {}): Promise<Pai
     socket,
     uri: `nbd+unix:///${volume}?socket=${socket}`,
     master: new Daemon(t, 'master', masterState, masterArgs, options.masterEnv),
-    standby: new Daemon(t, 'standby', standbyState, standbyArgs),
+    standby: new Daemon(t, 'standby', standbyState, standbyArgs, options.standbyEnv),
     masterId,
     standbyId,
     standbyAddress,

@@ -2,6 +2,8 @@
 // faults on demand. Each fault is on while a file of its name lies in IO_SHIM_FAULTS:
 //   slow-flush      fdatasync takes 300 ms            fail-flush   fdatasync: EIO
 //   fail-write      pwrite: EIO                       no-zero      fallocate: EOPNOTSUPP
+//   no-space        pwrite: half of it, then ENOSPC   short-write  pwrite: half of it
+//   bad-sector      pread, preadv2 of the 4096 bytes at 1 MiB: EIO
 //
 // The log: "write OFFSET LENGTH" and "zero OFFSET LENGTH" when the call has returned, "flush-begin", "flush-end".
 #define _GNU_SOURCE
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static int watched(int fd) {
@@ -45,11 +48,35 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   if (!real) real = dlsym(RTLD_NEXT, "pwrite");
   if (!watched(fd)) return real(fd, data, bytes, offset);
   if (fault("fail-write")) return errno = EIO, -1;
+  if (fault("no-space") && bytes <= 4096) return errno = ENOSPC, -1;
+  if (bytes > 1 && (fault("no-space") || fault("short-write"))) bytes /= 2;
   ssize_t result = real(fd, data, bytes, offset);
   note("write", offset, result);
   return result;
 }
 ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t offset) __attribute__((alias("pwrite")));
+
+static int bad_sector(int fd, size_t bytes, off_t offset) {
+  const off_t bad = 1 << 20;
+  return offset < bad + 4096 && bad < offset + (off_t)bytes && watched(fd) && fault("bad-sector");
+}
+ssize_t pread(int fd, void *data, size_t bytes, off_t offset) {
+  static ssize_t (*real)(int, void *, size_t, off_t);
+  if (!real) real = dlsym(RTLD_NEXT, "pread");
+  if (bad_sector(fd, bytes, offset)) return errno = EIO, -1;
+  return real(fd, data, bytes, offset);
+}
+ssize_t pread64(int fd, void *data, size_t bytes, off64_t offset) __attribute__((alias("pread")));
+ssize_t preadv2(int fd, const struct iovec *vectors, int count, off_t offset, int flags) {
+  static ssize_t (*real)(int, const struct iovec *, int, off_t, int);
+  if (!real) real = dlsym(RTLD_NEXT, "preadv2");
+  size_t bytes = 0;
+  for (int i = 0; i < count; i++) bytes += vectors[i].iov_len;
+  if (bad_sector(fd, bytes, offset)) return errno = EIO, -1;
+  return real(fd, vectors, count, offset, flags);
+}
+ssize_t preadv64v2(int fd, const struct iovec *vectors, int count, off64_t offset, int flags)
+    __attribute__((alias("preadv2")));
 
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   static int (*real)(int, int, off_t, off_t);
