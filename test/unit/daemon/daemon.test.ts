@@ -183,7 +183,10 @@ t.test('verify is asked of the master, and stop leaves', async t => {
   await daemon.start()
   const events: VerifyEvent[] = []
   for await (const event of client.stream<VerifyEvent>('/verify', { volume: 'one' })) events.push(event)
-  t.same(events, [{ done: false }, { done: true, chunks: 4, different: 0 }])
+  t.same(events, [
+    { done: false },
+    { done: true, chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] },
+  ])
   await t.rejects(client.stream('/verify', { volume: 'copy' }).next(), {
     message: /not the master of a volume 'copy'; ask the daemon of its master/,
   })
