@@ -43,7 +43,8 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::set_ranges>(exports, "setRanges");
   add<&Addon::attach>(exports, "attach");
   add<&Addon::detach>(exports, "detach");
-  add<&Addon::save_dirty>(exports, "saveDirty");
+  add<&Addon::fill_map>(exports, "fillMap");
+  add<&Addon::finish_map>(exports, "finishMap");
   add<&Addon::verify>(exports, "verify");
   add<&Addon::partitions>(exports, "partitions");
   add<&Addon::open_endpoint>(exports, "openEndpoint");
@@ -136,6 +137,8 @@ Napi::Value Addon::counter_layout(Call call) {
   set(volume, "dirty_bytes", kDirtyBytes);
   set(volume, "size_bytes", kSizeBytes);
   set(volume, "connections", kConnections);
+  set(volume, "hot_bytes", kHotBytes);
+  set(volume, "map_stored", kMapStored);
   for (size_t kind = 0; kind < kRequestKinds; kind++) {
     const std::string name = kRequestKindNames[kind];
     const auto word = [kind](size_t offset) { return kind_word(static_cast<RequestKind>(kind), offset); };

@@ -42,7 +42,8 @@ class Addon {
   Napi::Value set_ranges(Call call);
   Napi::Value attach(Call call);
   Napi::Value detach(Call call);
-  Napi::Value save_dirty(Call call);
+  Napi::Value fill_map(Call call);
+  Napi::Value finish_map(Call call);
   Napi::Value verify(Call call);
   Napi::Value partitions(Call call);
   // link-calls.cc
@@ -86,6 +87,7 @@ class Addon {
     return [this](Event event) { emit(std::move(event)); };
   }
   void emit(Event event);  // any thread
+  void open_map(engine::Volume &volume, Napi::Object spec);
   std::unique_ptr<engine::Volume> make_volume(Napi::Env env, Napi::Object spec, uint16_t index);
   GroupEntry &group_of(Call call, size_t argument = 0);
   std::pair<engine::Group *, engine::Volume *> volume_of(Call call, size_t argument = 0);

@@ -72,7 +72,26 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
   volume->excluded = table_from(env, spec.Get("excluded"));
   volume->watched = table_from(env, spec.Get("watched"));
   volume->handle = ++last_handle_;
+  if (has(spec, "map") && !volume->read_only) open_map(*volume, spec.Get("map").As<Napi::Object>());
   return volume;
+}
+
+// A map that is lost or damaged says nothing: everything may differ (G4).
+void Addon::open_map(engine::Volume &volume, Napi::Object spec) {
+  volume.marks = std::make_unique<engine::Marks>(volume, text(spec, "path"), text(spec, "uuid"));
+  if (!flag(spec, "trusted")) return;
+  uint64_t damaged = 0;
+  const Status loaded = volume.marks->load(&damaged);
+  std::string message;
+  if (!loaded.ok()) {
+    volume.excluded.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    message = loaded.message + "; all of it will be compared";
+  } else if (damaged) {
+    message = "dirty map: " + std::to_string(damaged) + " blocks are damaged; what they stood for will be compared";
+  } else {
+    return;
+  }
+  emit({"log", {{"level", std::string("warn")}, {"message", "volume " + volume.name + ": " + message}}, ""});
 }
 
 Napi::Value Addon::open_group(Call call) {
@@ -84,20 +103,6 @@ Napi::Value Addon::open_group(Call call) {
   for (uint32_t i = 0; i < specs.Length(); i++)
     volumes.push_back(make_volume(env, specs.Get(i).As<Napi::Object>(), static_cast<uint16_t>(i)));
   if (volumes.empty()) throw Napi::RangeError::New(env, "a group has at least one volume");
-  if (has(spec, "history")) {
-    const Napi::Array files = spec.Get("history").As<Napi::Object>().Get("dirtyFiles").As<Napi::Array>();
-    for (uint32_t i = 0; i < files.Length() && i < volumes.size(); i++) {
-      engine::Volume &volume = *volumes[i];
-      const Status loaded = volume.dirty.load(files.Get(i).ToString().Utf8Value());
-      if (loaded.ok()) continue;
-      // A map that is lost or damaged says nothing: everything may differ (G4).
-      volume.excluded.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
-      emit({"log",
-            {{"level", std::string("warn")},
-             {"message", "volume " + volume.name + ": " + loaded.message + "; all of it will be compared"}},
-            ""});
-    }
-  }
   engine::GroupOptions options;
   options.name = text(spec, "name");
   options.capture = {big(spec, "incarnation"), static_cast<size_t>(number(spec, "logBytes")), flag(spec, "replicated")};
@@ -124,6 +129,12 @@ Napi::Value Addon::open_group(Call call) {
     one.Set("volume", volume->handle);
     one.Set("device", describe(env, *volume->device));
     one.Set("counterPage", volume->page.number());
+    if (volume->marks && volume->marks->loaded()) {
+      Napi::Object floor = Napi::Object::New(env);
+      floor.Set("incarnation", to_big(env, volume->marks->floor().incarnation));
+      floor.Set("durable", to_big(env, volume->marks->floor().durable));
+      one.Set("mapFloor", floor);
+    }
     opened.Set(opened.Length(), one);
   }
   result.Set("group", handle);
@@ -189,18 +200,26 @@ Napi::Value Addon::detach(Call call) {
   return call.Env().Undefined();
 }
 
-Napi::Value Addon::save_dirty(Call call) {
-  auto [group, volume] = volume_of(call);
-  const std::string path = call[1].ToString().Utf8Value();
+Napi::Value Addon::fill_map(Call call) {
+  engine::Group *group = group_of(call).group.get();
   const Promise promise(call.Env(), queue_);
-  group->post([group = group, volume = volume, path, promise] {
-    group->capture().mark_unacknowledged(group->peer().durable());
-    const Status status = volume->dirty.save(path);
-    if (!status.ok()) return promise.reject(status);
-    promise.resolve([sequence = group->capture().last_sequence()](Napi::Env env) -> Napi::Value {
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("sequence", to_big(env, sequence));
-      return result;
+  group->post([group, promise] {
+    group->fill_marks([promise](const Status &status) { status.ok() ? promise.resolve() : promise.reject(status); });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::finish_map(Call call) {
+  auto [group, volume] = volume_of(call);
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, promise] {
+    group->finish_marks(*volume, [group, promise](const Status &status) {
+      if (!status.ok()) return promise.reject(status);
+      promise.resolve([sequence = group->capture().last_sequence()](Napi::Env env) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("sequence", to_big(env, sequence));
+        return result;
+      });
     });
   });
   return promise.promise();

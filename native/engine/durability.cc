@@ -72,7 +72,10 @@ void Group::flush_ended(Volume &volume, uint64_t ticket, int error, const std::v
     waiter.flush_ticket = 0;
     waiter.error = error;
   }
-  if (!error) return;
+  if (!error) {
+    volume.flush.good = ticket;
+    return;
+  }
   // The kernel may have dropped what it could not write: nobody knows what the device holds now.
   failed(volume, "flush", 0, volume.size_bytes, error);
   for (uint64_t extent : covered) {

@@ -34,6 +34,7 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
     volume->page.set(kSizeBytes, volume->size_bytes);
   }
   capture_.publish_volumes();
+  bind_marks();
   epoll_event event{};
   event.events = EPOLLIN;
   CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, waker_.fd(), &event) == 0);
@@ -75,7 +76,7 @@ void Group::run_tasks() {
 
 void Group::run() {
   // Stopping waits for what is on workers: their buffers and locks are ours.
-  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading()) {
+  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading() || marks_busy()) {
     wait(wait_limit_ms());
     turn_ns_ = monotonic_ns();
     run_tasks();
@@ -83,6 +84,7 @@ void Group::run() {
     serve_all();
     if (!resync_.turn()) resync_waits_ = true;
     verifier_.turn(turn_ns_);
+    turn_marks();
     start_flushes();
     if (const Capture::News news = capture_.publish(); news != Capture::News::kNone)
       link_->published(news == Capture::News::kUrgent);
@@ -118,11 +120,13 @@ bool Group::needs_acks() const {
 }
 
 int Group::wait_limit_ms() {
-  const int limit = wait_limit_without_verify_ms(), verify = verifier_.wait_limit_ms(turn_ns_);
-  return limit < 0 || (verify >= 0 && verify < limit) ? verify : limit;
+  int limit = wait_limit_without_timers_ms();
+  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms()})
+    if (timer >= 0 && (limit < 0 || timer < limit)) limit = timer;
+  return limit;
 }
 
-int Group::wait_limit_without_verify_ms() {
+int Group::wait_limit_without_timers_ms() {
   const bool wants = needs_acks();
   peer_.want(wants);
   if (!readable_.empty() || peer_.updates() != updates_seen_) return wants || !readable_.empty() ? 0 : kWatchMs;
@@ -239,6 +243,9 @@ void Group::quiesce(std::function<void()> done) {
 }
 
 void Group::attach(const AttachRequest &request) {
+  if (request.fresh || request.all_dirty)
+    for (auto &volume : volumes_)
+      if (volume->marks) volume->marks->drop();
   auto attached = capture_.attach(request);
   if (!attached.ok()) {
     events_({"log", {{"level", std::string("error")}, {"message", "attach: " + attached.status.message}}, ""});
@@ -282,7 +289,7 @@ void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
   for (const Range &range : ranges) {
     volume.resent.mark(range.start, range.end);
     volume.distrusted.mark(range.start, range.end);  // what was compared is what is sent
-    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
     volume.excluded.inside(range.start, range.end, [&](uint64_t start, uint64_t end) {
       if (capture_.log()->room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
     });
@@ -296,7 +303,7 @@ void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) 
   volume.watched = std::move(watched);
   // Newly included: whatever the standby has there is stale. Newly left out: it must read as zeroes.
   for (const Range &range : before.ranges())
-    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
   uint64_t left = 0;
   before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
     volume.excluded.inside(start, end, [&](uint64_t, uint64_t) { left++; });

@@ -64,6 +64,10 @@ class Group {
   void verify_arrived(const wire::VerifyResultBody &body) { verifier_.result(body); }
   Verifier &verifier() { return verifier_; }
   Capture &capture() { return capture_; }
+  // The dirty maps on disk become whole; done is told when all are, or of the first that fails (marking.cc).
+  void fill_marks(Marks::Done done);
+  // A clean stop of one volume: its dirty map as it is, with what the standby has not made durable. The last call.
+  void finish_marks(Volume &volume, Marks::Done done);
   // No request is taken any more; done is called when all that were taken are answered.
   void quiesce(std::function<void()> done);
 
@@ -72,7 +76,7 @@ class Group {
 
   void run();
   int wait_limit_ms();
-  int wait_limit_without_verify_ms();
+  int wait_limit_without_timers_ms();
   void repair(Volume &volume, const std::vector<Range> &ranges);
   void wait(int limit_ms);
   void run_tasks();
@@ -99,6 +103,15 @@ class Group {
               uint64_t bytes, uint64_t start_ns, int error);
   void run_on_worker(Connection &connection, const ParsedRequest &request, bool writes, uint64_t held,
                      std::function<int()> job, std::function<void(int)> ended);
+
+  // marking.cc
+  void bind_marks();
+  bool marked(Volume &volume, uint64_t start, uint64_t end);
+  void note_dirty(Volume &volume, uint64_t start, uint64_t end);
+  void turn_marks();
+  MarkClock mark_clock() const;
+  bool marks_busy() const;
+  int marks_limit_ms() const;
 
   // durability.cc
   bool standby_counts() const;

@@ -239,7 +239,7 @@ void Group::failed(Volume &volume, const char *operation, uint64_t offset, uint6
 Group::Outcome Group::write(Connection &connection, const ParsedRequest &request) {
   Volume &volume = connection.volume;
   const uint64_t start = request.offset, end = start + request.length;
-  if (!log_has_room(volume, start, end, true)) return Outcome::kPark;
+  if (!marked(volume, start, end) || !log_has_room(volume, start, end, true)) return Outcome::kPark;
   if (request.length) {
     capture_.watched_write(volume, start, end);
     volume.unflushed.mark(start, end);
@@ -257,6 +257,7 @@ Group::Outcome Group::write(Connection &connection, const ParsedRequest &request
 
 void Group::refused(Volume &volume, uint64_t start, uint64_t end) {
   capture_.refused(volume, start, end);
+  if (volume.marks) volume.marks->note(start, end);
   if (!capture_.step_open()) return;
   resync_.start(session_, false);
   resync_.replan();
@@ -270,7 +271,7 @@ Group::Outcome Group::zero(Connection &connection, const ParsedRequest &request,
     finish(connection, request, kind, request.length, 0);
     return Outcome::kDone;
   }
-  if (!log_has_room(volume, start, end, false)) return Outcome::kPark;
+  if (!marked(volume, start, end) || !log_has_room(volume, start, end, false)) return Outcome::kPark;
   capture_.watched_write(volume, start, end);
   volume.unflushed.mark(start, end);
   const ZeroHow how = trim || !(request.flags & nbd::kNoHole) ? ZeroHow::kPunch : ZeroHow::kKeep;

@@ -125,6 +125,7 @@ bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
     if (!capture_.log()->room(parts * sizeof(wire::RecordHeader))) return false;
     volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
   }
+  if (volume.marks) volume.marks->keep(start, end);
   volume.dirty.clear(start, end);
   return true;
 }
@@ -222,6 +223,7 @@ void Resync::emit(const std::shared_ptr<ReadResult> &result) {
       emit_region(volume, at, end, result->data.bytes.data() + (at - result->start), result->zero[index]);
     at = end;
   }
+  if (volume.marks) volume.marks->keep(result->start, result->end);
   volume.dirty.clear(result->start, result->end);
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/counters.h"
 #include "engine/device.h"
+#include "engine/marks.h"
 #include "engine/range-table.h"
 #include "log/dirty-map.h"
 
@@ -61,6 +62,7 @@ struct Waiter {
 // Flushes of one device are coalesced: one runs, and all that ask meanwhile share the next.
 struct FlushState {
   uint64_t started = 0;
+  uint64_t good = 0;  // the last that did not fail
   bool running = false;
   bool wanted = false;
   uint64_t ask() {  // the ticket of the next flush to start: it covers everything written up to now
@@ -112,6 +114,7 @@ struct Volume {
   bool watch_outstanding = false;  // `watched` was raised and not answered by set_ranges yet
   bool watch_again = false;        // and the range was written to once more since
   log::DirtyMap dirty;
+  std::unique_ptr<Marks> marks;  // null: read-only, or a view: nothing of it can become dirty
   ExtentSet unflushed{size_bytes};  // written since the last flush began: what becomes dirty when it fails
   // A flush failed over these, or a verify found them different: the disk may not have what the page cache says, so that
   // a resynchronisation reads past it. Until the next start: only reading costs more.

@@ -1,46 +1,11 @@
 #include "log/dirty-map.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 
 #include "core/check.h"
-#include "core/crc32c.h"
-#include "core/fd.h"
 
 namespace understudy::log {
-namespace {
-
-// | FileHeader (32 bytes) | words of the bitmap, region 0 in bit 0 of word 0 |
-struct FileHeader {
-  uint64_t magic;  // kFileMagic
-  uint64_t size_bytes;
-  uint32_t region_bytes;
-  uint32_t words_crc32c;
-  uint32_t header_crc32c;  // of the bytes before it
-  uint32_t reserved;
-};
-static_assert(sizeof(FileHeader) == 32);
-constexpr uint64_t kFileMagic = 0x31504d5954444455;  // "UDDTYMP1"
-
-bool transfer_all(int fd, void *data, size_t bytes, bool writing) {
-  auto *at = static_cast<char *>(data);
-  while (bytes) {
-    const ssize_t n = writing ? write(fd, at, bytes) : read(fd, at, bytes);
-    if (n < 0 && errno == EINTR) continue;
-    if (n == 0) errno = EIO;
-    if (n <= 0) return false;
-    at += n, bytes -= static_cast<size_t>(n);
-  }
-  return true;
-}
-
-}  // namespace
-
 DirtyMap::DirtyMap(uint64_t size_bytes) : size_bytes_(size_bytes), bits_((regions() + 63) / 64) {}
 
 // Sets or clears regions [first, last) and returns how many changed.
@@ -99,40 +64,11 @@ DirtyMap::Run DirtyMap::next_run(uint64_t from, uint64_t bytes_max) const {
   return {start, std::min(end, limit)};
 }
 
-Status DirtyMap::save(const std::string &path) const {
-  const std::string scratch = path + ".new";
-  Fd fd(open(scratch.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!fd) return Status::failed(errno, "save dirty map: " + scratch);
-  FileHeader header{kFileMagic, size_bytes_, kRegion, crc32c(0, bits_.data(), bits_.size() * 8), 0, 0};
-  header.header_crc32c = crc32c(0, &header, offsetof(FileHeader, header_crc32c));
-  const bool written = transfer_all(fd.get(), &header, sizeof header, true) &&
-                       transfer_all(fd.get(), const_cast<uint64_t *>(bits_.data()), bits_.size() * 8, true) &&
-                       fsync(fd.get()) == 0 && rename(scratch.c_str(), path.c_str()) == 0;
-  if (written) return Status::good();
-  Status status = Status::failed(errno, "save dirty map: " + path);
-  unlink(scratch.c_str());
-  return status;
-}
-
-Status DirtyMap::load(const std::string &path) {
-  Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return Status::failed(errno, "load dirty map: " + path);
-  FileHeader header{};
-  if (!transfer_all(fd.get(), &header, sizeof header, false)) return Status::failed(errno, "load dirty map: " + path);
-  if (header.magic != kFileMagic || header.size_bytes != size_bytes_ || header.region_bytes != kRegion ||
-      header.header_crc32c != crc32c(0, &header, offsetof(FileHeader, header_crc32c)))
-    return Status::failed(EINVAL, "load dirty map: " + path + ": it is damaged or of another volume");
-  std::vector<uint64_t> words(bits_.size());
-  if (!transfer_all(fd.get(), words.data(), words.size() * 8, false))
-    return Status::failed(errno, "load dirty map: " + path);
-  if (crc32c(0, words.data(), words.size() * 8) != header.words_crc32c)
-    return Status::failed(EINVAL, "load dirty map: " + path + ": its checksum differs");
-  dirty_regions_ = 0;
-  for (size_t i = 0; i < bits_.size(); i++) {
-    bits_[i] |= words[i];
-    dirty_regions_ += static_cast<uint64_t>(std::popcount(bits_[i]));
-  }
-  return Status::good();
+void DirtyMap::merge(uint64_t index, uint64_t marks) {
+  const uint64_t left = regions() - index * 64;
+  if (left < 64) marks &= (1ull << left) - 1;
+  dirty_regions_ += static_cast<uint64_t>(std::popcount(marks & ~bits_[index]));
+  bits_[index] |= marks;
 }
 
 }  // namespace understudy::log

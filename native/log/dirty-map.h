@@ -1,11 +1,9 @@
 // DirtyMap: which regions (64 KiB) of a volume may differ on the standby. One bit each: 32 MiB for 16 TiB.
-// Not thread-safe: the engine thread's.
+// Not thread-safe: the engine thread's. On stable storage: MarkFile.
 #pragma once
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "core/status.h"
 #include "wire/control.h"
 
 namespace understudy::log {
@@ -28,8 +26,10 @@ class DirtyMap {
   };
   Run next_run(uint64_t from, uint64_t bytes_max) const;
 
-  Status save(const std::string &path) const;  // atomically (rename), synced
-  Status load(const std::string &path);        // marks what the file has marked; fails if it is not of this size
+  // 64 regions each, the first one in bit 0: how MarkFile keeps them.
+  uint64_t words() const { return bits_.size(); }
+  uint64_t word(uint64_t index) const { return bits_[index]; }
+  void merge(uint64_t index, uint64_t marks);
 
  private:
   uint64_t regions() const { return (size_bytes_ + kRegion - 1) / kRegion; }

@@ -5,7 +5,7 @@ import type { Clock } from '../core/clock.js'
 import { sleep } from '../core/clock.js'
 import { readDeviceFacts } from '../core/device-facts.js'
 import type { Addon } from '../native/binding.js'
-import { type CleanStop, dirtyMapPath } from './group-file.js'
+import type { CleanStop } from './group-file.js'
 import type { OpenVolume } from './open-volumes.js'
 
 export interface DrainOptions {
@@ -36,16 +36,14 @@ export async function waitDrained(options: DrainOptions): Promise<boolean> {
   }
 }
 
-/** Its dirty map is on disk, and so is what clients wrote to its device. */
+/** What clients wrote to its device is on disk, and only then its dirty map, which may now forget what was hot. */
 export async function saveVolume(
-  addon: Pick<Addon, 'saveDirty'>,
-  state: string,
+  addon: Pick<Addon, 'finishMap'>,
   { config, handle, identity }: OpenVolume,
 ): Promise<{ sequence: bigint; saved: CleanStop['volumes'][number] }> {
-  const dirtyFile = dirtyMapPath(state, config.name)
-  const { sequence } = await addon.saveDirty(handle, dirtyFile)
   await flushDevice(config.device)
-  return { sequence, saved: { uuid: identity.uuid, device: config.device, dirtyFile } }
+  const { sequence } = await addon.finishMap(handle)
+  return { sequence, saved: { uuid: identity.uuid, device: config.device } }
 }
 
 /** What the devices look like now that nobody writes to them any more. */

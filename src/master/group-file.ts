@@ -1,9 +1,11 @@
 /**
- * STATE/groups/NAME.json: which incarnation of a group runs or ran, and, after a clean stop, what the next start may
- * rely on: the dirty maps and the position of the copy they were kept for.
+ * STATE/groups/NAME.json: which incarnation of a group runs or ran, and what the next start may rely on.
  *
- * While a master runs the file says clean = false; that is on disk before the first client is served. So after a crash
- * nothing is believed, and everything is compared.
+ *   live    the dirty maps hold whatever may differ from this copy, at every moment, so after a crash too
+ *   clean   written at a clean stop, and gone before the first client is served: the maps hold exactly that
+ *   neither everything is compared
+ *
+ * `live` is gone from the disk before the maps stop being kept, and comes back after they are whole again.
  */
 import { join } from 'node:path'
 
@@ -14,10 +16,16 @@ export interface CleanStop {
   /** The last record of `incarnation`. */
   sequence: bigint
   known?: KnownCopy
-  /** Each volume's dirty map, in the group's order, and what its device looked like. */
-  volumes: { uuid: string; device: string; dirtyFile: string; changeMark?: string }[]
+  /** In the group's order: whose dirty maps these are, and what the devices looked like. */
+  volumes: { uuid: string; device: string; changeMark?: string }[]
   /** When the oldest write that the standby lacks was made, at the latest; absent: it lacks none. */
   dirtySinceMs?: number
+}
+
+export interface LiveMaps {
+  /** Where the copy may stand, oldest position first; the floors in the maps (MapFloor) rule out the earlier ones. */
+  known: KnownCopy
+  volumes: { uuid: string; device: string }[]
 }
 
 export interface GroupRecord {
@@ -26,11 +34,12 @@ export interface GroupRecord {
   generation: string
   /** By volume uuid: what was left out of replication last, [start, end) pairs. */
   excluded: Record<string, bigint[]>
+  live?: LiveMaps
   clean?: CleanStop
 }
 
 export const groupPath = (state: string, group: string): string => join(state, 'groups', `${group}.json`)
-export const dirtyMapPath = (state: string, volume: string): string => join(state, 'volumes', `${volume}.dirty`)
+export const dirtyMapPath = (state: string, volume: string): string => join(state, 'volumes', `${volume}.map`)
 
 export function encodeGroup(record: GroupRecord): object {
   const plain: unknown = JSON.parse(
@@ -51,6 +60,8 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
   }
   const clean = asClean(stored['clean'])
   if (clean !== undefined && record.incarnation !== 0n) record.clean = clean
+  const live = asLive(stored['live'])
+  if (live !== undefined && record.incarnation !== 0n) record.live = live
   return record
 }
 
@@ -61,14 +72,28 @@ function asClean(value: unknown): CleanStop | undefined {
   if (sequence === undefined || !Array.isArray(volumes)) return undefined
   const clean: CleanStop = { sequence, volumes: [] }
   for (const item of volumes as unknown[]) {
-    const { uuid, device, dirtyFile, changeMark } = asTable(item)
-    if (typeof uuid !== 'string' || typeof device !== 'string' || typeof dirtyFile !== 'string') return undefined
-    clean.volumes.push({ uuid, device, dirtyFile, ...(typeof changeMark === 'string' ? { changeMark } : {}) })
+    const { uuid, device, changeMark } = asTable(item)
+    if (typeof uuid !== 'string' || typeof device !== 'string') return undefined
+    clean.volumes.push({ uuid, device, ...(typeof changeMark === 'string' ? { changeMark } : {}) })
   }
   const known = asKnown(table['known'])
   if (known !== undefined) clean.known = known
   if (typeof table['dirtySinceMs'] === 'number') clean.dirtySinceMs = table['dirtySinceMs']
   return clean
+}
+
+function asLive(value: unknown): LiveMaps | undefined {
+  const table = asTable(value)
+  const known = asKnown(table['known'])
+  const volumes = table['volumes']
+  if (known === undefined || !Array.isArray(volumes)) return undefined
+  const live: LiveMaps = { known, volumes: [] }
+  for (const item of volumes as unknown[]) {
+    const { uuid, device } = asTable(item)
+    if (typeof uuid !== 'string' || typeof device !== 'string') return undefined
+    live.volumes.push({ uuid, device })
+  }
+  return live
 }
 
 function asKnown(value: unknown): KnownCopy | undefined {

@@ -1,8 +1,8 @@
 /**
  * Opening a prepared group: its files first, then the engine, and the files put back when the engine refuses.
  *
- *   1. new volumes' files and the group's file (clean = false) are on disk  2. the engine opens the devices
- *   A crash after 1: an unclean stop, everything is compared. A refusal in 2: the files become what they were.
+ *   1. new volumes' files and the group's file (clean = false) are on disk  2. the engine opens the devices and the maps
+ *   A crash after 1: an unclean stop. A refusal in 2: the files become what they were.
  */
 import { removeDurably, writeJson } from '../core/atomic-file.js'
 import type { Clock } from '../core/clock.js'
@@ -13,7 +13,8 @@ import type { EventSource } from '../native/events.js'
 import { QuicTransport } from '../transport/quic.js'
 import type { Transport } from '../transport/transport.js'
 import { WebTransportTransport } from '../transport/webtransport.js'
-import { encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import type { KnownCopy, KnownPosition } from './attach-decision.js'
+import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import type { PreparedGroup } from './group-preparation.js'
 import { encodeVolume, volumePath } from './volume-file.js'
 
@@ -21,6 +22,7 @@ export interface OpeningDeps {
   addon: Addon
   events: EventSource
   identity: { pem: string }
+  stateDirectory: string
 }
 
 export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport {
@@ -35,17 +37,18 @@ export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport
 }
 
 export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: PreparedGroup): OpenedGroup {
-  const { clean } = prepared
+  const trusted = prepared.clean !== undefined || prepared.live !== undefined
   try {
     return deps.addon.openGroup({
       name: config.name,
-      volumes: prepared.volumes.map(({ config: volume, ranges, excludedBefore }) => ({
+      volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore }) => ({
         name: volume.name,
         device: { path: volume.device },
         readOnly: volume.readOnly,
         // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
         excluded: excludedBefore ?? ranges.excluded,
         watched: ranges.watched,
+        map: { path: dirtyMapPath(deps.stateDirectory, volume.name), uuid: identity.uuid, trusted },
       })),
       incarnation: prepared.incarnation,
       durability: config.durability,
@@ -53,15 +56,6 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       logBytes: config.logBytes,
       peerTimeoutMs: config.peerTimeoutMs,
       replicated: config.standby !== undefined,
-      ...(clean === undefined || prepared.before === undefined
-        ? {}
-        : {
-            history: {
-              incarnation: prepared.before.incarnation,
-              sequence: clean.sequence,
-              dirtyFiles: clean.volumes.map(volume => volume.dirtyFile),
-            },
-          }),
     })
   } catch (error) {
     throw new NativeError(
@@ -69,6 +63,43 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       error,
     )
   }
+}
+
+/**
+ * The copy for which the maps that the engine has taken up hold, and where it may stand. Undefined: they hold for none,
+ * or not all of them could be taken up.
+ */
+export function knownAtOpen(prepared: PreparedGroup, native: OpenedGroup): KnownCopy | undefined {
+  if (native.volumes.some(({ mapFloor }) => mapFloor === undefined)) return undefined
+  if (prepared.clean !== undefined) return prepared.clean.known
+  const known = prepared.live?.known
+  if (known === undefined) return undefined
+  let positions: KnownPosition[] | undefined = known.positions
+  for (const { mapFloor } of native.volumes) positions = positions && aboveFloor(positions, mapFloor)
+  return positions && { replicaId: known.replicaId, positions }
+}
+
+/** What the group's file goes on saying while the engine opens: a crash now changes nothing. */
+export function liveAtOpen({ clean, live, volumes }: PreparedGroup): Pick<GroupRecord, 'live'> {
+  if (clean === undefined) return live === undefined ? {} : { live }
+  if (clean.known === undefined) return {}
+  return {
+    live: {
+      known: clean.known,
+      volumes: volumes.map(({ config, identity }) => ({ uuid: identity.uuid, device: config.device })),
+    },
+  }
+}
+
+/** The positions, oldest first, that are not ruled out by what was cleared under the floor. */
+function aboveFloor(positions: KnownPosition[], floor: KnownPosition | undefined): KnownPosition[] | undefined {
+  if (floor === undefined) return undefined
+  if (floor.incarnation === 0n) return positions
+  const at = positions.findIndex(({ incarnation }) => incarnation === floor.incarnation)
+  const found = positions[at]
+  if (found === undefined) return undefined
+  const durable = found.durable > floor.durable ? found.durable : floor.durable
+  return [{ incarnation: found.incarnation, durable }, ...positions.slice(at + 1)]
 }
 
 /** As the engine is opened with; a change that the configuration brings is written when the engine has been told. */

@@ -9,7 +9,7 @@ import { random64 } from '../core/random64.js'
 import { type CompiledRanges } from '../filter/compile.js'
 import { RangeFollower } from '../filter/follow.js'
 import type { Addon } from '../native/binding.js'
-import { type CleanStop, type GroupRecord, readGroup } from './group-file.js'
+import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
 import { identifyVolume, type VolumeIdentity } from './volume-file.js'
 
 export interface PreparedVolume {
@@ -31,8 +31,10 @@ export interface PreparedGroup {
   generation: string
   /** The group's file as it was found. */
   before: GroupRecord | undefined
-  /** What can be relied on; undefined: nothing. */
+  /** The last stop was a clean one, and nothing has happened since. */
   clean: CleanStop | undefined
+  /** The dirty maps can be relied on, whatever the last stop was. */
+  live: LiveMaps | undefined
 }
 
 export interface PreparationDeps {
@@ -47,8 +49,8 @@ export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): 
   const before = readGroup(deps.state, config.name)
   const volumes: PreparedVolume[] = []
   for (const [index, volume] of config.volumes.entries()) volumes.push(await prepareVolume(volume, index, before, deps))
-  const clean = before?.clean
-  const doubt = clean === undefined ? undefined : whatHasChanged(clean, volumes)
+  const left = before?.clean ?? before?.live
+  const doubt = left === undefined ? undefined : whatHasChanged(left, volumes)
   if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
   return {
     volumes,
@@ -58,7 +60,8 @@ export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): 
         ? random64().toString(16).padStart(16, '0')
         : before.generation,
     before,
-    clean: doubt === undefined ? clean : undefined,
+    clean: doubt === undefined ? before?.clean : undefined,
+    live: doubt === undefined ? before?.live : undefined,
   }
 }
 
@@ -92,14 +95,15 @@ async function prepareVolume(
 }
 
 /** Why the dirty maps of the last stop cannot be believed; undefined: they can. */
-function whatHasChanged(clean: CleanStop, volumes: PreparedVolume[]): string | undefined {
-  if (clean.volumes.length !== volumes.length) return 'the volumes of the group have changed'
+function whatHasChanged(left: CleanStop | LiveMaps, volumes: PreparedVolume[]): string | undefined {
+  if (left.volumes.length !== volumes.length) return 'the volumes of the group have changed'
   for (const [index, volume] of volumes.entries()) {
-    const then = clean.volumes[index]
+    const then = left.volumes[index]
     if (then?.uuid !== volume.identity.uuid) return 'the volumes of the group have changed'
     if (then.device !== volume.config.device)
       return `volume ${volume.config.name} is on another device than before (${then.device})`
-    if (then.changeMark !== volume.facts.changeMark)
+    // After a crash nobody knows when the device was last written to by us.
+    if ('sequence' in left && (then as CleanStop['volumes'][number]).changeMark !== volume.facts.changeMark)
       return `${volume.config.device} was changed by another program since the last stop`
   }
   return undefined

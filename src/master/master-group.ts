@@ -21,10 +21,20 @@ import type { Session, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
 import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
-import { carriedSince, excludedOf, openNative, openTransport, persist, restore } from './group-opening.js'
+import {
+  carriedSince,
+  excludedOf,
+  knownAtOpen,
+  liveAtOpen,
+  openNative,
+  openTransport,
+  persist,
+  restore,
+} from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
 import { type PreparedGroup, prepareGroup } from './group-preparation.js'
 import { helloOf } from './hello.js'
+import { MapTrust } from './map-trust.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
@@ -62,6 +72,7 @@ export class MasterGroup {
   readonly #record: GroupRecord
   readonly #progress: GroupProgress
   readonly #verification: Verification
+  readonly #trust: MapTrust
   readonly #transport: Transport | undefined
   readonly #keeper: SessionKeeper | undefined
   readonly #unsubscribe: () => void
@@ -86,6 +97,7 @@ export class MasterGroup {
       incarnation: prepared.incarnation,
       generation: prepared.generation,
       excluded: excludedOf(prepared),
+      ...liveAtOpen(prepared),
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
@@ -115,8 +127,9 @@ export class MasterGroup {
     this.#counters = new CounterReader(deps.addon)
     this.#group = native.group
     this.#record = record
-    this.#known = prepared.clean?.known
+    this.#known = knownAtOpen(prepared, native)
     this.#volumes = openVolumes(prepared, native)
+    this.#trust = this.#makeTrust()
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#verification = this.#verifications()
@@ -176,12 +189,29 @@ export class MasterGroup {
   setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array): void {
     const volume = this.#volumes[index]
     if (volume === undefined) return
+    const trusted = this.#record.live !== undefined
+    this.#trust.distrust()
     this.#deps.addon.setRanges(volume.handle, excluded, watched)
     this.#record.excluded[volume.identity.uuid] = [...excluded]
     this.#saveRecord()
+    if (trusted) void this.#trust.complete(() => this.#known) // what entered is dirty, and is stored first
+  }
+
+  #makeTrust(): MapTrust {
+    return new MapTrust({
+      addon: this.#deps.addon,
+      group: this.#group,
+      volumes: this.#volumes.map(({ identity, config }) => ({ uuid: identity.uuid, device: config.device })),
+      record: this.#record,
+      save: () => this.#saveRecord(),
+      clock: this.#clock,
+      log: this.#log,
+    })
   }
 
   #begin(): void {
+    if (this.#known === undefined) this.#trust.distrust()
+    else this.#trust.follow(this.#known)
     for (const [index, volume] of this.#volumes.entries()) {
       const { excludedBefore, ranges } = volume
       if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
@@ -231,6 +261,9 @@ export class MasterGroup {
     }
     const decision = decideAttach(facts)
     const { fresh, initial, allDirty } = decision
+    const known = knownAfterAttach(facts, decision)
+    if (allDirty || fresh) this.#trust.distrust()
+    else this.#trust.follow(known)
     this.#deps.addon.attach(this.#group, {
       session: session.id,
       peerIncarnation: welcome.incarnation,
@@ -239,7 +272,7 @@ export class MasterGroup {
       initial,
       allDirty,
     })
-    this.#known = knownAfterAttach(facts, decision)
+    this.#known = known
     this.#log.info(
       `session with the standby at ${session.address}: ${decision.why}${allDirty ? '; everything is compared' : ''}`,
     )
@@ -254,6 +287,9 @@ export class MasterGroup {
       this.#detached(event.reason)
     } else if (event.type === 'resync-done') {
       this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
+      if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
+    } else if (event.type === 'map-failed') {
+      this.#trust.failed(event.message, () => this.#known)
     } else if (event.type === 'watched') {
       this.#volumes.find(volume => volume.handle === event.volume)?.follower.watched()
     } else if (event.type === 'device-error') {
@@ -317,15 +353,16 @@ export class MasterGroup {
 
   #release(): void {
     this.#verification.close()
+    this.#trust.close()
     this.#stopSampling()
     this.#unsubscribe()
     this.#transport?.close()
   }
 
   /**
-   * 1. no request is read any more  2. the standby gets what it lacks, within the time  3. the dirty maps are written,
-   * with everything it has not made durable  4. the devices are flushed and closed  5. the group's file says clean.
-   * A crash before 5 is an unclean stop: everything is compared.
+   * 1. no request is read any more  2. the standby gets what it lacks, within the time  3. the devices are flushed, and
+   * the dirty maps say exactly what it has not made durable  4. the devices are closed  5. the group's file says clean.
+   * A crash before 5 is an unclean stop.
    */
   async #close(drainMs: number): Promise<CloseOutcome> {
     const { addon } = this.#deps
@@ -373,7 +410,7 @@ export class MasterGroup {
       const marks = marksOf(counters)
       const clean: CleanStop = { sequence: marks.written, volumes: [] }
       for (const volume of this.#volumes) {
-        const { sequence, saved } = await saveVolume(this.#deps.addon, this.#deps.stateDirectory, volume)
+        const { sequence, saved } = await saveVolume(this.#deps.addon, volume)
         if (sequence > clean.sequence) clean.sequence = sequence
         clean.volumes.push(saved)
       }
@@ -384,7 +421,7 @@ export class MasterGroup {
       return clean
     } catch (error) {
       this.#log.error(
-        `stop: cannot write down what the standby has: ${describe(error)}; everything will be compared at the next start`,
+        `stop: cannot write down what the standby has: ${describe(error)}; the next start takes it for a crash`,
       )
       return undefined
     }

@@ -68,7 +68,7 @@ export function countersRead(): Record<PageKind, string[]> {
   ]
   return {
     group: [...marks(watermarks), ...groupCounters],
-    volume: ['connections', ...requestKinds.flatMap(ofKind)],
+    volume: ['connections', 'hot_bytes', 'map_stored', ...requestKinds.flatMap(ofKind)],
     replica: [...marks(standbyWatermarks), ...replicaCounters],
   }
 }

@@ -200,6 +200,7 @@ function addLog(dashboard: DashboardBuilder): void {
     .withPanel(
       graph('Dirty', 'What may differ on the standby; unreadable: what the master device refused to read.', 'bytes', [
         [`understudy_dirty_bytes{${ofVolume}}`, volumeLegend],
+        [`understudy_hot_bytes{${ofVolume}}`, `hot ${volumeLegend}`],
         [`understudy_unreadable_bytes{${ofGroup}}`, `unreadable ${groupLegend}`],
       ]),
     )

@@ -3,6 +3,7 @@
  * table in docs/metrics.md and the check of dashboards and alert rules are all made from it.
  */
 import { groupMetrics } from './group-metrics.js'
+import { mapMetrics } from './map-metrics.js'
 import { requestMetrics } from './request-metrics.js'
 import type { Snapshot } from './source.js'
 import { standbyMetrics } from './standby-metrics.js'
@@ -27,5 +28,6 @@ export const metricDefinitions = (): MetricDefinition[] => [
   ...statusMetrics,
   ...groupMetrics,
   ...requestMetrics,
+  ...mapMetrics,
   ...standbyMetrics,
 ]

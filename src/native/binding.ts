@@ -35,14 +35,8 @@ export interface VolumeSpec {
   excluded?: BigUint64Array
   /** Writes that touch these [start, end) pairs raise `watched` and open a step first (partition tables). */
   watched?: BigUint64Array
-}
-
-/** What the last clean stop of this group left, so that nothing needs to be compared again. */
-export interface GroupHistory {
-  incarnation: bigint
-  sequence: bigint
-  /** One per volume: the dirty map as written by saveDirty(). */
-  dirtyFiles: string[]
+  /** The dirty map on disk. Trusted: its marks are taken up; one that is missing or damaged makes everything dirty. */
+  map?: { path: string; uuid: string; trusted: boolean }
 }
 
 export interface GroupSpec {
@@ -56,13 +50,18 @@ export interface GroupSpec {
   peerTimeoutMs: number
   /** False: a plain NBD server (writes are counted and marked dirty, nothing is logged). */
   replicated: boolean
-  history?: GroupHistory
+}
+
+/** The position that a copy must have reached for a dirty map to hold for it; zeroes: wherever it was first kept for. */
+export interface MapFloor {
+  incarnation: bigint
+  durable: bigint
 }
 
 export interface OpenedGroup {
   group: number
   /** In the order of GroupSpec.volumes: handle for adopt(), what it is, and its page in counters(). */
-  volumes: { volume: number; device: DeviceInfo; counterPage: number }[]
+  volumes: { volume: number; device: DeviceInfo; counterPage: number; mapFloor?: MapFloor }[]
   counterPage: number
 }
 
@@ -113,6 +112,8 @@ export type AddonEvent =
   /** The log has been given up for the dirty map. */
   | { type: 'detached'; group: number; reason: 'log-full' | 'peer-timeout' | 'requested' }
   | { type: 'resync-done'; group: number; sequence: bigint }
+  /** The dirty map could not be written. Removed: no start will believe it; until fillMap() it is in memory only. */
+  | { type: 'map-failed'; group: number; volume: number; message: string; removed: boolean }
   /** A client wrote to a watched range of a volume (a step is open until setRanges is called). */
   | { type: 'watched'; group: number; volume: number }
   | {
@@ -183,8 +184,13 @@ export interface Addon {
   attach(group: number, request: AttachRequest): void
   /** Gives the log up for the dirty map (and closes the step mechanically at the next attach). */
   detach(group: number): void
-  /** Writes a volume's dirty map; only after quiesce(). What the peer has not made durable is marked first. */
-  saveDirty(volume: number, path: string): Promise<{ sequence: bigint }>
+  /** Makes the dirty maps on disk whole: from here on they hold whatever may differ, after a crash too. */
+  fillMap(group: number): Promise<void>
+  /**
+   * A clean stop: the dirty map on disk says exactly what the peer has not made durable. Only after quiesce(), and after
+   * the device has been flushed; the last call for this volume.
+   */
+  finishMap(volume: number): Promise<{ sequence: bigint }>
   /**
    * Reads, hashes and compares the whole volume online (native/engine/verifier.h); `verify-result` events tell of every
    * difference, `device-error` events ("verify read") of what the master cannot read, the promise of the end.

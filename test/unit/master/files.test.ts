@@ -37,10 +37,14 @@ t.test('what a clean stop wrote is read back; what cannot be understood is an un
     incarnation: 1n << 63n,
     generation: 'ab',
     excluded: { u: [0n, 1n << 50n] },
+    live: {
+      known: { replicaId: 'r', positions: [{ incarnation: 5n, durable: 8n }] },
+      volumes: [{ uuid: 'u', device: '/d' }],
+    },
     clean: {
       sequence: 9n,
       known: { replicaId: 'r', positions: [{ incarnation: 5n, durable: 8n }] },
-      volumes: [{ uuid: 'u', device: '/d', dirtyFile: '/f', changeMark: 'm' }],
+      volumes: [{ uuid: 'u', device: '/d', changeMark: 'm' }],
       dirtySinceMs: 12,
     },
   }

@@ -139,33 +139,97 @@ t.test('a clean stop drains, and the next start relies on what it left', async t
   first.welcome()
   first.inSync(7n)
   t.same(await closing(first.group, first.clock, 1_000), { drained: true, dirtyBytes: 0 })
-  t.same(first.fake.calls.slice(-3), ['quiesce', 'saveDirty', 'closeGroup'])
+  t.same(first.fake.calls.slice(-3), ['quiesce', 'finishMap', 'closeGroup'])
   t.equal(first.transport.last.closedWith, 'the master has stopped')
 
   const second = await open(t, place)
-  t.match(second.fake.groups, [
-    {
-      history: {
-        incarnation: first.incarnation,
-        sequence: 7n,
-        dirtyFiles: [join(place.state, 'volumes', 'disk1.dirty')],
-      },
-    },
-  ])
+  const path = join(place.state, 'volumes', 'disk1.map')
+  t.match(second.fake.groups, [{ volumes: [{ map: { path, trusted: true } }] }])
   t.equal(readGroup(place.state, 'disk1')?.clean, undefined, 'a crash from here on is an unclean stop')
   second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
   t.match(second.fake.attached, [{ allDirty: false }])
 })
 
-t.test('without a clean stop nothing is believed', async t => {
+const trusted = ({ fake }: { fake: FakeAddon }): unknown => fake.groups[0]?.volumes[0]?.map?.trusted
+
+t.test('a crash before the first copy was complete: nothing is believed', async t => {
   const place = scratch(t)
   const first = await open(t, place)
   first.welcome()
   first.inSync(7n)
   const second = await open(t, place)
-  t.equal(second.fake.groups[0]?.history, undefined)
+  t.equal(trusted(second), false)
   second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
   t.match(second.fake.attached, [{ allDirty: true, fresh: false }])
+})
+
+/** A group whose maps are kept on disk for the copy, killed; and the next start of it, whose maps have this floor. */
+async function crashed(t: Test, floor: { incarnation?: bigint; durable: bigint } | undefined) {
+  const place = scratch(t)
+  const first = await open(t, place)
+  first.welcome()
+  first.inSync(7n)
+  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  await new Promise(resolve => setImmediate(resolve))
+  t.match(readGroup(place.state, 'disk1')?.live, { known: { replicaId: 'copy' } }, 'the maps are whole, and kept')
+  const fake = new FakeAddon()
+  fake.mapFloor = floor && { incarnation: first.incarnation, ...floor }
+  return { place, first, second: await open(t, place, {}, fake) }
+}
+
+t.test('after a crash the maps on disk are believed for the copy they were kept for', async t => {
+  const { place, first, second } = await crashed(t, { durable: 6n })
+  t.equal(trusted(second), true)
+  second.welcome({ incarnation: String(first.incarnation), received: '6', fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: false }])
+  const third = await open(t, place, {}, Object.assign(new FakeAddon(), { mapFloor: second.fake.mapFloor }))
+  third.welcome({ incarnation: String(second.incarnation), received: '0', fresh: false, initial: false })
+  t.match(third.fake.attached, [{ allDirty: false }], 'and after another one, in which the copy got a new position')
+})
+
+t.test('after a crash a copy that stands before what the maps forgot is compared', async t => {
+  const { first, second } = await crashed(t, { durable: 6n })
+  second.welcome({ incarnation: String(first.incarnation), received: '5', fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: true }])
+})
+
+t.test('after a crash another copy is compared', async t => {
+  const { place, first, second } = await crashed(t, { durable: 6n })
+  const changes = { replicaId: 'another', incarnation: String(first.incarnation), received: '7' }
+  second.welcome({ ...changes, fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: true }])
+  t.equal(readGroup(place.state, 'disk1')?.live, undefined, 'and the maps are believed no more before that has ended')
+})
+
+t.test('after a crash maps that are damaged, or of an unknown history, are not believed', async t => {
+  for (const floor of [undefined, { incarnation: 77n, durable: 0n }]) {
+    const { place, first, second } = await crashed(t, floor)
+    t.equal(readGroup(place.state, 'disk1')?.live, undefined)
+    second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
+    t.match(second.fake.attached, [{ allDirty: true }])
+  }
+})
+
+t.test('a map that cannot be written is not believed until it is whole again', async t => {
+  const { place, second } = await crashed(t, { durable: 6n })
+  second.fake.emit({ type: 'map-failed', group: 1, volume: 100, message: 'no space', removed: true })
+  t.equal(readGroup(place.state, 'disk1')?.live, undefined)
+  second.fake.failing.set('fillMap', errno('ENOSPC'))
+  await second.clock.advance(5_000)
+  t.equal(readGroup(place.state, 'disk1')?.live, undefined)
+  second.fake.failing.clear()
+  await second.clock.advance(5_000)
+  t.ok(readGroup(place.state, 'disk1')?.live)
+})
+
+t.test('while the filter changes a crash means that everything is compared', async t => {
+  const { place, second } = await crashed(t, { durable: 6n })
+  let during: unknown = 'nothing'
+  Object.assign(second.fake, { setRanges: () => (during = readGroup(place.state, 'disk1')?.live) })
+  second.group.setRanges(0, BigUint64Array.of(0n, 65536n), new BigUint64Array())
+  t.equal(during, undefined)
+  await new Promise(resolve => setImmediate(resolve))
+  t.ok(readGroup(place.state, 'disk1')?.live, 'believed again once what entered is stored')
 })
 
 t.test('a device that was written to by somebody else between stop and start is compared', async t => {
@@ -176,17 +240,17 @@ t.test('a device that was written to by somebody else between stop and start is 
   await closing(first.group, first.clock, 1_000)
   writeFileSync(place.device, Buffer.alloc(sizeBytes, 1))
   const second = await open(t, place)
-  t.equal(second.fake.groups[0]?.history, undefined)
+  t.equal(trusted(second), false)
   t.match(second.lines.join(), /changed by another program since the last stop/)
 })
 
 t.test('a stop that could not write everything down is not a clean one', async t => {
   const place = scratch(t)
   const { group, clock, fake, lines } = await open(t, place)
-  fake.failing.set('saveDirty', errno('ENOSPC'))
+  fake.failing.set('finishMap', errno('ENOSPC'))
   await closing(group, clock, 1_000)
   t.equal(readGroup(place.state, 'disk1')?.clean, undefined)
-  t.match(lines.join(), /no space left .*everything will be compared/)
+  t.match(lines.join(), /no space left .*the next start takes it for a crash/)
 })
 
 t.test('the drain waits for the standby, at most its time, and not for one that is away', async t => {

@@ -164,6 +164,8 @@ export class FakeAddon {
   readonly groups: GroupSpec[] = []
   readonly replicas: ReplicaSpec[] = []
   position = { incarnation: 0n, received: 0n }
+  /** Of the dirty maps that are trusted; undefined: they are damaged. */
+  mapFloor: { incarnation: bigint; durable: bigint } | undefined = { incarnation: 0n, durable: 0n }
   failing = new Map<string, Error & { code?: string }>()
   readonly #buffer = new ArrayBuffer(64 * 512 * 8)
   #pages = 0
@@ -217,10 +219,11 @@ export class FakeAddon {
       canZero: true,
       isBlockDevice: false,
     }
-    const volumes = spec.volumes.map((_, index) => ({
+    const volumes = spec.volumes.map(({ map }, index) => ({
       volume: 100 * this.groups.length + index,
       device,
       counterPage: ++this.#pages,
+      ...(map?.trusted === true && this.mapFloor !== undefined ? { mapFloor: this.mapFloor } : {}),
     }))
     const counterPage = ++this.#pages
     this.set('group', counterPage, { incarnation: spec.incarnation, state: spec.replicated ? 1n : 0n })
@@ -236,8 +239,12 @@ export class FakeAddon {
     this.#call('quiesce')
   }
 
-  async saveDirty(): Promise<{ sequence: bigint }> {
-    this.#call('saveDirty')
+  async fillMap(): Promise<void> {
+    this.#call('fillMap')
+  }
+
+  async finishMap(): Promise<{ sequence: bigint }> {
+    this.#call('finishMap')
     return { sequence: 0n }
   }
 
