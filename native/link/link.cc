@@ -82,6 +82,10 @@ void Link::established(quic::Session &session) {
            ""});
 }
 
+void Link::moved(quic::Session &session) {
+  events_({"session-moved", {{"session", session.id}, {"address", session.peer_address}}, ""});
+}
+
 void Link::closed(quic::Session &session, quic::CloseReason reason, const std::string &text) {
   if (SessionState *state = state_of(session)) {
     if (GroupLink *group = state->group) {

@@ -56,6 +56,7 @@ class Link final : public quic::SessionHandler {
   void established(quic::Session &session) override;
   void control_received(quic::Session &session, std::span<const uint8_t> bytes) override;
   void records_received(quic::Session &session, std::span<const uint8_t> bytes) override;
+  void moved(quic::Session &session) override;
   void turn(quic::Session &session) override;
   void closed(quic::Session &session, quic::CloseReason reason, const std::string &text) override;
 

@@ -65,6 +65,7 @@ class SessionHandler {
   virtual void control_received(Session &session, std::span<const uint8_t> bytes) = 0;
   // Only on the accepting side. The handler must take all; session.records_consumed() opens the window again.
   virtual void records_received(Session &session, std::span<const uint8_t> bytes) = 0;
+  virtual void moved(Session &) {}          // peer_address has changed (NAT); the session goes on
   virtual void turn(Session &session) = 0;  // once per loop turn, before sending: queue what has become ready
   // The last call for this session; a record source is detached already. Also comes for a session that was never
   // established.

@@ -177,6 +177,7 @@ void SessionImpl::follow_peer() {
   remote_ = now_at;
   local_ = Address::from(path->local.addr, path->local.addrlen);
   peer_address = remote_.text();
+  if (established_) host_.handler().moved(*this);
 }
 
 void SessionImpl::on_timer(uint64_t now) {

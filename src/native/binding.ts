@@ -97,6 +97,8 @@ export type AddonEvent =
       fingerprint: string
       address: string
     }
+  /** The peer is seen at another address now (NAT); the session goes on. */
+  | { type: 'session-moved'; session: bigint; address: string }
   /** A JSON frame of the peer's TypeScript half. */
   | { type: 'session-message'; session: bigint; message: unknown }
   | {

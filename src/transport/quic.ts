@@ -82,6 +82,8 @@ export class QuicTransport implements Transport {
       handler.closed(session, event.reason, event.text)
     } else if (event.type === 'session-message') {
       if (session.open) handler.message(session, event.message)
+    } else if (event.type === 'session-moved') {
+      session.moved(event.address)
     } else {
       handler.established(session)
     }
@@ -107,8 +109,16 @@ class QuicSession implements Session {
     private readonly addon: Pick<Addon, 'send' | 'closeSession'>,
     readonly id: bigint,
     readonly peerId: string,
-    readonly address: string,
+    private at: string,
   ) {}
+
+  get address(): string {
+    return this.at
+  }
+
+  moved(address: string): void {
+    this.at = address
+  }
 
   send(message: object): void {
     if (!this.open) return

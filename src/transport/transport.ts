@@ -15,7 +15,7 @@ export interface Session {
   readonly id: bigint
   /** The peer's id; of an outgoing session the one that was asked for. */
   readonly peerId: string
-  /** HOST:PORT */
+  /** HOST:PORT, where the peer is seen now. */
   readonly address: string
   /** Queues a message of at most 64 KiB of JSON. Nothing happens when the session is closed already. */
   send(message: object): void

@@ -391,19 +391,29 @@ static void black_hole_test() {
 
 static void rebinding_test() {
   Pair pair;
+  pair.master.options.idle_timeout_ns = pair.standby.options.idle_timeout_ns = 1'000'000'000;
   pair.open();
   Relay relay(pair.standby.port());
-  PatternSource source(1ull << 40, 1u << 20);
+  PatternSource source(96u << 20, 1u << 20);
   pair.master.seen.on_established = [&](Session &session) { session.attach_records(&source); };
-  pair.connect(relay.port());
-  pair.standby.seen.wait(5, [](Logs &logs) { return any(logs, [](auto &log) { return log.records > 1u << 20; }); });
-  relay.rebind = true;
-  usleep(100'000);
-  const uint64_t before = pair.standby.seen.first().records;
-  const bool goes_on = pair.standby.seen.wait(
-      5, [&](Logs &logs) { return any(logs, [&](auto &log) { return log.records > before + (4u << 20); }); });
+  const SessionId id = pair.connect(relay.port());
+  const auto received = [&](uint64_t bytes) {
+    return pair.standby.seen.wait(5, [&](Logs &logs) { return any(logs, [&](auto &log) { return log.records >= bytes; }); });
+  };
+  bool goes_on = true;
+  for (uint64_t round = 0; round < 8; round++) {  // more often than there are spare connection ids
+    goes_on = goes_on && received((round * 4 + 1) << 20);
+    relay.rebind = true;
+  }
+  goes_on = goes_on && received(96u << 20);
   ok(goes_on && pair.standby.seen.count() == 1 && !pair.standby.seen.first().damaged,
-     "a session survives that its client's address changes (NAT)");
+     "a session survives that its client's address changes again and again (NAT)");
+  const size_t moves = pair.standby.seen.first().moves;
+  relay.rebind = true;
+  const bool found = pair.standby.seen.wait(2, [&](Logs &logs) { return logs.begin()->second.moves > moves; });
+  usleep(1'500'000);
+  ok(moves > 0 && found && !pair.standby.seen.first().closed && !pair.master.seen.of(id).closed,
+     "an idle one too: the keep-alives tell of the new address");
   pair.master.endpoint.reset();
 }
 

@@ -68,6 +68,7 @@ struct SessionLog {
   CloseReason reason{};
   std::string text, fingerprint, address, control;
   uint64_t records = 0, packet_bytes = 0, lost = 0;
+  size_t moves = 0;
   bool damaged = false;
   uint64_t closed_at = 0;
 };
@@ -105,6 +106,9 @@ class Recorder : public SessionHandler {
     });
     owed_[session.id] += bytes.size();
     if (consume) pay(session);
+  }
+  void moved(Session &session) override {
+    update(session, [](SessionLog &log) { log.moves++; });
   }
   void turn(Session &session) override {
     turns++;

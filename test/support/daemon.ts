@@ -368,6 +368,8 @@ export interface PairOptions {
   standby?: string[]
   /** Scratch files on a disk, not in memory. */
   onDisk?: boolean
+  /** Given the standby's port: the one the master is to connect to, with something in between. */
+  relay?: (standbyPort: number) => Promise<number>
   /** Do not start anything yet. */
   idle?: boolean
   /** Do not wait until the pair is in sync. */
@@ -401,16 +403,11 @@ export async function startPair(t: Test, options: PairOptions = {}): Promise<Pai
   const [port, masterMetrics, standbyMetrics] = await Promise.all([freeUdpPort(), freeTcpPort(), freeTcpPort()])
   const device = options.device ?? (await sparseFile(files.path('disk.img'), options.sizeBytes ?? 64 << 20))
   const standbyAddress = `127.0.0.1:${port}`
+  const reachedAt = `127.0.0.1:${(await options.relay?.(port)) ?? port}`
   const socket = files.path('nbd.sock')
   const masterArgs = (): string[] => [
     ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
-    ...[
-      '--standby',
-      `${standbyId}@${standbyAddress}`,
-      '--metrics',
-      `127.0.0.1:${masterMetrics}`,
-      ...(options.master ?? []),
-    ],
+    ...['--standby', `${standbyId}@${reachedAt}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...(options.master ?? [])],
   ]
   const standbyArgs = (): string[] => [
     ...['standby', '--state', standbyState, '--store', files.path('store'), '--listen', standbyAddress],
