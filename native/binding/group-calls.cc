@@ -109,6 +109,7 @@ Napi::Value Addon::open_group(Call call) {
   options.durability = durability_from(env, text(spec, "durability", "flush"));
   options.block_on_standby_loss = text(spec, "onStandbyLoss") == "block";
   options.peer_timeout_ns = static_cast<uint64_t>(number(spec, "peerTimeoutMs", 5000)) * 1'000'000;
+  options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));
   const uint32_t handle = ++last_handle_;
 
   auto entry = std::make_unique<GroupEntry>();

@@ -15,6 +15,7 @@ Napi::Value Addon::open_endpoint(Call call) {
   }
   options.idle_timeout_ns = static_cast<uint64_t>(number(spec, "idleTimeoutMs", 5000)) * 1'000'000;
   options.packet_bytes_max = static_cast<size_t>(number(spec, "packetBytesMax", 60000));
+  options.bytes_per_second_max = static_cast<uint64_t>(number(spec, "bytesPerSecondMax", 0));
   const uint32_t handle = ++last_handle_;
   auto link = std::make_unique<link::Link>(sink());
   link->handle = handle;

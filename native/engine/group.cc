@@ -24,8 +24,9 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
       page_(CounterPages::instance().take()),
       peer_(page_, waker_),
       capture_(options.capture, volumes_, page_, events_),
-      resync_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_, volumes_,
-              page_),
+      resync_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_,
+               options.resync_bytes_per_second},
+              capture_, volumes_, page_),
       verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_,
                 [this](Volume &volume, const std::vector<Range> &ranges) { repair(volume, ranges); }),
       epoll_(epoll_create1(EPOLL_CLOEXEC)) {

@@ -36,6 +36,7 @@ struct GroupOptions {
   Durability durability = Durability::kFlush;
   bool block_on_standby_loss = false;
   uint64_t peer_timeout_ns = 5'000'000'000;
+  uint64_t resync_bytes_per_second = 0;  // 0: no limit
 };
 
 class Group {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/clock.h"
 #include "engine/region-reader.h"
 
 namespace understudy::engine {
@@ -24,7 +25,7 @@ struct Resync::ReadResult {
 };
 
 Resync::Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page)
-    : host_(std::move(host)), capture_(capture), volumes_(volumes), page_(page) {}
+    : host_(std::move(host)), capture_(capture), volumes_(volumes), page_(page), pace_(host_.bytes_per_second) {}
 
 void Resync::start(uint64_t session, bool fresh) {
   if (active_) return;  // a step is open already: what became dirty since is found by the cursor
@@ -161,7 +162,8 @@ void Resync::read(Chunk &chunk) {
   const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
   const uint64_t bytes = chunk.end - chunk.start + (regions + edges) * sizeof(wire::RecordHeader);
   const bool crowded = log->bytes_used() && log->bytes_used() + bytes > log->bytes_max() / 2;
-  if (crowded || !log->room(bytes)) return;
+  if (crowded || !log->room(bytes) || !pace_.open(monotonic_ns())) return;
+  pace_.take(chunk.end - chunk.start);
   log->hold(bytes);
   auto result = std::make_shared<ReadResult>();
   *result = {&volume, chunk.start, chunk.end, volume.flights.add(chunk.start, chunk.end, false), bytes, epoch_,

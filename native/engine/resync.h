@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/pace.h"
 #include "core/work-pool.h"
 #include "engine/capture.h"
 
@@ -23,6 +24,7 @@ class Resync {
     std::function<void(std::function<void()>)> post;  // run on the engine thread; any thread
     PeerLink *link;
     EventSink events;
+    uint64_t bytes_per_second = 0;  // of the device, at most; 0: as fast as it goes
   };
   Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page);
 
@@ -71,6 +73,7 @@ class Resync {
   uint64_t cursor_ = 0;
   size_t reads_ = 0;
   std::deque<Chunk> chunks_;
+  Pace pace_;
 };
 
 }  // namespace understudy::engine

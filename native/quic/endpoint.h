@@ -105,6 +105,9 @@ struct EndpointOptions {
   size_t packet_bytes_max = 60000;         // UDP payload; the path's IP_MTU and the peer's limit lower it
   uint64_t idle_timeout_ns = 5'000'000'000;  // the peer timeout; keep-alives go out at a quarter of it
   uint64_t record_window_bytes = 8u << 20;   // flow control for the record stream
+  // Of UDP payload, for each session that we opened: what exceeds it waits in the record source. Control frames and
+  // what has to be repeated always go, and count. 0: no limit.
+  uint64_t bytes_per_second_max = 0;
 };
 
 class Endpoint {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/clock.h"
+#include "core/pace.h"
 #include "quic/control-queue.h"
 #include "quic/endpoint.h"
 #include "quic/packet-size.h"
@@ -158,7 +159,7 @@ class SessionImpl final : public Session, private PeerJudge {
   enum class Filled : uint8_t { kFull, kNothingMore, kFailed };
   Filled fill_batch(Batch &batch, size_t bytes_max, uint64_t now);
   ngtcp2_ssize write_packet(uint8_t *packet, size_t bytes, ngtcp2_path *path, uint64_t now);
-  Chunk next_chunk(size_t bytes);
+  Chunk next_chunk(size_t bytes, uint64_t now);
   void chunk_sent(const Chunk &chunk, size_t bytes, size_t packet_bytes);
   bool open_streams();
   bool flush(const OutgoingBatch &batch);
@@ -193,6 +194,7 @@ class SessionImpl final : public Session, private PeerJudge {
   uint64_t records_received_ = 0, records_consumed_ = 0;
   bool control_blocked_ = false, records_blocked_ = false;  // by flow control, in this pass of write()
 
+  Pace pace_;
   PacketSize packet_size_;
   size_t route_bytes_ = kHandshakePacketBytes;  // what our own route carries
   Unsent unsent_;

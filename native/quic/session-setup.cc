@@ -24,7 +24,8 @@ ngtcp2_conn *conn_of(ngtcp2_crypto_conn_ref *ref) { return *static_cast<ngtcp2_c
 
 }  // namespace
 
-SessionImpl::SessionImpl(SessionHost &host, SessionId session_id, bool is_outgoing) : host_(host) {
+SessionImpl::SessionImpl(SessionHost &host, SessionId session_id, bool is_outgoing)
+    : host_(host), pace_(is_outgoing ? host.options().bytes_per_second_max : 0) {
   id = session_id;
   outgoing = is_outgoing;
   started_ = last_heard_ = last_ts_ = deadline_ = monotonic_ns();

@@ -62,6 +62,7 @@ SessionImpl::Filled SessionImpl::fill_batch(Batch &batch, size_t bytes_max, uint
     if (written == 0) return Filled::kNothingMore;
     const auto bytes = static_cast<size_t>(written);
     stats.packets_sent.fetch_add(1, std::memory_order_relaxed);
+    pace_.take(bytes);
     const Address local = Address::from(path.path.local.addr, path.path.local.addrlen);
     const Address remote = Address::from(path.path.remote.addr, path.path.remote.addrlen);
     if (batch.packets > 0 && (bytes > batch.segment || !(remote == batch.remote) || !(local == batch.local))) {
@@ -89,7 +90,7 @@ SessionImpl::Filled SessionImpl::fill_batch(Batch &batch, size_t bytes_max, uint
 ngtcp2_ssize SessionImpl::write_packet(uint8_t *packet, size_t bytes, ngtcp2_path *path, uint64_t now) {
   ngtcp2_pkt_info info{};
   for (;;) {
-    const Chunk chunk = next_chunk(bytes);
+    const Chunk chunk = next_chunk(bytes, now);
     ngtcp2_ssize taken = -1;
     const ngtcp2_ssize written =
         ngtcp2_conn_writev_stream(conn_, path, &info, packet, bytes, &taken,
@@ -106,7 +107,7 @@ ngtcp2_ssize SessionImpl::write_packet(uint8_t *packet, size_t bytes, ngtcp2_pat
   }
 }
 
-SessionImpl::Chunk SessionImpl::next_chunk(size_t bytes) {
+SessionImpl::Chunk SessionImpl::next_chunk(size_t bytes, uint64_t now) {
   Chunk chunk;
   if (!established_ || is_ending()) return chunk;
   if (control_.has_unsent() && !control_blocked_) {
@@ -119,6 +120,10 @@ SessionImpl::Chunk SessionImpl::next_chunk(size_t bytes) {
   const uint8_t *data = nullptr;
   const size_t ready = records_->peek(records_sent_, &data);
   if (ready == 0) return chunk;
+  if (!pace_.open(now)) {
+    turn_within(pace_.wait_ns());
+    return chunk;
+  }
   chunk.stream = records_stream_;
   chunk.vector = {const_cast<uint8_t *>(data), std::min(ready, bytes)};
   return chunk;

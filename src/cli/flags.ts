@@ -25,6 +25,8 @@ export interface MasterFlags {
   exclude?: string[]
   drainTimeout?: string
   packetSize?: string
+  bandwidth?: string
+  resyncRate?: string
   scrubEvery?: string
   insecure?: boolean
 }
@@ -57,6 +59,8 @@ export function masterTree(flags: MasterFlags): Tree {
     peer_timeout: flags.peerTimeout,
     drain_timeout: flags.drainTimeout,
     packet_size: flags.packetSize,
+    bandwidth: flags.bandwidth,
+    resync_rate: flags.resyncRate,
     scrub_every: flags.scrubEvery,
     volume: [given(volume)],
   }

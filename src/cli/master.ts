@@ -63,6 +63,11 @@ export function masterCommand(): Command {
       `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )
     .option('--packet-size <bytes>', 'UDP payload, 1200 to 60000 (default: what the path takes)')
+    .option(
+      '--bandwidth <rate>',
+      'bytes a second to the standby, e.g. 50MiB; resynchronisation included (default: no limit)',
+    )
+    .option('--resync-rate <rate>', 'bytes a second that a resynchronisation reads and sends (default: no limit)')
     .option('--scrub-every <time>', 'verify the volume so long after its last verify, e.g. 24h (default: when asked)')
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
     .addHelpText('after', help)

@@ -26,6 +26,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   peer_timeout = "${defaults.peerTimeoutMs / 1000}s"
   drain_timeout = "${defaults.drainTimeoutMs / 1000}s"
   scrub_every = "24h"                     # default: verify when asked only
+  bandwidth = "50MiB"                     # and resync_rate = "20MiB": bytes a second; default: no limit
   transport = "${defaults.transport}"                      # and packet_size = 1350, default: what the path takes
   [[group.volume]]
   export = "disk1"

@@ -40,6 +40,10 @@ export interface GroupConfig {
   /** A standby without progress for so long is away. */
   peerTimeoutMs: number
   transport: Transport
+  /** Bytes a second on the link, at most; 0: no limit. */
+  bandwidth: number
+  /** Bytes a second that a resynchronisation reads, at most; 0: no limit. */
+  resyncRate: number
   /** UDP payload; absent: as large as the path takes. */
   packetBytesMax?: number
   /** How long a stop waits for the standby to have everything; what remains is marked dirty. */

@@ -21,6 +21,7 @@ import {
   transports,
   type VolumeConfig,
 } from './config-types.js'
+import { readPolicies } from './config-policies.js'
 import { type ConfigSource, Problems, TableReader } from './config-reader.js'
 import { ConfigError, describe, UsageError } from './errors.js'
 import { type KeyPath, lineOfKey } from './toml-lines.js'
@@ -189,6 +190,7 @@ function readGroup(table: TableReader, path: (text: string) => string): GroupCon
     logBytes: table.parsed('log_size', parseLogSize, true) ?? defaults.logBytes,
     peerTimeoutMs: table.parsed('peer_timeout', parsePeerTimeout, true) ?? defaults.peerTimeoutMs,
     transport: readTransport(table),
+    ...readPolicies(table),
     drainTimeoutMs: table.parsed('drain_timeout', parseDuration, true) ?? defaults.drainTimeoutMs,
   }
   const standby = table.parsed('standby', parsePeer)

@@ -32,6 +32,7 @@ export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport
     events: deps.events,
     identityPem: deps.identity.pem,
     idleTimeoutMs: config.peerTimeoutMs,
+    bytesPerSecondMax: config.bandwidth,
     ...(config.packetBytesMax === undefined ? {} : { packetBytesMax: config.packetBytesMax }),
   })
 }
@@ -55,6 +56,7 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       onStandbyLoss: config.onStandbyLoss,
       logBytes: config.logBytes,
       peerTimeoutMs: config.peerTimeoutMs,
+      resyncBytesPerSecond: config.resyncRate,
       replicated: config.standby !== undefined,
     })
   } catch (error) {

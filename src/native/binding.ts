@@ -48,6 +48,8 @@ export interface GroupSpec {
   onStandbyLoss: OnStandbyLoss
   logBytes: number
   peerTimeoutMs: number
+  /** What a resynchronisation reads of the devices, at most; 0: no limit. */
+  resyncBytesPerSecond?: number
   /** False: a plain NBD server (writes are counted and marked dirty, nothing is logged). */
   replicated: boolean
 }
@@ -219,6 +221,8 @@ export interface Addon {
     listen?: { host: string; port: number }
     idleTimeoutMs: number
     packetBytesMax?: number
+    /** Of each session it opens; 0: no limit. */
+    bytesPerSecondMax?: number
   }): { endpoint: number; port: number }
   closeEndpoint(endpoint: number): void
   allow(endpoint: number, fingerprints: string[]): void

@@ -15,6 +15,8 @@ export interface QuicOptions {
   /** A peer that is silent for so long is gone. */
   idleTimeoutMs: number
   packetBytesMax?: number
+  /** UDP payload a second of each session it opens; 0: no limit. */
+  bytesPerSecondMax?: number
   /** Absent: the endpoint only connects. */
   listening?: Listening
 }
@@ -30,11 +32,12 @@ export class QuicTransport implements Transport {
   /** Throws NativeError (EADDRINUSE and the like). */
   constructor(options: QuicOptions) {
     this.#options = options
-    const { addon, identityPem, idleTimeoutMs, packetBytesMax, listening } = options
+    const { addon, identityPem, idleTimeoutMs, packetBytesMax, bytesPerSecondMax, listening } = options
     try {
       const opened = addon.openEndpoint({
         identityPem,
         idleTimeoutMs,
+        bytesPerSecondMax: bytesPerSecondMax ?? 0,
         ...(listening === undefined ? {} : { listen: listening.address }),
         ...(packetBytesMax === undefined ? {} : { packetBytesMax }),
       })

@@ -32,6 +32,8 @@ on_standby_loss = "block"
 log_size = "1GiB"
 peer_timeout = "2s"
 packet_size = 1350
+bandwidth = "50MiB/s"
+resync_rate = "20MB"
 drain_timeout = 10
 [[group.volume]]
 export = "disk1"
@@ -80,6 +82,8 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     logBytes: 2 ** 30,
     peerTimeoutMs: 2000,
     packetBytesMax: 1350,
+    bandwidth: 50 << 20,
+    resyncRate: 20e6,
     drainTimeoutMs: 10_000,
   })
   t.same(vm1?.volumes[0], {
@@ -96,6 +100,8 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     onStandbyLoss: 'continue',
     logBytes: 256 << 20,
     peerTimeoutMs: 5000,
+    bandwidth: 0,
+    resyncRate: 0,
     transport: 'quic',
   })
   t.same([...(config.standby?.devices ?? [])], [['disk7', '/dev/none/disk7']])

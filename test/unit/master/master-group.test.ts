@@ -37,6 +37,8 @@ async function open(
     logBytes: 1 << 28,
     peerTimeoutMs: 5_000,
     transport: 'quic',
+    bandwidth: 0,
+    resyncRate: 0,
     drainTimeoutMs: 30_000,
     ...changes,
   }
