@@ -37,6 +37,9 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::close_listener>(exports, "closeListener");
   add<&Addon::adopt>(exports, "adopt");
   add<&Addon::release>(exports, "release");
+  add<&Addon::tls_credentials>(exports, "tlsCredentials");
+  add<&Addon::drop_tls_credentials>(exports, "dropTlsCredentials");
+  add<&Addon::start_tls>(exports, "startTls");
   add<&Addon::open_group>(exports, "openGroup");
   add<&Addon::close_group>(exports, "closeGroup");
   add<&Addon::quiesce>(exports, "quiesce");
@@ -73,6 +76,7 @@ Napi::Value Addon::start(Call call) {
   on_event_ = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[0].As<Napi::Function>()));
   pool_ = std::make_unique<WorkPool>(kWorkers);
   closing_ = std::make_unique<WorkPool>(2);
+  pumps_ = std::make_unique<tls::Pumps>();
   acceptor_ = std::make_unique<engine::Acceptor>(
       [this](uint32_t listener, uint32_t connection, int duplicate, std::string peer) {
         emit({"accepted",
@@ -101,6 +105,8 @@ void Addon::stop() {
   if (!pool_) return;
   acceptor_.reset();
   groups_.clear();  // engines before what they use
+  pumps_.reset();   // what the engines have said last is on its way out
+  tls_credentials_.clear();
   closing_.reset();
   replicas_.clear();
   endpoints_.clear();

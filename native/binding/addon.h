@@ -12,6 +12,7 @@
 #include "engine/listener.h"
 #include "link/link.h"
 #include "replay/replica.h"
+#include "tls/pumps.h"
 
 namespace understudy::binding {
 
@@ -35,6 +36,10 @@ class Addon {
   Napi::Value close_listener(Call call);
   Napi::Value adopt(Call call);
   Napi::Value release(Call call);
+  // tls-calls.cc
+  Napi::Value tls_credentials(Call call);
+  Napi::Value drop_tls_credentials(Call call);
+  Napi::Value start_tls(Call call);
   // group-calls.cc
   Napi::Value open_group(Call call);
   Napi::Value close_group(Call call);
@@ -99,6 +104,8 @@ class Addon {
   std::unique_ptr<WorkPool> pool_;      // what may wait for a disk
   std::unique_ptr<WorkPool> closing_;   // what waits for pool_
   std::unique_ptr<engine::Acceptor> acceptor_;
+  std::unique_ptr<tls::Pumps> pumps_;  // TLS of NBD clients
+  std::map<uint32_t, std::shared_ptr<tls::Credentials>> tls_credentials_;
   std::map<uint32_t, std::unique_ptr<link::Link>> endpoints_;
   std::map<uint64_t, uint32_t> session_endpoints_;  // of sessions we were told of
   std::map<uint32_t, std::unique_ptr<GroupEntry>> groups_;

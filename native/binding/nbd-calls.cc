@@ -48,7 +48,9 @@ Napi::Value Addon::adopt(Call call) {
 }
 
 Napi::Value Addon::release(Call call) {
-  if (acceptor_) acceptor_->take(call[0].As<Napi::Number>().Uint32Value());
+  const uint32_t id = call[0].As<Napi::Number>().Uint32Value();
+  if (pumps_) pumps_->cancel(id);
+  if (acceptor_) acceptor_->take(id);
   return call.Env().Undefined();
 }
 

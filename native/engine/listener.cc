@@ -133,6 +133,13 @@ void Acceptor::close(uint32_t listener) {
   waker_.wake();
 }
 
+bool Acceptor::put(uint32_t connection, Fd stream) {
+  std::lock_guard lock(mutex_);
+  if (waiting_.size() >= kWaitingMax) return false;
+  waiting_.insert_or_assign(connection, std::move(stream));
+  return true;
+}
+
 Fd Acceptor::take(uint32_t connection) {
   std::lock_guard lock(mutex_);
   const auto found = waiting_.find(connection);

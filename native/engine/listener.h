@@ -35,6 +35,8 @@ class Acceptor {
   };
   Result<Listening> listen(const ListenAddress &address);
   void close(uint32_t listener);
+  // A plaintext stream in place of the connection that was taken to be secured. False: too many wait.
+  bool put(uint32_t connection, Fd stream);
   Fd take(uint32_t connection);  // not open: it was released, or never there
 
  private:

@@ -5,7 +5,7 @@ import { readConfigFile } from '../core/config.js'
 import type { Config, GroupConfig } from '../core/config-types.js'
 import { ConfigError } from '../core/errors.js'
 import { formatAddress, formatDuration, formatHostPort, formatPeer, formatRange, formatSize } from '../core/units.js'
-import { deviceProblems } from '../daemon/preflight.js'
+import { deviceProblems, tlsProblems } from '../daemon/preflight.js'
 import { print } from './options.js'
 
 const help = `
@@ -26,7 +26,8 @@ export function checkConfigCommand(): Command {
 function checkConfig(file: string): void {
   const { config, problems } = readConfigFile(file)
   const lines = problems.map(problem => problem.message)
-  if (problems.length === 0) lines.push(...deviceProblems(config).map(problem => `${file}: ${problem}`))
+  if (problems.length === 0)
+    lines.push(...[...deviceProblems(config), ...tlsProblems(config)].map(problem => `${file}: ${problem}`))
   const last = lines.pop()
   if (last === undefined) return plan(config).forEach(print)
   for (const line of lines) process.stderr.write(`understudy: ${line}\n`)
@@ -36,7 +37,7 @@ function checkConfig(file: string): void {
 function plan(config: Config): string[] {
   const lines = [`state ${config.state}`]
   if (config.metrics !== undefined) lines.push(`metrics at ${formatHostPort(config.metrics)}`)
-  for (const address of config.nbd.listen) lines.push(`NBD at ${formatAddress(address)}`)
+  for (const address of config.nbd.listen) lines.push(`NBD at ${formatAddress(address)}${tlsPlan(config)}`)
   for (const group of config.groups) lines.push(...groupPlan(group))
   if (config.standby !== undefined) {
     const { listen, store, allow, devices } = config.standby
@@ -47,6 +48,14 @@ function plan(config: Config): string[] {
     for (const [volume, device] of devices) lines.push(`  volume ${volume} on ${device}`)
   }
   return lines
+}
+
+function tlsPlan(config: Config): string {
+  const { tls } = config.nbd
+  if (tls === undefined) return ''
+  const means = [...(tls.certificates === undefined ? [] : ['certificates']), ...(tls.psk === undefined ? [] : ['PSK'])]
+  const clients = tls.verifyPeer ? ', clients need a certificate' : ''
+  return `, TLS ${tls.required ? 'required' : 'offered'} (${means.join(' and ')}${clients})`
 }
 
 function groupPlan(group: GroupConfig): string[] {

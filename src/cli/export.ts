@@ -1,11 +1,25 @@
 /** understudy export: the standby's copy over NBD, for as long as this command runs (or detached). */
+import { resolve } from 'node:path'
+
 import { Command } from 'commander'
 
+import { tlsConfig } from '../core/config.js'
+import { type TlsConfig, tlsModes } from '../core/config-types.js'
 import { OperationError, UsageError } from '../core/errors.js'
 import type { ExportEvent, ExportRequest, UnexportReply } from '../daemon/control-protocol.js'
-import { absoluteAddress, connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
+import {
+  absoluteAddress,
+  addTlsOptions,
+  connectTo,
+  interruptSignal,
+  parser,
+  print,
+  type StateFlag,
+  stateOption,
+  type TlsFlags,
+} from './options.js'
 
-interface ExportFlags extends StateFlag {
+interface ExportFlags extends StateFlag, TlsFlags {
   listen?: string
   writable?: boolean
   detach?: boolean
@@ -21,7 +35,7 @@ Example: understudy export disk1 --listen unix:/tmp/disk1.sock
 `
 
 export function exportCommand(): Command {
-  return new Command('export')
+  const command = new Command('export')
     .description("serve the standby's copy of a volume over NBD, frozen at its watermark, until Ctrl-C")
     .argument('<volume>', "the volume's name")
     .option(
@@ -32,6 +46,7 @@ export function exportCommand(): Command {
     .option('--writable', 'let clients write to a throw-away overlay')
     .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
     .option('--end', 'end the detached exports of the volume')
+  return addTlsOptions(command, "as the daemon's [nbd] says")
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(exportVolume)
@@ -52,10 +67,26 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
     listen: flags.listen,
     writable: flags.writable ?? false,
     detach: flags.detach ?? false,
+    ...tlsRequest(flags),
   }
   for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
     print(event.uri)
     if (request.detach) return
   }
   if (!signal.aborted) throw new OperationError('DAEMON_LEFT', `export: the daemon ended the export of '${volume}'`)
+}
+
+/** Paths are ours; the daemon has a working directory of its own. */
+function tlsRequest(flags: TlsFlags): { tls?: TlsConfig | null } {
+  const { tls: mode, tlsCertificates, tlsPsk, tlsVerifyPeer } = flags
+  if (mode === undefined && tlsCertificates === undefined && tlsPsk === undefined && tlsVerifyPeer !== true) return {}
+  const known = tlsModes.find(candidate => candidate === (mode ?? 'off'))
+  if (known === undefined) throw new UsageError(`--tls: '${mode}' is not one of ${tlsModes.join(', ')}`)
+  const tls = tlsConfig(known, {
+    verifyPeer: tlsVerifyPeer ?? false,
+    ...(tlsCertificates === undefined ? {} : { certificates: resolve(tlsCertificates) }),
+    ...(tlsPsk === undefined ? {} : { psk: resolve(tlsPsk) }),
+  })
+  if (typeof tls === 'string') throw new UsageError(`--tls: ${tls}`)
+  return { tls: tls ?? null }
 }

@@ -3,10 +3,11 @@
  * Messages name the flag instead of the key.
  */
 import type { KeyPath } from '../core/toml-lines.js'
+import type { TlsFlags } from './options.js'
 
 type Tree = Record<string, unknown>
 
-export interface MasterFlags {
+export interface MasterFlags extends TlsFlags {
   state: string
   device: string
   export: string
@@ -31,7 +32,7 @@ export interface MasterFlags {
   insecure?: boolean
 }
 
-export interface StandbyFlags {
+export interface StandbyFlags extends TlsFlags {
   state: string
   store: string
   listen: string
@@ -64,7 +65,10 @@ export function masterTree(flags: MasterFlags): Tree {
     scrub_every: flags.scrubEvery,
     volume: [given(volume)],
   }
-  const nbd = { listen: flags.listen, unix_mode: flags.unixMode, unix_group: flags.unixGroup, insecure: flags.insecure }
+  const nbd = {
+    ...{ listen: flags.listen, unix_mode: flags.unixMode, unix_group: flags.unixGroup, insecure: flags.insecure },
+    ...tlsTree(flags),
+  }
   return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd: given(nbd), group: [given(group)] })
 }
 
@@ -77,7 +81,15 @@ export function standbyTree(flags: StandbyFlags): Tree {
     devices: flags.device === undefined ? undefined : devicesTree(flags.device),
     drain_timeout: flags.drainTimeout,
   }
-  return given({ state: flags.state, metrics: metricsTree(flags.metrics), standby: given(standby) })
+  const nbd = given(tlsTree(flags))
+  return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd, standby: given(standby) })
+}
+
+function tlsTree(flags: TlsFlags): Tree {
+  return {
+    ...{ tls: flags.tls, tls_certificates: flags.tlsCertificates },
+    ...{ tls_verify_peer: flags.tlsVerifyPeer, tls_psk: flags.tlsPsk },
+  }
 }
 
 /** Where a key of the tree came from, for messages. */

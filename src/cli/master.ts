@@ -5,7 +5,7 @@ import { configFromFlags } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
 import { formatSize } from '../core/units.js'
 import { flagOf, type MasterFlags, masterTree } from './flags.js'
-import { repeatable, requireFlags, startDaemon } from './options.js'
+import { addTlsOptions, repeatable, requireFlags, startDaemon } from './options.js'
 
 const help = `
 Durability says when a client's write is answered: async and flush when this host's device has it (flush: FLUSH and
@@ -20,7 +20,7 @@ Example: understudy master --state /var/lib/understudy --device disk1.img --expo
 `
 
 export function masterCommand(): Command {
-  return new Command('master')
+  const command = new Command('master')
     .description('run the daemon for one volume of which this host is the master')
     .usage('--state DIR --device PATH --export NAME --listen ADDR [--standby ID@HOST:PORT] [options]')
     .option('--state <dir>', 'identity, dirty maps, control socket; made when missing')
@@ -70,6 +70,7 @@ export function masterCommand(): Command {
     .option('--resync-rate <rate>', 'bytes a second that a resynchronisation reads and sends (default: no limit)')
     .option('--scrub-every <time>', 'verify the volume so long after its last verify, e.g. 24h (default: when asked)')
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
+  return addTlsOptions(command)
     .addHelpText('after', help)
     .action(async (flags: MasterFlags) => {
       requireFlags('master', flags, ['state', 'device', 'export', 'listen'])

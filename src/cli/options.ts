@@ -1,7 +1,7 @@
 /** Options and helpers that several commands share. */
 import { resolve } from 'node:path'
 
-import { InvalidArgumentError, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 
 import type { Config } from '../core/config-types.js'
 import { UsageError } from '../core/errors.js'
@@ -17,6 +17,22 @@ export interface StateFlag {
 /** Of a command that talks to a daemon. */
 export function stateOption(): Option {
   return new Option('--state <dir>', "the daemon's state directory").env('UNDERSTUDY_STATE').default(defaultState)
+}
+
+export interface TlsFlags {
+  tls?: string
+  tlsCertificates?: string
+  tlsVerifyPeer?: boolean
+  tlsPsk?: string
+}
+
+/** Of commands whose NBD clients may use TLS. */
+export function addTlsOptions(command: Command, otherwise = 'off'): Command {
+  return command
+    .option('--tls <mode>', `TLS for NBD clients: off, on or require, i.e. nothing without it (default: ${otherwise})`)
+    .option('--tls-certificates <dir>', 'directory with server-cert.pem and server-key.pem (mode 0600)')
+    .option('--tls-verify-peer', 'clients need a certificate signed by DIR/ca-cert.pem')
+    .option('--tls-psk <file>', 'pre-shared keys (mode 0600), one USER:HEXKEY a line, as psktool writes them')
 }
 
 export const connectTo = (flags: StateFlag): ControlClient => new ControlClient(flags.state)

@@ -16,6 +16,9 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   listen = ["unix:/run/understudy.sock", "127.0.0.1:10809"]
   unix_mode = "0600"                      # and unix_group = "qemu"
   insecure = false                        # true: plain NBD on addresses other hosts can reach
+  tls = "off"                             # off | on | require
+  tls_certificates = "/etc/pki/understudy"   # with tls_verify_peer = true: clients need certificates too
+  tls_psk = "/etc/understudy/keys.psk"    # instead or as well
 
   [[group]]                               # this host is the master of these volumes
   name = "vm1"                            # default for a single volume: its export

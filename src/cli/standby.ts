@@ -4,7 +4,7 @@ import { Command, InvalidArgumentError } from 'commander'
 import { configFromFlags } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
 import { flagOf, type StandbyFlags, standbyTree } from './flags.js'
-import { repeatable, requireFlags, startDaemon } from './options.js'
+import { addTlsOptions, repeatable, requireFlags, startDaemon } from './options.js'
 
 const help = `
 A volume's copy is STORE/VOLUME/image.raw. It is a cut of the master's history when this daemon is stopped; while it
@@ -15,7 +15,7 @@ Example: understudy standby --state /var/lib/understudy --store /srv/understudy 
 `
 
 export function standbyCommand(): Command {
-  return new Command('standby')
+  const command = new Command('standby')
     .description('run the daemon as the standby of other hosts')
     .usage('--state DIR --store DIR --listen HOST:PORT --allow ID [options]')
     .option('--state <dir>', 'identity, control socket; made when missing')
@@ -37,6 +37,7 @@ export function standbyCommand(): Command {
       '--drain-timeout <time>',
       `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )
+  return addTlsOptions(command)
     .addHelpText('after', help)
     .action(async (flags: StandbyFlags) => {
       requireFlags('standby', flags, ['state', 'store', 'listen', 'allow'])

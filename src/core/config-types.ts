@@ -52,6 +52,21 @@ export interface GroupConfig {
   scrubEveryMs?: number
 }
 
+/** TLS for NBD clients: at least one of certificates and psk. Absolute paths. */
+export interface TlsConfig {
+  /** Nothing is said to a client before TLS. */
+  required: boolean
+  /** Directory with server-cert.pem, server-key.pem and, for verifyPeer, ca-cert.pem. */
+  certificates?: string
+  /** Clients with X.509 need a certificate of that authority. */
+  verifyPeer: boolean
+  /** File of pre-shared keys, USER:HEXKEY a line. */
+  psk?: string
+}
+
+export type TlsMode = 'off' | 'on' | 'require'
+export const tlsModes: readonly TlsMode[] = ['off', 'on', 'require']
+
 export interface NbdConfig {
   listen: ListenAddress[]
   /** Of unix sockets: permission bits, and a group's name or number. */
@@ -59,6 +74,8 @@ export interface NbdConfig {
   unixGroup?: string
   /** Plain NBD on addresses other hosts can reach. */
   insecure: boolean
+  /** Absent: not offered. */
+  tls?: TlsConfig
 }
 
 export interface StandbyConfig {

@@ -16,6 +16,9 @@ import {
   type NbdConfig,
   onStandbyLosses,
   type StandbyConfig,
+  type TlsConfig,
+  type TlsMode,
+  tlsModes,
   type Transport,
   standbyTransports,
   transports,
@@ -124,14 +127,39 @@ function read(values: Record<string, unknown>, source: ConfigSource, base: strin
   return { config, problems: problems.list }
 }
 
+/** A text says why the settings cannot be meant; undefined: no TLS. */
+export function tlsConfig(mode: TlsMode, given: Omit<TlsConfig, 'required'>): TlsConfig | string | undefined {
+  if (mode === 'off') {
+    if (given.certificates === undefined && given.psk === undefined && !given.verifyPeer) return undefined
+    return "TLS is off, so the other TLS settings would do nothing; use 'on' or 'require'"
+  }
+  if (given.certificates === undefined && given.psk === undefined)
+    return `'${mode}' needs certificates (--tls-certificates, tls_certificates) or pre-shared keys (--tls-psk, tls_psk)`
+  if (given.verifyPeer && given.certificates === undefined)
+    return "'verify peer' is about client certificates, and needs certificates (--tls-certificates, tls_certificates)"
+  return { required: mode === 'require', ...given }
+}
+
+function readTls(table: TableReader, path: (text: string) => string): TlsConfig | undefined {
+  const certificates = table.string('tls_certificates')
+  const psk = table.string('tls_psk')
+  const tls = tlsConfig(table.oneOf('tls', tlsModes, 'off'), {
+    verifyPeer: table.boolean('tls_verify_peer', false),
+    ...(certificates === undefined ? {} : { certificates: path(certificates) }),
+    ...(psk === undefined ? {} : { psk: path(psk) }),
+  })
+  return typeof tls === 'string' ? table.fail('tls', tls) : tls
+}
+
 function readNbd(table: TableReader, path: (text: string) => string): NbdConfig {
   const insecure = table.boolean('insecure', false)
+  const tls = readTls(table, path)
   const listen = table.list('listen', text => {
     const address = parseAddress(text)
     if (address.kind === 'unix') return { ...address, path: path(address.path) }
-    if (!insecure && !isLoopback(address.host)) {
+    if (!insecure && tls?.required !== true && !isLoopback(address.host)) {
       throw new UsageError(
-        `'${text}' would serve unencrypted NBD to other hosts; use unix:PATH or 127.0.0.1, or say insecure = true (--insecure)`,
+        `'${text}' would serve unencrypted NBD to other hosts; use unix:PATH or 127.0.0.1, tls = "require" (--tls require), or say insecure = true (--insecure)`,
       )
     }
     return address
@@ -142,6 +170,7 @@ function readNbd(table: TableReader, path: (text: string) => string): NbdConfig 
     seen.add(text)
   }
   const nbd: NbdConfig = { listen, insecure, unixMode: table.parsed('unix_mode', parseMode) ?? defaults.unixMode }
+  if (tls !== undefined) nbd.tls = tls
   const unixGroup = table.string('unix_group')
   if (unixGroup !== undefined) nbd.unixGroup = unixGroup
   table.end()

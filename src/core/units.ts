@@ -161,12 +161,13 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host) || /^::ffff:127\./i.test(host)
 }
 
-/** What an NBD client is told: nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH. */
-export function nbdUri(address: ListenAddress, exportName: string): string {
+/** What an NBD client is told: nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH; nbds for one that must use TLS. */
+export function nbdUri(address: ListenAddress, exportName: string, tlsRequired = false): string {
+  const scheme = tlsRequired ? 'nbds' : 'nbd'
   const name = encodeURIComponent(exportName)
-  if (address.kind === 'tcp') return `nbd://${formatHostPort(address)}/${name}`
+  if (address.kind === 'tcp') return `${scheme}://${formatHostPort(address)}/${name}`
   const path = address.path.split('/').map(encodeURIComponent).join('/')
-  return `nbd+unix:///${name}?socket=${path}`
+  return `${scheme}+unix:///${name}?socket=${path}`
 }
 
 const idPattern = /^[0-9a-f]{64}$/

@@ -13,6 +13,7 @@
  *
  * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
  */
+import type { TlsConfig } from '../core/config-types.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { describe, type ExitCode, exitCodeOf, UnderstudyError, UsageError } from '../core/errors.js'
 
@@ -49,6 +50,8 @@ export interface ExportRequest extends VolumeRequest {
   listen: string
   writable: boolean
   detach: boolean
+  /** Null: none. Absent: as the daemon's [nbd] says. */
+  tls?: TlsConfig | null
 }
 
 export interface ExportEvent {
@@ -137,6 +140,14 @@ export class Fields {
     const value = this.body[name] ?? false
     if (typeof value !== 'boolean') throw new UsageError(`request: '${name}' must be true or false`)
     return value
+  }
+
+  /** Undefined: it is missing. */
+  table(name: string): Fields | null | undefined {
+    const value = this.body[name]
+    if (value === undefined || value === null) return value
+    if (typeof value !== 'object' || Array.isArray(value)) throw new UsageError(`request: '${name}' must be an object`)
+    return new Fields(value as Record<string, unknown>)
   }
 
   limit(name: string): number | null {

@@ -1,4 +1,5 @@
 /** What each request of the control socket does. */
+import type { TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import { parseAddress, parseRate } from '../core/units.js'
 import { version } from '../core/version.js'
@@ -69,6 +70,7 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
     listen: fields.string('listen'),
     writable: fields.flag('writable'),
     detach: fields.flag('detach'),
+    ...tlsOf(fields),
   }
   const standby = standbyOf(daemon, request.volume, 'export')
   return {
@@ -82,6 +84,16 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
       }
     },
   }
+}
+
+function tlsOf(fields: Fields): { tls?: TlsConfig | null } {
+  const part = fields.table('tls')
+  if (part === undefined || part === null) return part === undefined ? {} : { tls: null }
+  const [certificates, psk] = [part.text('certificates'), part.text('psk')]
+  const tls: TlsConfig = { required: part.flag('required'), verifyPeer: part.flag('verifyPeer') }
+  if (certificates !== '') tls.certificates = certificates
+  if (psk !== '') tls.psk = psk
+  return { tls }
 }
 
 async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {

@@ -24,12 +24,13 @@ export class Copies {
     const address = parseAddress(request.listen)
     const view = await standby.view(request.volume, { writable: request.writable })
     try {
-      const listener = this.front.listen(address, this.nbd, view.exported)
+      const nbd = nbdOf(this.nbd, request)
+      const listener = this.front.listen(address, nbd, view.exported)
       const copy: Copy = {
         volume: request.volume,
         detached: request.detach,
         view,
-        uri: nbdUri(listener.address, view.exported.name),
+        uri: nbdUri(listener.address, view.exported.name, nbd.tls?.required),
         position: view.position,
         close: async () => {
           if (!this.open.delete(copy)) return
@@ -58,4 +59,11 @@ export class Copies {
   async close(): Promise<void> {
     await Promise.all(this.list().map(copy => copy.close()))
   }
+}
+
+/** The daemon's own settings, unless the request has some. */
+function nbdOf(config: NbdConfig, request: ExportRequest): NbdConfig {
+  if (request.tls === undefined) return config
+  const { tls: _ours, ...rest } = config
+  return request.tls === null ? rest : { ...rest, tls: request.tls }
 }

@@ -105,7 +105,8 @@ export class Daemon {
     const lines: string[] = []
     for (const group of this.groups()) {
       for (const { name } of group.exports()) {
-        for (const { address } of this.listeners.values()) lines.push(`export ${name} at ${nbdUri(address, name)}`)
+        for (const { address } of this.listeners.values())
+          lines.push(`export ${name} at ${nbdUri(address, name, this.config.nbd.tls?.required)}`)
       }
     }
     if (this.standbyRole !== undefined) {
@@ -244,6 +245,7 @@ export class Daemon {
       })
     }
     for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => this.openGroup(group))
+    if (config.nbd.tls !== undefined) await apply('TLS files read again', () => this.front.readTlsAgain())
     const { allow } = plan
     if (allow !== undefined) await apply(`${allow.length} masters allowed`, () => this.standbyRole?.setAllow(allow))
     const listening = [...this.listeners.keys()].map(parseAddress)

@@ -2,11 +2,12 @@
  * This host's key: STATE/identity/key.pem, made once, readable by its owner only. Its fingerprint is the host's id.
  * Two processes that ask at the same moment get the same key: link(2) lets one of them win.
  */
-import { closeSync, fsyncSync, linkSync, openSync, readFileSync, statSync, unlinkSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, linkSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 import { makeDirectory, syncDirectory } from '../core/atomic-file.js'
-import { errnoOf, NativeError, SafetyRefusal } from '../core/errors.js'
+import { errnoOf, NativeError } from '../core/errors.js'
+import { readPrivateFile } from '../core/private-file.js'
 import type { Addon } from '../native/binding.js'
 import { identityPath } from './state-directory.js'
 
@@ -30,20 +31,7 @@ export function loadIdentity(state: string, addon: IdentityAddon): HostIdentity 
 }
 
 function readKey(path: string): string | undefined {
-  try {
-    const mode = statSync(path).mode & 0o777
-    if ((mode & 0o077) !== 0) {
-      throw new SafetyRefusal(
-        'IDENTITY_EXPOSED',
-        `identity ${path}: other users may read it (mode ${mode.toString(8).padStart(4, '0')}); run: chmod 600 ${path}`,
-      )
-    }
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    if (error instanceof SafetyRefusal) throw error
-    if (errnoOf(error) === 'ENOENT') return undefined
-    throw new NativeError(`identity ${path}: cannot read it`, error)
-  }
+  return existsSync(path) ? readPrivateFile(path, 'identity') : undefined
 }
 
 function createKey(path: string, addon: IdentityAddon): string {

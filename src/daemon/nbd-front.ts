@@ -16,6 +16,7 @@ import type { EventSource } from '../native/events.js'
 import type { ExportSource, NbdExport } from '../nbd/exports.js'
 import { NbdServer } from '../nbd/server.js'
 import type { ExportedVolume } from './roles.js'
+import { TlsStore } from './tls-store.js'
 
 type AcceptedEvent = Extract<AddonEvent, { type: 'accepted' }>
 
@@ -39,9 +40,11 @@ export class NbdFront {
   private readonly servers = new Set<NbdServer>()
   private readonly unixPaths = new Set<string>()
   private readonly waiting: AcceptedEvent[] = []
+  private readonly tls: TlsStore
   private serving = false
 
   constructor(private readonly options: NbdFrontOptions) {
+    this.tls = new TlsStore(options.addon)
     options.events.subscribe(event => {
       if (event.type === 'accepted') this.accepted(event)
     })
@@ -49,14 +52,16 @@ export class NbdFront {
 
   /** A listener for all exports of the masters, or for some volumes alone. */
   listen(address: ListenAddress, config: NbdConfig, only?: ExportedVolume | ExportedVolume[]): OpenListener {
-    if (address.kind === 'tcp' && !config.insecure && !isLoopback(address.host)) {
+    const forced = config.tls?.required === true
+    if (address.kind === 'tcp' && !config.insecure && !forced && !isLoopback(address.host)) {
       throw new UsageError(
-        `listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, or [nbd] insecure = true`,
+        `listen on ${formatAddress(address)}: plain NBD would be open to other hosts; use unix:PATH or 127.0.0.1, TLS (--tls require), or [nbd] insecure = true`,
       )
     }
     const alone = only === undefined ? undefined : new Map([only].flat().map(volume => [volume.name, volume]))
     const exports = mapSource(alone ?? this.exported)
-    const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log })
+    const tls = config.tls === undefined ? {} : { tls: this.tls.open(config.tls) }
+    const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log, ...tls })
     const native = address.kind === 'unix' ? { ...address, mode: config.unixMode, ...groupOf(config) } : address
     const { port } = server.listen(native)
     this.servers.add(server)
@@ -65,6 +70,11 @@ export class NbdFront {
       address: address.kind === 'unix' ? address : { ...address, port },
       close: () => this.closeServer(server, address),
     }
+  }
+
+  /** New connections get what the TLS files say now. Throws UsageError. */
+  readTlsAgain(): void {
+    this.tls.readAgain()
   }
 
   add(exported: ExportedVolume): void {

@@ -5,7 +5,8 @@
 import { type Stats, statSync } from 'node:fs'
 
 import type { Config } from '../core/config-types.js'
-import { describe, OperationError } from '../core/errors.js'
+import { describe, OperationError, UsageError } from '../core/errors.js'
+import { readTlsFiles } from '../nbd/tls-files.js'
 
 /** One line for each problem. */
 export function deviceProblems(config: Config): string[] {
@@ -27,10 +28,22 @@ export function deviceProblems(config: Config): string[] {
   return problems
 }
 
-/** Throws the first of deviceProblems(). */
+/** Throws the first of deviceProblems(), and UsageError for TLS files that cannot be used. */
 export function preflight(config: Config): void {
   const [problem] = deviceProblems(config)
   if (problem !== undefined) throw new OperationError('DEVICE', problem)
+  const [unusable] = tlsProblems(config)
+  if (unusable !== undefined) throw new UsageError(unusable)
+}
+
+/** Files of [nbd] tls that cannot be used; one line, as the first one says enough. */
+export function tlsProblems(config: Config): string[] {
+  try {
+    if (config.nbd.tls !== undefined) readTlsFiles(config.nbd.tls)
+    return []
+  } catch (error) {
+    return [describe(error)]
+  }
 }
 
 /** `identities` finds one device under two paths: hard links, device nodes of other names. */

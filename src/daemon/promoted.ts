@@ -45,7 +45,7 @@ export class Promoted {
     try {
       const listener = this.front.listen(parseAddress(address), this.nbd, volumes)
       this.open.set(address, { names, listener })
-      return volumes.map(({ name }) => `${name} is served at ${nbdUri(listener.address, name)}`)
+      return volumes.map(({ name }) => `${name} is served at ${nbdUri(listener.address, name, this.nbd.tls?.required)}`)
     } catch (error) {
       return [`${names}: NOT served at ${address}: ${describe(error)}; promote it again with another --listen`]
     }

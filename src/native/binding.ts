@@ -153,6 +153,25 @@ export interface NegotiatedFlags {
   readOnly: boolean
 }
 
+/** Server credentials for NBD clients; PEM texts. */
+export interface TlsCredentialsSpec {
+  /** X.509: both or neither. */
+  certificate?: string
+  key?: string
+  /** Whose clients are let in, with verifyPeer. */
+  authorities?: string
+  revoked?: string
+  verifyPeer: boolean
+  psk: { user: string; key: Uint8Array }[]
+}
+
+export interface SecuredStream {
+  /** What the client says in plaintext: a descriptor that belongs to JavaScript; -1: there was none left. */
+  fd: number
+  /** "TLS1.3, client certificate CN=vm1" */
+  description: string
+}
+
 export interface Addon {
   /** Starts the worker pool. Events arrive on the JavaScript thread. */
   start(onEvent: (event: AddonEvent) => void): void
@@ -177,6 +196,17 @@ export interface Addon {
   adopt(connection: number, volume: number, flags: NegotiatedFlags, early: Uint8Array): void
   /** Negotiation failed or ended: forget the connection's own descriptor. */
   release(connection: number): void
+
+  /** Throws EPROTO with GnuTLS's words when a PEM cannot be used. */
+  tlsCredentials(spec: TlsCredentialsSpec): number
+  /** Sessions that use them keep them. */
+  dropTlsCredentials(credentials: number): void
+  /**
+   * The TLS handshake with an accepted client, on a native thread; `early` was read after the last plaintext word.
+   * Afterwards the connection, under its number, is the plaintext stream: negotiate on `fd`, then adopt() or release(),
+   * which also ends a handshake that is under way.
+   */
+  startTls(connection: number, credentials: number, early: Uint8Array, limitMs: number): Promise<SecuredStream>
 
   openGroup(spec: GroupSpec): OpenedGroup
   /** Closes the devices after answering what is in flight; connections are closed. */

@@ -2,11 +2,13 @@
  * One connection's handshake: fixed newstyle of doc/proto.md ("Newstyle negotiation"), with the options of
  * extension-ext-header. Guarantees: at most one option's data and one option's replies are held; the next option is read
  * when the replies to the last have left; whatever the client sends, the outcome comes within limits.totalMs.
- * Not here: opening and handing over the socket (server.ts), and TLS, which is answered as unsupported. A STARTTLS to come
- * replaces the stream and puts nothingAgreed() in place of what was: there is no other state.
+ * Not here: opening and handing over the socket (server.ts), and TLS itself. STARTTLS ends a negotiation; a new one begins
+ * on the secured stream, with nothing agreed but the client flags (proto.md, "TLS versions" and "Server-side requirements").
  *
  *   greeting -> client flags -> option -> option ... -> GO | EXPORT_NAME: agreed
- *                                                   -> ABORT: left       anything unheard-of: HandshakeError
+ *                              ^                    |-> ABORT: left      anything unheard-of: HandshakeError
+ *                              |                    `-> STARTTLS: secure
+ *                              `---- TLS handshake -----'
  */
 import type { Duplex } from 'node:stream'
 import type { NegotiatedFlags } from '../native/binding.js'
@@ -61,18 +63,37 @@ export type HandshakeOutcome =
   | { kind: 'agreed'; target: NbdExport; flags: NegotiatedFlags; lastWords: Buffer }
   /** The client said NBD_OPT_ABORT and has its answer. */
   | { kind: 'left' }
+  /** `lastWords` is still to be written; then the client begins its TLS handshake. */
+  | { kind: 'secure'; client: SecuredClient; lastWords: Buffer }
+
+/** What a client that has gone over to TLS keeps of what it said before. */
+export interface SecuredClient {
+  noZeroes: boolean
+}
+
+/** off: STARTTLS is not supported. on: the client chooses. require: nothing is said before TLS. */
+export type TlsPolicy = 'off' | 'on' | 'require'
 
 export interface HandshakeContext {
   exports: ExportSource
   limits: HandshakeLimits
+  /** Default: off. */
+  tls?: TlsPolicy
   /** True from the moment the daemon stops: options get ERR_SHUTDOWN. */
   shuttingDown?: () => boolean
 }
 
-/** Throws HandshakeError. On return nothing listens on the stream any more, and what the client sent ahead is in it. */
-export async function negotiate(stream: Duplex, context: HandshakeContext): Promise<HandshakeOutcome> {
+/**
+ * Throws HandshakeError. On return nothing listens on the stream any more, and what the client sent ahead is in it.
+ * `secured`: the stream is the inside of TLS, and the client goes on where it said STARTTLS.
+ */
+export async function negotiate(
+  stream: Duplex,
+  context: HandshakeContext,
+  secured?: SecuredClient,
+): Promise<HandshakeOutcome> {
   const reader = new StreamReader(stream)
-  const handshake = new Handshake(reader, context)
+  const handshake = new Handshake(reader, context, secured)
   const deadline = setTimeout(() => handshake.expire(context.limits.totalMs), context.limits.totalMs)
   try {
     return await handshake.run()
@@ -95,7 +116,7 @@ interface Agreement {
 const nothingAgreed = (): Agreement => ({ structuredReplies: false, extendedHeaders: false })
 
 /** What an option leads to: `words` go to the client, and then ... */
-type Answer = { kind: 'reply' | 'leave'; words: Buffer } | Extract<HandshakeOutcome, { kind: 'agreed' }>
+type Answer = { kind: 'reply' | 'leave'; words: Buffer } | Extract<HandshakeOutcome, { kind: 'agreed' | 'secure' }>
 
 class Handshake {
   readonly #reader: StreamReader
@@ -104,16 +125,19 @@ class Handshake {
   #stage = 'its flags'
 
   #noZeroes = false
+  readonly #secured: boolean
   readonly #agreement = nothingAgreed()
 
-  constructor(reader: StreamReader, context: HandshakeContext) {
+  constructor(reader: StreamReader, context: HandshakeContext, secured?: SecuredClient) {
     this.#reader = reader
     this.#context = context
+    this.#secured = secured !== undefined
+    this.#noZeroes = secured?.noZeroes ?? false
   }
 
   async run(): Promise<HandshakeOutcome> {
     this.#startIdleTimer()
-    await this.#greet()
+    if (!this.#secured) await this.#greet()
     for (let count = 0; count < this.#context.limits.optionsMax; count++) {
       this.#startIdleTimer()
       const outcome = await this.#nextOption()
@@ -165,7 +189,7 @@ class Handshake {
     this.#stage = `the client to take the reply to ${optionName(code)}`
     if (code === option.EXPORT_NAME) return this.#exportName(payload)
     const answer = this.#answer(code, payload)
-    if (answer.kind === 'agreed') return answer
+    if (answer.kind === 'agreed' || answer.kind === 'secure') return answer
     await this.#reader.write(answer.words)
     return answer.kind === 'leave' ? { kind: 'left' } : undefined
   }
@@ -183,6 +207,8 @@ class Handshake {
     // Whatever data comes with it is ignored, as proto.md asks.
     if (code === option.ABORT) return { kind: 'leave', words: optionReply(code, reply.ACK) }
     try {
+      if (code === option.STARTTLS) return this.#startTls(payload)
+      this.#refuseBeforeTls()
       if (code === option.GO) return this.#go(payload)
       return { kind: 'reply', words: this.#act(code, payload) }
     } catch (error) {
@@ -215,8 +241,30 @@ class Handshake {
         delete this.#agreement.contexts
         return this.#setMetaContext(notTooBig(payload))
       default:
-        throw new OptionRefusal(reply.ERR_UNSUP, `${optionName(code)} is not supported by this server`)
+        throw unsupported(code)
     }
+  }
+
+  /** proto.md, NBD_OPT_STARTTLS: everything but the flags is agreed on anew afterwards. */
+  #startTls(payload: Buffer | undefined): Answer {
+    if (this.#policy === 'off') throw unsupported(option.STARTTLS)
+    mustBeEmpty(payload)
+    if (this.#secured) throw new OptionRefusal(reply.ERR_INVALID, 'this connection is secured already')
+    this.#refuseWhenStopping()
+    // Somebody on the way could have put it there, to be taken for what the client says inside of TLS.
+    if (this.#reader.hasMore) throw protocolError('plain data after NBD_OPT_STARTTLS')
+    const lastWords = optionReply(option.STARTTLS, reply.ACK)
+    return { kind: 'secure', client: { noZeroes: this.#noZeroes }, lastWords }
+  }
+
+  get #policy(): TlsPolicy {
+    return this.#context.tls ?? 'off'
+  }
+
+  /** proto.md, "FORCEDTLS mode". */
+  #refuseBeforeTls(): void {
+    if (this.#policy === 'require' && !this.#secured)
+      throw new OptionRefusal(reply.ERR_TLS_REQD, 'this server talks over TLS only: NBD_OPT_STARTTLS comes first')
   }
 
   #list(): Buffer {
@@ -263,6 +311,7 @@ class Handshake {
     const refused = (why: string) => new HandshakeError('NBD_REFUSED', `NBD_OPT_EXPORT_NAME: ${why}`)
     if (this.#agreement.extendedHeaders) throw refused('not allowed after NBD_OPT_EXTENDED_HEADERS')
     try {
+      this.#refuseBeforeTls()
       this.#refuseWhenStopping()
       const target = this.#find(parseExportName(notTooBig(payload)))
       const words = Buffer.alloc(this.#noZeroes ? 10 : 10 + exportNameZeroBytes)
@@ -323,6 +372,10 @@ class Handshake {
   #transmissionFlags(target: NbdExport): number {
     return transmissionFlags(target, this.#agreement.structuredReplies)
   }
+}
+
+function unsupported(code: number): OptionRefusal {
+  return new OptionRefusal(reply.ERR_UNSUP, `${optionName(code)} is not supported by this server`)
 }
 
 function mustBeEmpty(payload: Buffer | undefined): void {

@@ -3,7 +3,9 @@
  * JavaScript negotiates on it and, in the successful callback of the last write, hands the connection over:
  *
  *   accepted {connection, fd} -> net.Socket -> negotiate -> last write is gone -> adopt(connection, early bytes) -> destroy()
- *                                          \-> anything else: close, release(connection)
+ *                                     ^        |       \-> anything else: close, release(connection)
+ *                                     |        `-> STARTTLS: last write is gone -> startTls(connection) -> destroy()
+ *                                     `------------------- the plaintext stream <----------'
  *
  * Guarantees: every accepted connection is either adopted or released, once. destroy() sends no FIN, as the addon has its
  * own descriptor. At most negotiatingMax connections negotiate; one more pushes out the one that has been at it longest
@@ -15,24 +17,40 @@ import { describe, NativeError } from '../core/errors.js'
 import { log as rootLog, type Logger } from '../core/log.js'
 import type { Addon, AddonEvent, ListenAddress } from '../native/binding.js'
 import type { ExportSource } from './exports.js'
-import { defaultLimits, negotiate, type HandshakeLimits, type HandshakeOutcome } from './handshake.js'
+import {
+  defaultLimits,
+  negotiate,
+  type HandshakeContext,
+  type HandshakeLimits,
+  type HandshakeOutcome,
+} from './handshake.js'
 import { HandshakeError, handshakeBufferBytes } from './wire.js'
 
 export type AcceptedEvent = Extract<AddonEvent, { type: 'accepted' }>
 
 /** The part of the addon this needs; tests put their own in its place. */
-export type NbdEngine = Pick<Addon, 'listen' | 'closeListener' | 'adopt' | 'release'>
+export type NbdEngine = Pick<Addon, 'listen' | 'closeListener' | 'adopt' | 'release' | 'startTls'>
+
+export interface ServerTls {
+  required: boolean
+  /** The addon's handle; asked for at every handshake, as files may be read again. */
+  credentials(): number
+}
 
 export interface NbdServerLimits extends HandshakeLimits {
   negotiatingMax: number
   /** How long a client that is done may take to close its side, before it is closed for it. */
   lingerMs: number
+  /** For the TLS handshake. */
+  tlsMs: number
 }
 
 export interface NbdServerOptions {
   engine: NbdEngine
   exports: ExportSource
   log?: Logger
+  /** Default: not offered. */
+  tls?: ServerTls
   /** Makes a stream of an accepted descriptor; tests put their own in its place. */
   openSocket?: (fd: number) => Socket
   limits?: Partial<NbdServerLimits>
@@ -42,6 +60,8 @@ interface Negotiation {
   connection: number
   peer: string
   socket: Socket
+  /** '' without TLS. */
+  security: string
   /** Set by whoever ends it early, in place of what the socket will say. */
   reason?: HandshakeError
 }
@@ -58,6 +78,7 @@ export class NbdServer {
   readonly #negotiating = new Map<number, Negotiation>()
   readonly #listeners = new Set<number>()
   readonly #open: (fd: number) => Socket
+  readonly #tls: ServerTls | undefined
   readonly #failures: FailureLog
   #stopping = false
 
@@ -65,8 +86,9 @@ export class NbdServer {
     this.#engine = options.engine
     this.#exports = options.exports
     this.#log = options.log ?? rootLog.area('nbd')
-    this.#limits = { ...defaultLimits, negotiatingMax: 256, lingerMs: 1000, ...options.limits }
+    this.#limits = { ...defaultLimits, negotiatingMax: 256, lingerMs: 1000, tlsMs: 10_000, ...options.limits }
     this.#open = options.openSocket ?? openDescriptor
+    this.#tls = options.tls
     this.#failures = new FailureLog(this.#log)
   }
 
@@ -97,7 +119,7 @@ export class NbdServer {
       return true
     }
     this.#makeRoom()
-    const negotiation: Negotiation = { connection: event.connection, peer: event.peer, socket }
+    const negotiation: Negotiation = { connection: event.connection, peer: event.peer, socket, security: '' }
     this.#negotiating.set(event.connection, negotiation)
     void this.#serve(negotiation)
     return true
@@ -137,8 +159,13 @@ export class NbdServer {
   async #serve(negotiation: Negotiation): Promise<void> {
     let adopted = false
     try {
-      const context = { exports: this.#exports, limits: this.#limits, shuttingDown: () => this.#stopping }
-      const outcome = await negotiate(negotiation.socket, context)
+      const context = this.#context()
+      let outcome = await negotiate(negotiation.socket, context)
+      if (outcome.kind === 'secure') {
+        const { client } = outcome
+        await this.#secure(negotiation, outcome.lastWords)
+        outcome = await negotiate(negotiation.socket, context, client)
+      }
       if (outcome.kind === 'agreed') adopted = await this.#handOver(negotiation, outcome)
       else await this.#linger(negotiation.socket)
     } catch (error) {
@@ -150,30 +177,60 @@ export class NbdServer {
     }
   }
 
+  #context(): HandshakeContext {
+    const tls = this.#tls === undefined ? 'off' : this.#tls.required ? 'require' : 'on'
+    return { exports: this.#exports, limits: this.#limits, tls, shuttingDown: () => this.#stopping }
+  }
+
+  async #handOver(negotiation: Negotiation, outcome: Extract<HandshakeOutcome, { kind: 'agreed' }>): Promise<boolean> {
+    const { connection, peer, security } = negotiation
+    const { target, flags, lastWords } = outcome
+    await this.#lastWords(negotiation, lastWords, `hand over the connection to export '${target.name}'`, early =>
+      this.#engine.adopt(connection, target.volume, flags, early),
+    )
+    const notes = [...(flags.readOnly ? ['read-only'] : []), ...(security === '' ? [] : [security])]
+    this.#log.info(`${peer}: connected to export '${target.name}'${notes.length === 0 ? '' : ` (${notes.join('; ')})`}`)
+    return true
+  }
+
+  /** Puts the inside of TLS in place of the socket. */
+  async #secure(negotiation: Negotiation, lastWords: Buffer): Promise<void> {
+    const { connection } = negotiation
+    const credentials = this.#tls?.credentials() ?? 0
+    const { fd, description } = await this.#lastWords(negotiation, lastWords, 'TLS handshake', early => {
+      // A rejection is given to whoever awaits it, within this object, so that the hand-over itself stays synchronous.
+      const secured = this.#engine.startTls(connection, credentials, early, this.#limits.tlsMs)
+      return { settled: secured.catch((cause: unknown) => Promise.reject(tlsFailure(cause))) }
+    }).then(({ settled }) => settled)
+    if (fd < 0) throw new HandshakeError('NBD_TLS', 'TLS: too many connections are waiting')
+    if (negotiation.reason !== undefined) {
+      closeSync(fd)
+      throw negotiation.reason
+    }
+    negotiation.socket = this.#open(fd)
+    negotiation.socket.on('error', () => undefined)
+    negotiation.security = description
+  }
+
   /** Everything from the callback of the write to destroy() is one turn of the event loop: no byte can come in between. */
-  #handOver(negotiation: Negotiation, outcome: Extract<HandshakeOutcome, { kind: 'agreed' }>): Promise<boolean> {
-    const { socket, connection, peer } = negotiation
+  #lastWords<T>(negotiation: Negotiation, words: Buffer, action: string, take: (early: Uint8Array) => T): Promise<T> {
+    const { socket } = negotiation
     return new Promise((resolve, reject) => {
       const timeout = new HandshakeError('NBD_TIMEOUT', 'the client does not take the last reply')
       const timer = setTimeout(() => this.#drop(negotiation, timeout), this.#limits.idleMs)
-      socket.write(outcome.lastWords, cause => {
+      socket.write(words, cause => {
         clearTimeout(timer)
         // With a destroyed stream the callback runs although the bytes are lost.
         if (cause !== null && cause !== undefined) return reject(lost(cause))
         if (socket.destroyed) return reject(lost())
         try {
           socket.pause()
-          const early = (socket.read() as Buffer | null) ?? new Uint8Array(0)
-          this.#engine.adopt(connection, outcome.target.volume, outcome.flags, early)
+          resolve(take((socket.read() as Buffer | null) ?? new Uint8Array(0)))
         } catch (error) {
-          return reject(new NativeError(`hand over the connection to export '${outcome.target.name}'`, error))
+          reject(new NativeError(action, error))
         } finally {
           socket.destroy()
         }
-        this.#log.info(
-          `${peer}: connected to export '${outcome.target.name}'${outcome.flags.readOnly ? ' (read-only)' : ''}`,
-        )
-        resolve(true)
       })
     })
   }
@@ -205,6 +262,8 @@ export class NbdServer {
   #drop(negotiation: Negotiation, reason: HandshakeError): void {
     negotiation.reason ??= reason
     this.#negotiating.delete(negotiation.connection)
+    // In the TLS handshake the socket is not ours, and this ends it.
+    if (negotiation.socket.destroyed) this.#release(negotiation.connection)
     negotiation.socket.destroy()
   }
 
@@ -259,6 +318,14 @@ function openDescriptor(fd: number): Socket {
   const options = { fd, readable: true, writable: true, allowHalfOpen: true }
   return new Socket({ ...options, readableHighWaterMark: handshakeBufferBytes } as SocketConstructorOpts)
 }
+
+function tlsFailure(cause: unknown): HandshakeError {
+  const timedOut = (cause as { code?: unknown }).code === 'ETIMEDOUT'
+  return new HandshakeError(timedOut ? 'NBD_TIMEOUT' : 'NBD_TLS', describeNative(cause), { cause })
+}
+
+/** The addon's own words: it knows more than the errno. */
+const describeNative = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
 function lost(cause?: unknown): HandshakeError {
   return new HandshakeError('NBD_CLOSED', 'the client closed the connection during the last reply', { cause })

@@ -12,7 +12,7 @@ export const handshakeBufferBytes = 16 << 10
 /** The largest piece taken out of the stream at once while discarding. */
 const discardBytes = 8 << 10
 
-export type HandshakeErrorCode = 'NBD_CLOSED' | 'NBD_PROTOCOL' | 'NBD_TIMEOUT' | 'NBD_REFUSED'
+export type HandshakeErrorCode = 'NBD_CLOSED' | 'NBD_PROTOCOL' | 'NBD_TIMEOUT' | 'NBD_REFUSED' | 'NBD_TLS'
 
 /** Why a connection ended before transmission. NBD_CLOSED: the client left; the others: it was dropped. */
 export class HandshakeError extends UnderstudyError {
@@ -50,6 +50,11 @@ export class StreamReader {
       this.#wanted = { bytes, resolve, reject }
       this.#onReadable()
     })
+  }
+
+  /** Whether the client has sent more than was asked for; what the kernel still has is not counted. */
+  get hasMore(): boolean {
+    return this.#stream.readableLength > 0
   }
 
   async discard(bytes: number): Promise<void> {

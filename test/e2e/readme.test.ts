@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { command, execute, freeUdpPort, ROOT, scratch, sparseFile } from '../support/daemon.js'
+import { makePki, makePsk } from '../support/pki.js'
 
 void t.test("the README's quick start runs to its end, and the copy it reads is a clean file system", async t => {
   const text = readFileSync(`${ROOT}/README.md`, 'utf8')
@@ -26,6 +27,8 @@ void t.test('check-config accepts the example of understudy.toml, with every key
     .replace('/dev/vg0/vm1-root', image[0] ?? '')
     .replace('/srv/disks/vm1-data.img', image[1] ?? '')
     .replace('/dev/vg1/db-data', image[2] ?? '')
+    .replace('/etc/pki/understudy', await makePki(files.folder, 'pki'))
+    .replace('/etc/understudy/keys.psk', await makePsk(files.path('keys.psk'), 'vm1'))
   writeFileSync(files.path('understudy.toml'), text)
   const output = await command(['check-config', files.path('understudy.toml')])
   t.match(output, { code: 0, stderr: '' })

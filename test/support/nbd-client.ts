@@ -115,7 +115,7 @@ export class NbdClient {
   /** Resolves when the server has ended the connection; tells how. */
   readonly closed: Promise<{ reset: boolean }>
 
-  private constructor(socket: net.Socket) {
+  constructor(socket: net.Socket) {
     this.socket = socket
     socket.on('data', data => {
       this.#received.push(data)

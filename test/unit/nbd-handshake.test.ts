@@ -79,6 +79,7 @@ async function serve(test: Test, options: FixtureOptions = {}): Promise<Fixture>
         adopted.push({ connection, volume, flags, early: Buffer.from(early) })
       },
       release: connection => released.push(connection),
+      startTls: () => Promise.reject(new Error('not here')),
     },
     exports: { lookup: name => exports.find(one => one.name === name), list: () => exports },
     openSocket: fd => sockets.get(fd)!,

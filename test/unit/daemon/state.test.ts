@@ -84,7 +84,7 @@ t.test('the key is made once, for its owner only, and nothing else is left', asy
   t.equal(readFileSync(join(state, 'identity', 'key.pem'), 'utf8'), first.pem)
 })
 
-t.test('a key that others can read is refused, with the command that mends it (exit code 3)', async t => {
+t.test('a key that others can read is refused, with the command that mends it (exit code 2)', async t => {
   const state = scratch(t)
   prepareStateDirectory(state)
   loadIdentity(state, addon)
@@ -94,7 +94,7 @@ t.test('a key that others can read is refused, with the command that mends it (e
     loadIdentity(state, addon)
     t.fail('it was used')
   } catch (error) {
-    t.equal(exitCodeOf(error), 3)
+    t.equal(exitCodeOf(error), 2)
     t.match((error as Error).message, `chmod 600 ${path}`)
   }
 })
