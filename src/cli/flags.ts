@@ -30,6 +30,7 @@ export interface MasterFlags extends TlsFlags {
   resyncRate?: string
   scrubEvery?: string
   insecure?: boolean
+  maxConnections?: string
 }
 
 export interface StandbyFlags extends TlsFlags {
@@ -67,6 +68,7 @@ export function masterTree(flags: MasterFlags): Tree {
   }
   const nbd = {
     ...{ listen: flags.listen, unix_mode: flags.unixMode, unix_group: flags.unixGroup, insecure: flags.insecure },
+    max_connections: flags.maxConnections,
     ...tlsTree(flags),
   }
   return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd: given(nbd), group: [given(group)] })

@@ -69,6 +69,7 @@ export function masterCommand(): Command {
     )
     .option('--resync-rate <rate>', 'bytes a second that a resynchronisation reads and sends (default: no limit)')
     .option('--scrub-every <time>', 'verify the volume so long after its last verify, e.g. 24h (default: when asked)')
+    .option('--max-connections <n>', `NBD connections at once, 1 to 4096 (default: ${defaults.connectionsMax})`)
     .option('--insecure', 'allow plain NBD on addresses that other hosts can reach')
   return addTlsOptions(command)
     .addHelpText('after', help)

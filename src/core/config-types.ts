@@ -74,6 +74,8 @@ export interface NbdConfig {
   unixGroup?: string
   /** Plain NBD on addresses other hosts can reach. */
   insecure: boolean
+  /** Of all listeners together: negotiating and in transmission. */
+  connectionsMax: number
   /** Absent: not offered. */
   tls?: TlsConfig
 }
@@ -114,4 +116,5 @@ export const defaults = {
   standbyTransport: 'both' as StandbyTransport,
   drainTimeoutMs: 30_000,
   unixMode: 0o600,
+  connectionsMax: 256,
 } as const

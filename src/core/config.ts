@@ -169,7 +169,12 @@ function readNbd(table: TableReader, path: (text: string) => string): NbdConfig 
     if (seen.has(text)) table.fail('listen', `'${text}' is listed twice`)
     seen.add(text)
   }
-  const nbd: NbdConfig = { listen, insecure, unixMode: table.parsed('unix_mode', parseMode) ?? defaults.unixMode }
+  const nbd: NbdConfig = {
+    listen,
+    insecure,
+    unixMode: table.parsed('unix_mode', parseMode) ?? defaults.unixMode,
+    connectionsMax: table.parsed('max_connections', parseConnections, true) ?? defaults.connectionsMax,
+  }
   if (tls !== undefined) nbd.tls = tls
   const unixGroup = table.string('unix_group')
   if (unixGroup !== undefined) nbd.unixGroup = unixGroup
@@ -324,6 +329,12 @@ function nameProblem(name: string): string | undefined {
 function parseMode(text: string): number {
   if (!/^0?[0-7]{3}$/.test(text)) throw new UsageError(`'${text}' is not a file mode; write it like "0600" or "0660"`)
   return parseInt(text, 8)
+}
+
+function parseConnections(text: string): number {
+  const count = /^\d{1,4}$/.test(text) ? Number(text) : 0
+  if (count < 1 || count > 4096) throw new UsageError(`'${text}' is not a number of connections; 1 to 4096`)
+  return count
 }
 
 function parseLogSize(text: string): number {

@@ -72,7 +72,10 @@ export class Daemon {
   ) {
     this.hub = new EventHub(options.log)
     this.hub.subscribe(event => this.errors.observe(event))
-    this.front = new NbdFront({ addon: options.addon, events: this.hub, log: options.log.area('nbd') })
+    this.front = new NbdFront({
+      ...{ addon: options.addon, events: this.hub, log: options.log.area('nbd') },
+      connectionsMax: config.nbd.connectionsMax,
+    })
     this.copies = new Copies(this.front, config.nbd)
     this.promoted = new Promoted(this.front, config.nbd, options.log.area('promoted'))
   }

@@ -13,6 +13,7 @@ import type { Logger } from '../core/log.js'
 import { formatAddress, isLoopback, type ListenAddress } from '../core/units.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
+import { ConnectionLimit } from '../nbd/connection-limit.js'
 import type { ExportSource, NbdExport } from '../nbd/exports.js'
 import { NbdServer } from '../nbd/server.js'
 import type { ExportedVolume } from './roles.js'
@@ -30,6 +31,7 @@ export interface NbdFrontOptions {
   addon: Addon
   events: EventSource
   log: Logger
+  connectionsMax: number
 }
 
 /** Connections that may wait for serve(). */
@@ -37,16 +39,19 @@ const waitingMax = 256
 
 export class NbdFront {
   private readonly exported = new Map<string, ExportedVolume>()
-  private readonly servers = new Set<NbdServer>()
+  private readonly servers = new Map<NbdServer, ExportSource>()
   private readonly unixPaths = new Set<string>()
   private readonly waiting: AcceptedEvent[] = []
   private readonly tls: TlsStore
+  private readonly limit: ConnectionLimit
   private serving = false
 
   constructor(private readonly options: NbdFrontOptions) {
     this.tls = new TlsStore(options.addon)
+    this.limit = new ConnectionLimit(options.connectionsMax, handle => this.offers(handle))
     options.events.subscribe(event => {
       if (event.type === 'accepted') this.accepted(event)
+      if (event.type === 'disconnected') this.limit.left(event.connection)
     })
   }
 
@@ -61,10 +66,11 @@ export class NbdFront {
     const alone = only === undefined ? undefined : new Map([only].flat().map(volume => [volume.name, volume]))
     const exports = mapSource(alone ?? this.exported)
     const tls = config.tls === undefined ? {} : { tls: this.tls.open(config.tls) }
-    const server = new NbdServer({ engine: this.options.addon, exports, log: this.options.log, ...tls })
+    const { addon: engine, log } = this.options
+    const server = new NbdServer({ engine, exports, log, limit: this.limit, ...tls })
     const native = address.kind === 'unix' ? { ...address, mode: config.unixMode, ...groupOf(config) } : address
     const { port } = server.listen(native)
-    this.servers.add(server)
+    this.servers.set(server, exports)
     if (address.kind === 'unix') this.unixPaths.add(address.path)
     return {
       address: address.kind === 'unix' ? address : { ...address, port },
@@ -91,7 +97,7 @@ export class NbdFront {
   }
 
   close(): void {
-    for (const server of this.servers) server.close()
+    for (const server of this.servers.keys()) server.close()
     this.servers.clear()
     for (const event of this.waiting.splice(0)) this.refuse(event)
   }
@@ -115,10 +121,14 @@ export class NbdFront {
       this.waiting.push(event)
       return
     }
-    for (const server of this.servers) {
+    for (const server of this.servers.keys()) {
       if (this.serving && server.accepted(event)) return
     }
     this.refuse(event)
+  }
+
+  private offers(volume: number): boolean {
+    return [...this.servers.values()].some(exports => exports.list().some(exported => exported.volume === volume))
   }
 
   private refuse(event: AcceptedEvent): void {

@@ -49,6 +49,7 @@ function restartReasons(before: Config, after: Config): string[] {
   compare('nbd.unix_mode', before.nbd.unixMode, after.nbd.unixMode)
   compare('nbd.unix_group', before.nbd.unixGroup, after.nbd.unixGroup)
   compare('nbd.insecure', before.nbd.insecure, after.nbd.insecure)
+  compare('nbd.max_connections', before.nbd.connectionsMax, after.nbd.connectionsMax)
   compare('nbd.tls', before.nbd.tls, after.nbd.tls)
   if ((before.standby === undefined) !== (after.standby === undefined)) {
     reasons.push(`[standby] was ${after.standby === undefined ? 'removed' : 'added'}: restart the daemon to apply it`)

@@ -9,13 +9,15 @@
  *
  * Guarantees: every accepted connection is either adopted or released, once. destroy() sends no FIN, as the addon has its
  * own descriptor. At most negotiatingMax connections negotiate; one more pushes out the one that has been at it longest
- * (an honest client is done in milliseconds), so that stalling clients cannot lock others out.
+ * (an honest client is done in milliseconds), so that stalling clients cannot lock others out. So does one more than the
+ * daemon's limit of connections; when all of those are in transmission, the new one is refused.
  */
 import { closeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts } from 'node:net'
 import { describe, NativeError } from '../core/errors.js'
 import { log as rootLog, type Logger } from '../core/log.js'
 import type { Addon, AddonEvent, ListenAddress } from '../native/binding.js'
+import type { ConnectionLimit } from './connection-limit.js'
 import type { ExportSource } from './exports.js'
 import {
   defaultLimits,
@@ -49,6 +51,8 @@ export interface NbdServerOptions {
   engine: NbdEngine
   exports: ExportSource
   log?: Logger
+  /** Shared by the servers of a daemon. Default: none. */
+  limit?: ConnectionLimit
   /** Default: not offered. */
   tls?: ServerTls
   /** Makes a stream of an accepted descriptor; tests put their own in its place. */
@@ -79,6 +83,7 @@ export class NbdServer {
   readonly #listeners = new Set<number>()
   readonly #open: (fd: number) => Socket
   readonly #tls: ServerTls | undefined
+  readonly #limit: ConnectionLimit | undefined
   readonly #failures: FailureLog
   #stopping = false
 
@@ -89,6 +94,7 @@ export class NbdServer {
     this.#limits = { ...defaultLimits, negotiatingMax: 256, lingerMs: 1000, tlsMs: 10_000, ...options.limits }
     this.#open = options.openSocket ?? openDescriptor
     this.#tls = options.tls
+    this.#limit = options.limit
     this.#failures = new FailureLog(this.#log)
   }
 
@@ -113,14 +119,14 @@ export class NbdServer {
     if (!this.#listeners.has(event.listener)) return false
     const socket = this.#openSocket(event)
     if (socket === undefined) return true
-    if (this.#stopping) {
+    if (this.#stopping || !this.#makeRoom(event.peer)) {
       socket.destroy()
       this.#release(event.connection)
       return true
     }
-    this.#makeRoom()
     const negotiation: Negotiation = { connection: event.connection, peer: event.peer, socket, security: '' }
     this.#negotiating.set(event.connection, negotiation)
+    this.#limit?.entered(event.connection, why => this.#drop(negotiation, new HandshakeError('NBD_REFUSED', why)))
     void this.#serve(negotiation)
     return true
   }
@@ -188,6 +194,7 @@ export class NbdServer {
     await this.#lastWords(negotiation, lastWords, `hand over the connection to export '${target.name}'`, early =>
       this.#engine.adopt(connection, target.volume, flags, early),
     )
+    this.#limit?.adopted(connection, target.volume)
     const notes = [...(flags.readOnly ? ['read-only'] : []), ...(security === '' ? [] : [security])]
     this.#log.info(`${peer}: connected to export '${target.name}'${notes.length === 0 ? '' : ` (${notes.join('; ')})`}`)
     return true
@@ -251,23 +258,32 @@ export class NbdServer {
     })
   }
 
-  #makeRoom(): void {
-    if (this.#negotiating.size < this.#limits.negotiatingMax) return
+  /** False: the daemon has as many connections as it may. */
+  #makeRoom(peer: string): boolean {
+    if (this.#limit?.makeRoom() === false) {
+      const { max } = this.#limit
+      this.#failures.add(peer, `${max} connections are open, which is the most there may be (--max-connections)`)
+      return false
+    }
+    if (this.#negotiating.size < this.#limits.negotiatingMax) return true
     const oldest = this.#negotiating.values().next().value
-    if (oldest === undefined) return
+    if (oldest === undefined) return true
     const why = `${this.#limits.negotiatingMax} clients are negotiating and this one had been at it longest`
     this.#drop(oldest, new HandshakeError('NBD_REFUSED', why))
+    return true
   }
 
   #drop(negotiation: Negotiation, reason: HandshakeError): void {
     negotiation.reason ??= reason
     this.#negotiating.delete(negotiation.connection)
+    this.#limit?.left(negotiation.connection)
     // In the TLS handshake the socket is not ours, and this ends it.
     if (negotiation.socket.destroyed) this.#release(negotiation.connection)
     negotiation.socket.destroy()
   }
 
   #release(connection: number): void {
+    this.#limit?.left(connection)
     try {
       this.#engine.release(connection)
     } catch (error) {
