@@ -24,6 +24,21 @@ engine::Durability durability_from(Napi::Env env, const std::string &name) {
   throw Napi::RangeError::New(env, "durability: " + name);
 }
 
+uint64_t ns_of(Napi::Object spec, const char *name, double otherwise_ms) {
+  return static_cast<uint64_t>(number(spec, name, otherwise_ms)) * 1'000'000;
+}
+
+engine::StandbyPolicy standby_policy(Napi::Object spec) {
+  engine::StandbyPolicy policy;
+  policy.peer_timeout_ns = ns_of(spec, "peerTimeoutMs", 5000);
+  policy.block = text(spec, "onStandbyLoss") == "block";
+  policy.block_ns = ns_of(spec, "blockMs", 0);
+  policy.lag_bytes_max = static_cast<uint64_t>(number(spec, "maxLagBytes", 0));
+  policy.lag_ns_max = ns_of(spec, "maxLagMs", 0);
+  policy.lag_detaches = text(spec, "onMaxLag") == "detach";
+  return policy;
+}
+
 Napi::Object describe(Napi::Env env, const Device &device) {
   const DeviceTraits &traits = device.traits();
   Napi::Object info = Napi::Object::New(env);
@@ -107,8 +122,7 @@ Napi::Value Addon::open_group(Call call) {
   options.name = text(spec, "name");
   options.capture = {big(spec, "incarnation"), static_cast<size_t>(number(spec, "logBytes")), flag(spec, "replicated")};
   options.durability = durability_from(env, text(spec, "durability", "flush"));
-  options.block_on_standby_loss = text(spec, "onStandbyLoss") == "block";
-  options.peer_timeout_ns = static_cast<uint64_t>(number(spec, "peerTimeoutMs", 5000)) * 1'000'000;
+  options.standby = standby_policy(spec);
   options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));
   const uint32_t handle = ++last_handle_;
 

@@ -63,7 +63,7 @@ void count_request(CounterPage &page, RequestKind kind, uint64_t bytes, uint64_t
   X(detaches_requested) X(alone_flushes) X(backpressure_ns) X(session) X(session_rtt_ns) X(session_cwnd_bytes)        \
   X(session_packet_bytes) X(session_packets_sent) X(session_packets_received) X(session_packets_lost)                 \
   X(session_bytes_sent) X(session_bytes_received) X(session_bytes_retransmitted) X(reconnects) X(voids) X(away)      \
-  X(unreadable_bytes)
+  X(unreadable_bytes) X(detaches_max_lag) X(acked_position)
 
 enum GroupCounter : size_t {
 #define X(name) kGroup_##name,

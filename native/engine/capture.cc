@@ -210,7 +210,7 @@ void Capture::detach(const char *reason, uint64_t durable) {
   give_up_log(durable);
   const std::string why = reason;
   page_.add(why == "log-full"       ? kGroup_detaches_log_full
-            : why == "peer-timeout" ? kGroup_detaches_peer_timeout
+            : why == "max-lag"      ? kGroup_detaches_max_lag
                                     : kGroup_detaches_requested,
             1);
   events_({"detached", {{"reason", why}}, ""});

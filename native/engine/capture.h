@@ -43,6 +43,7 @@ class Capture {
   uint64_t last_sequence() const { return sequence_; }
   uint64_t begin_sequence() const { return begin_sequence_; }  // of the step that is open, or was last
   uint64_t last_logged() const { return logged_; }
+  uint64_t written_bytes() const { return written_bytes_; }
   const std::shared_ptr<log::ReplicationLog> &log() const { return log_; }
 
   // Whether the records of an operation on [start, end) find room, `payload` bytes of it with data. Always, unless

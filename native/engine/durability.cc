@@ -17,8 +17,8 @@ namespace understudy::engine {
 
 bool Group::standby_counts() const {
   if (capture_.state() == CaptureState::kAlone) return false;
-  if (options_.block_on_standby_loss) return true;
-  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !away_;
+  if (watch_.blocks()) return true;
+  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !watch_.away();
 }
 
 // What the reply to this request will wait for at the standby, so that it is told at once.
@@ -38,8 +38,7 @@ void Group::wait_for_durability(Connection &connection, const ParsedRequest &req
   const bool standby = flush ? options_.durability != Durability::kAsync : true;
   if (standby && standby_counts()) {
     (flush || both_disks ? waiter.durable_need : waiter.received_need) = capture_.last_sequence();
-    if (!outstanding_) progress_ns_ = turn_ns_;
-    outstanding_ = true;
+    watch_.owes_from(turn_ns_);
   } else if (standby && flush && capture_.state() != CaptureState::kAlone) {
     page_.add(kGroup_alone_flushes, 1);
   }
@@ -113,7 +112,7 @@ void Group::hold_until_step() {
 }
 
 void Group::answer_waiters() {
-  if (options_.block_on_standby_loss) hold_until_step();
+  if (watch_.blocks()) hold_until_step();
   const uint64_t received = peer_.received(), durable = peer_.durable();
   for (auto &volume : volumes_) {
     answer_queue(volume->received_waiters, received, durable);
@@ -133,31 +132,23 @@ void Group::release_alone() {
   }
 }
 
-// Follows the standby's watermarks and decides whether it is away.
+// Follows the standby's watermarks. What is found is counted and told before a reply leaves because of it.
 void Group::watch_standby() {
   updates_seen_ = peer_.updates();
-  if (capture_.state() != CaptureState::kStreaming) {
-    outstanding_ = false;
-    // Detached while replies were waiting: they will not hear of the standby before a resynchronisation.
-    if (!options_.block_on_standby_loss) release_alone();
-    return;
+  const bool streaming = capture_.state() == CaptureState::kStreaming;
+  const auto news = watch_.look({turn_ns_, streaming, capture_.step_open(), capture_.last_logged(),
+                                 capture_.written_bytes(), peer_.received(), peer_.durable(),
+                                 page_.get(kGroup_applied_sequence), page_.get(kGroup_durable_bytes),
+                                 page_.get(kGroup_acked_position)});
+  if (news == StandbyWatch::News::kAway) page_.add(kGroup_detaches_peer_timeout, 1);
+  if (news != StandbyWatch::News::kNone) {
+    page_.set(kGroup_away, watch_.away());
+    events_({"standby-away", {{"away", watch_.away()}}, ""});
   }
-  const uint64_t received = peer_.received(), durable = peer_.durable(), applied = page_.get(kGroup_applied_sequence);
-  // A standby whose disk is full still takes into memory. That must not end `away`: FLUSH would wait in vain again.
-  const bool settles = durable != durable_seen_ || applied != applied_seen_;
-  const bool moved = settles || received != received_seen_;
-  received_seen_ = received, durable_seen_ = durable, applied_seen_ = applied;
-  const bool owes = durable < capture_.last_logged();
-  if (moved || !owes || !outstanding_) progress_ns_ = turn_ns_;
-  if (away_ && (settles || !owes)) {
-    away_ = false;
-    page_.set(kGroup_away, 0);
-  }
-  outstanding_ = owes;
-  if (!owes || away_ || turn_ns_ - progress_ns_ < options_.peer_timeout_ns) return;
-  away_ = true;
-  page_.set(kGroup_away, 1);
-  if (!options_.block_on_standby_loss) release_alone();
+  if (options_.standby.lag_detaches && watch_.lags(capture_.written_bytes())) detach("max-lag");
+  // Detached while replies were waiting: they will not hear of the standby before a resynchronisation.
+  const bool lost = capture_.state() != CaptureState::kStreaming || watch_.away();
+  if (capture_.state() != CaptureState::kAlone && !watch_.blocks() && (lost || options_.standby.block)) release_alone();
 }
 
 }  // namespace understudy::engine

@@ -29,7 +29,8 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
               capture_, volumes_, page_),
       verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_,
                 [this](Volume &volume, const std::vector<Range> &ranges) { repair(volume, ranges); }),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      watch_(options.standby) {
   for (auto &volume : volumes_) {
     volume->page = CounterPages::instance().take();
     volume->page.set(kSizeBytes, volume->size_bytes);
@@ -132,7 +133,7 @@ int Group::wait_limit_without_timers_ms() {
   peer_.want(wants);
   if (!readable_.empty() || peer_.updates() != updates_seen_) return wants || !readable_.empty() ? 0 : kWatchMs;
   if (log_blocked_ || resync_waits_ || !parked_.empty()) return kRetryMs;
-  if (outstanding_ || wants) return kWatchMs;
+  if (watch_.outstanding() || wants) return kWatchMs;
   const bool stalled = std::any_of(connections_.begin(), connections_.end(), [](auto &entry) {
     return entry.second->mid_request() || entry.second->has_output();
   });
@@ -253,8 +254,7 @@ void Group::attach(const AttachRequest &request) {
     return;
   }
   session_ = request.session;
-  away_ = false;
-  progress_ns_ = turn_ns_;  // not later than the turn: watch_standby() subtracts
+  watch_.attached(turn_ns_);  // not later than the turn: it subtracts
   page_.set(kGroup_away, 0);
   if (attached.value.resumed) {
     resync_.session_changed(session_);

@@ -24,6 +24,7 @@
 #include "engine/capture.h"
 #include "engine/connection.h"
 #include "engine/resync.h"
+#include "engine/standby-watch.h"
 #include "engine/verifier.h"
 
 namespace understudy::engine {
@@ -34,8 +35,7 @@ struct GroupOptions {
   std::string name;
   Capture::Options capture;
   Durability durability = Durability::kFlush;
-  bool block_on_standby_loss = false;
-  uint64_t peer_timeout_ns = 5'000'000'000;
+  StandbyPolicy standby;
   uint64_t resync_bytes_per_second = 0;  // 0: no limit
 };
 
@@ -94,6 +94,7 @@ class Group {
   Outcome flush(Connection &connection, const ParsedRequest &request);
   Outcome others(Connection &connection, const ParsedRequest &request);
   bool log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload);
+  void log_is_blocked();
   void log_unblocked();
   void finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error);
   uint8_t wants_of(const ParsedRequest &request) const;
@@ -160,11 +161,8 @@ class Group {
   std::function<void()> quiesced_;
   uint64_t turn_ns_ = 0;      // when this turn began: the start of every request taken in it
   uint64_t session_ = 0;      // 0: none
-  bool away_ = false;         // no progress for the peer timeout: nobody waits for the standby
-  uint64_t progress_ns_ = 0;  // when a watermark last moved, or something to wait for first appeared
+  StandbyWatch watch_;
   uint64_t updates_seen_ = 0;
-  uint64_t durable_seen_ = 0, received_seen_ = 0, applied_seen_ = 0;
-  bool outstanding_ = false;
   bool holding_ = false;      // replies wait for a step
   bool resync_waits_ = false; // for log room or a range lock
   bool log_blocked_ = false;

@@ -207,18 +207,27 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
   return Outcome::kDone;
 }
 
-// False: no room. The standby being alive, that is back-pressure; is it away, the log is given up and there is room.
+// False: no room, or too far ahead of the standby. The standby being alive, that is back-pressure; is it away, the log
+// is given up and there is room.
 bool Group::log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload) {
+  if (start != end && !options_.standby.lag_detaches && watch_.lags(capture_.written_bytes())) {
+    log_is_blocked();
+    return false;
+  }
   if (!capture_.room(volume, start, end, payload)) {
-    if (!away_ || options_.block_on_standby_loss) {
-      if (!log_blocked_) log_blocked_ns_ = turn_ns_;
-      log_blocked_ = true;
+    if (!watch_.away() || watch_.blocks()) {
+      log_is_blocked();
       return false;
     }
     detach("log-full");
   }
   log_unblocked();
   return true;
+}
+
+void Group::log_is_blocked() {
+  if (!log_blocked_) log_blocked_ns_ = turn_ns_;
+  log_blocked_ = true;
 }
 
 void Group::log_unblocked() {

@@ -25,6 +25,7 @@ size_t LogSource::peek(uint64_t offset, const uint8_t **data) {
 
 void LogSource::acked(uint64_t offset) {
   acked_ = std::max(acked_, base_ + offset);
+  page_.set(kGroup_acked_position, acked_);
   release();
 }
 

@@ -2,7 +2,7 @@
 import { Command } from 'commander'
 
 import { readConfigFile } from '../core/config.js'
-import type { Config, GroupConfig } from '../core/config-types.js'
+import { type Config, formatStandbyLoss, type GroupConfig } from '../core/config-types.js'
 import { ConfigError } from '../core/errors.js'
 import { formatAddress, formatDuration, formatHostPort, formatPeer, formatRange, formatSize } from '../core/units.js'
 import { deviceProblems, tlsProblems } from '../daemon/preflight.js'
@@ -60,7 +60,7 @@ function tlsPlan(config: Config): string {
 
 function groupPlan(group: GroupConfig): string[] {
   const peer = group.standby === undefined ? 'without a standby' : `standby ${formatPeer(group.standby)}`
-  const policy = `durability ${group.durability}, on standby loss ${group.onStandbyLoss}`
+  const policy = `durability ${group.durability}, on standby loss ${formatStandbyLoss(group.standbyLoss)}`
   const limits = `log ${formatSize(group.logBytes)}, peer timeout ${formatDuration(group.peerTimeoutMs)}`
   const scrub = group.scrubEveryMs === undefined ? '' : `, scrub every ${formatDuration(group.scrubEveryMs)}`
   const lines = [`master of group ${group.name}: ${peer}, ${policy}, ${limits}${scrub}`]

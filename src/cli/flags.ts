@@ -26,6 +26,8 @@ export interface MasterFlags extends TlsFlags {
   exclude?: string[]
   drainTimeout?: string
   packetSize?: string
+  maxLag?: string
+  onMaxLag?: string
   bandwidth?: string
   resyncRate?: string
   scrubEvery?: string
@@ -61,6 +63,8 @@ export function masterTree(flags: MasterFlags): Tree {
     peer_timeout: flags.peerTimeout,
     drain_timeout: flags.drainTimeout,
     packet_size: flags.packetSize,
+    max_lag: flags.maxLag,
+    on_max_lag: flags.onMaxLag,
     bandwidth: flags.bandwidth,
     resync_rate: flags.resyncRate,
     scrub_every: flags.scrubEvery,

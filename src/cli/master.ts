@@ -12,6 +12,7 @@ Durability says when a client's write is answered: async and flush when this hos
 FUA also wait until the standby has everything before them on its disk), received when the standby has it in memory,
 durable when it is on the disks of both.
 When the standby is away, continue lets clients go on without it (what it lacks is sent later), block makes them wait.
+A standby that is there and slow makes clients wait when the log is full, or before with --max-lag.
 SIGTERM drains to the standby and ends, a second one ends at once.
 
 Example: understudy master --state /var/lib/understudy --device disk1.img --export disk1 --listen unix:/run/disk1.sock \\
@@ -31,7 +32,7 @@ export function masterCommand(): Command {
     .option('--durability <mode>', `async, flush, received or durable (default: ${defaults.durability})`)
     .option(
       '--on-standby-loss <what>',
-      `what clients do without the standby: continue or block (default: ${defaults.onStandbyLoss})`,
+      `what clients do without the standby: continue, block, or block:TIME, e.g. block:30s, then continue (default: ${defaults.onStandbyLoss})`,
     )
     .option(
       '--transport <name>',
@@ -63,6 +64,14 @@ export function masterCommand(): Command {
       `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )
     .option('--packet-size <bytes>', 'UDP payload, 1200 to 60000 (default: what the path takes)')
+    .option(
+      '--max-lag <limit>',
+      'what may be written and not yet be on the disk of the standby: 1GiB, 30s or 1GiB,30s (default: no limit)',
+    )
+    .option(
+      '--on-max-lag <what>',
+      `beyond it: block (clients wait) or detach (the standby is resynchronised later) (default: ${defaults.onMaxLag})`,
+    )
     .option(
       '--bandwidth <rate>',
       'bytes a second to the standby, e.g. 50MiB; resynchronisation included (default: no limit)',

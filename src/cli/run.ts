@@ -25,7 +25,8 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   name = "vm1"                            # default for a single volume: its export
   standby = "ID@standby.example:7400"     # without it: a plain NBD server that keeps the dirty map
   durability = "${defaults.durability}"                    # async | flush | received | durable
-  on_standby_loss = "${defaults.onStandbyLoss}"            # continue | block
+  on_standby_loss = "${defaults.onStandbyLoss}"            # continue | block | block:30s (then continue)
+  max_lag = "1GiB,30s"                    # and on_max_lag = "block" | "detach"; default: no limit
   log_size = "${formatSize(defaults.logBytes).replace(' ', '')}"
   peer_timeout = "${defaults.peerTimeoutMs / 1000}s"
   drain_timeout = "${defaults.drainTimeoutMs / 1000}s"

@@ -1,14 +1,22 @@
-/** The keys of a [[group]] that say what link and resynchronisation may take. */
+/** The keys of a [[group]] that say what link and resynchronisation may take, and what a lost or slow standby means. */
 import type { TableReader } from './config-reader.js'
-import type { GroupConfig } from './config-types.js'
-import { parseRate } from './units.js'
+import { defaults, type GroupConfig, onMaxLags, onStandbyLosses, type StandbyLoss } from './config-types.js'
+import { UsageError } from './errors.js'
+import { nearest } from './nearest.js'
+import { parseDuration, parseRate, parseSize } from './units.js'
 
-type Policies = Pick<GroupConfig, 'bandwidth' | 'resyncRate'>
+type Policies = Pick<GroupConfig, 'bandwidth' | 'resyncRate' | 'standbyLoss' | 'maxLag' | 'onMaxLag'>
 
 export function readPolicies(table: TableReader): Policies {
+  const maxLag = table.parsed('max_lag', parseMaxLag, true) ?? { bytes: 0, milliseconds: 0 }
+  if (table.has('on_max_lag') && !table.has('max_lag'))
+    table.fail('on_max_lag', 'it says what happens beyond max_lag, which is not given')
   return {
     bandwidth: table.parsed('bandwidth', parseLimit, true) ?? 0,
     resyncRate: table.parsed('resync_rate', parseLimit, true) ?? 0,
+    standbyLoss: table.parsed('on_standby_loss', parseStandbyLoss) ?? { policy: defaults.onStandbyLoss },
+    maxLag,
+    onMaxLag: table.oneOf('on_max_lag', onMaxLags, defaults.onMaxLag),
   }
 }
 
@@ -16,3 +24,39 @@ export function readPolicies(table: TableReader): Policies {
 function parseLimit(text: string): number {
   return text.trim() === '0' ? 0 : parseRate(text)
 }
+
+/** "continue", "block", "block:30s". */
+function parseStandbyLoss(text: string): StandbyLoss {
+  const timed = /^block:(.+)$/.exec(text)
+  if (timed !== null) {
+    const blockMs = parseDuration(timed[1] ?? '')
+    if (blockMs < 1) throw new UsageError(`'${text}': the time is 0; write continue, or block for no end`)
+    return { policy: 'block', blockMs }
+  }
+  const policy = onStandbyLosses.find(word => word === text)
+  if (policy !== undefined) return { policy }
+  const near = nearest(text, onStandbyLosses)
+  const hint = near === undefined ? '' : ` (did you mean '${near}'?)`
+  throw new UsageError(`'${text}' is not one of ${onStandbyLosses.join(', ')}, block:TIME${hint}`)
+}
+
+/** "1GiB", "30s", or both: "1GiB,30s". What has a unit of time is a time. */
+function parseMaxLag(text: string): GroupConfig['maxLag'] {
+  const lag = { bytes: 0, milliseconds: 0 }
+  for (const part of text.split(',')) {
+    const unit = /[a-z]*$/.exec(part.trim())?.[0] ?? ''
+    if (unit === 'm') throw new UsageError(`'${part}': megabytes or minutes? Write it like 64MiB or 2min`)
+    if (['ms', 's', 'min', 'h', 'd'].includes(unit)) lag.milliseconds = parseDuration(part)
+    else lag.bytes = parseSize(part)
+  }
+  if (lag.bytes === 0 && lag.milliseconds === 0)
+    throw new UsageError(`'${text}' is no limit; write it like 1GiB, 30s or 1GiB,30s`)
+  if (lag.bytes > 0 && lag.bytes < lagBytesMin)
+    throw new UsageError(`'${text}': less than 64KiB, what a client may write in one piece, would stop every write`)
+  if (lag.milliseconds > 0 && lag.milliseconds < lagMsMin)
+    throw new UsageError(`'${text}': no standby is that fast; at least ${lagMsMin}ms`)
+  return lag
+}
+
+const lagBytesMin = 64 << 10
+const lagMsMin = 100

@@ -6,12 +6,19 @@ import type { ByteRange, HostPort, ListenAddress, PeerAddress } from './units.js
 
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 export type OnStandbyLoss = 'continue' | 'block'
+/** What clients do without their standby; blockMs: `block` ends after so long; absent: never. */
+export interface StandbyLoss {
+  policy: OnStandbyLoss
+  blockMs?: number
+}
+export type OnMaxLag = 'block' | 'detach'
 export type Transport = 'quic' | 'webtransport'
 /** What a standby can be reached by. */
 export type StandbyTransport = Transport | 'both'
 
 export const durabilities: readonly Durability[] = ['async', 'flush', 'received', 'durable']
 export const onStandbyLosses: readonly OnStandbyLoss[] = ['continue', 'block']
+export const onMaxLags: readonly OnMaxLag[] = ['block', 'detach']
 export const transports: readonly Transport[] = ['quic', 'webtransport']
 export const standbyTransports: readonly StandbyTransport[] = ['quic', 'webtransport', 'both']
 
@@ -34,7 +41,7 @@ export interface GroupConfig {
   /** Absent: a plain NBD server that keeps the dirty map. */
   standby?: PeerAddress
   durability: Durability
-  onStandbyLoss: OnStandbyLoss
+  standbyLoss: StandbyLoss
   /** Size of the replication log in memory. */
   logBytes: number
   /** A standby without progress for so long is away. */
@@ -44,6 +51,10 @@ export interface GroupConfig {
   bandwidth: number
   /** Bytes a second that a resynchronisation reads, at most; 0: no limit. */
   resyncRate: number
+  /** What may be written and not be durable on the standby: so many bytes, so old; 0: no limit. */
+  maxLag: { bytes: number; milliseconds: number }
+  /** Beyond it clients wait, or the log is given up for the dirty map. */
+  onMaxLag: OnMaxLag
   /** UDP payload; absent: as large as the path takes. */
   packetBytesMax?: number
   /** How long a stop waits for the standby to have everything; what remains is marked dirty. */
@@ -108,6 +119,7 @@ export interface Config {
 export const defaults = {
   durability: 'flush' as Durability,
   onStandbyLoss: 'continue' as OnStandbyLoss,
+  onMaxLag: 'block' as OnMaxLag,
   logBytes: 256 << 20,
   /** The ring holds two records of the largest size (32 MiB) and something to breathe. */
   logBytesMin: 80 << 20,
@@ -118,3 +130,8 @@ export const defaults = {
   unixMode: 0o600,
   connectionsMax: 256,
 } as const
+
+/** As it is written. */
+export function formatStandbyLoss(loss: StandbyLoss): string {
+  return loss.blockMs === undefined ? loss.policy : `${loss.policy}:${loss.blockMs / 1000}s`
+}

@@ -34,10 +34,12 @@ import {
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
 import { type PreparedGroup, prepareGroup } from './group-preparation.js'
 import { helloOf } from './hello.js'
+import { LagPause } from './lag-pause.js'
 import { MapTrust } from './map-trust.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
+import { awayWords, whyDetached } from './standby-loss.js'
 import { Verification } from './verification.js'
 import type { VerifyReport, VerifyRequest } from './verify-run.js'
 
@@ -73,6 +75,7 @@ export class MasterGroup {
   readonly #progress: GroupProgress
   readonly #verification: Verification
   readonly #trust: MapTrust
+  readonly #lagPause = new LagPause()
   readonly #transport: Transport | undefined
   readonly #keeper: SessionKeeper | undefined
   readonly #unsubscribe: () => void
@@ -285,6 +288,9 @@ export class MasterGroup {
       this.#log.info(event.mode === 'resume' ? 'replication goes on within the log' : 'resynchronisation begins')
     } else if (event.type === 'detached') {
       this.#detached(event.reason)
+    } else if (event.type === 'standby-away') {
+      if (event.away) this.#log.warn(awayWords(this.config))
+      else this.#log.info('the standby makes progress again')
     } else if (event.type === 'resync-done') {
       this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
@@ -302,15 +308,11 @@ export class MasterGroup {
 
   /** The log was given up. A new session tells anew where the standby stands, and brings the resynchronisation. */
   #detached(reason: string): void {
-    const why =
-      {
-        'log-full': 'the replication log is full',
-        'peer-timeout': 'the standby made no progress',
-        requested: 'as requested',
-      }[reason] ?? reason
+    const why = whyDetached(reason)
     this.#log.warn(`detached (${why}): writes are marked in the dirty map until the standby is back`)
     this.#attached = false
-    this.#keeper?.restart(`the master detached: ${why}`)
+    const pauseMs = reason === 'max-lag' ? this.#lagPause.next(this.#clock.monotonicMs()) : undefined
+    this.#keeper?.restart(`the master detached: ${why}`, pauseMs)
   }
 
   #sample(): void {

@@ -81,12 +81,12 @@ export class SessionKeeper implements SessionHandler {
     this.#session = undefined
   }
 
-  /** Ends the session such that a new one begins with a new welcome. */
-  restart(text: string): void {
+  /** Ends the session such that a new one begins with a new welcome, not before `pauseMs` are over. */
+  restart(text: string, pauseMs = 0): void {
     const session = this.#session
     if (session === undefined) return
     session.close(text)
-    this.#over(session, text, this.#backoff.next())
+    this.#over(session, text, Math.max(pauseMs, this.#backoff.next()))
   }
 
   established(session: Session): void {

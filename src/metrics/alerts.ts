@@ -76,7 +76,7 @@ const protectionRules: AlertRule[] = [
     severity: 'warning',
     summary: `Group ${group} keeps losing its standby ({{ $labels.reason }})`,
     description:
-      'log-full: the standby or the link is too slow for the writes. peer-timeout: the standby or the network goes away.',
+      'log-full: the standby or the link is too slow for the writes. peer-timeout: the standby or the network goes away. max-lag: as log-full, earlier.',
   },
 ]
 

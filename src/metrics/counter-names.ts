@@ -19,6 +19,7 @@ export const groupCounters = [
   'detaches_log_full',
   'detaches_peer_timeout',
   'detaches_requested',
+  'detaches_max_lag',
   'alone_flushes',
   'backpressure_ns',
   'voids',

@@ -17,6 +17,7 @@ const meanings: Record<WatermarkName, string> = {
 const detachReasons = {
   'log-full': 'detaches_log_full',
   'peer-timeout': 'detaches_peer_timeout',
+  'max-lag': 'detaches_max_lag',
   requested: 'detaches_requested',
 } as const
 
@@ -26,7 +27,7 @@ export const groupMetrics: MetricDefinition[] = [
     name: 'understudy_detaches_total',
     type: 'counter',
     labels: [...labels, 'reason'],
-    help: 'How often the log was given up for the dirty map.',
+    help: 'How often clients began to go on without the standby: peer-timeout: it made no progress, the log is kept; the others: the log was given up for the dirty map.',
     samples: ({ masters }) =>
       masters.flatMap(group =>
         Object.entries(detachReasons).map(([reason, name]) => ({

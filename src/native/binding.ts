@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 export type OnStandbyLoss = 'continue' | 'block'
+export type OnMaxLag = 'block' | 'detach'
 
 /** Where NBD clients connect. A unix socket's mode and group are set before anyone can connect. */
 export type ListenAddress =
@@ -46,6 +47,12 @@ export interface GroupSpec {
   incarnation: bigint
   durability: Durability
   onStandbyLoss: OnStandbyLoss
+  /** Under block: how long; 0: for ever. */
+  blockMs?: number
+  /** What may be written and not durable on the standby; 0: no limit. */
+  maxLagBytes?: number
+  maxLagMs?: number
+  onMaxLag?: OnMaxLag
   logBytes: number
   peerTimeoutMs: number
   /** What a resynchronisation reads of the devices, at most; 0: no limit. */
@@ -114,7 +121,9 @@ export type AddonEvent =
   /** attach() was carried out. */
   | { type: 'attached'; group: number; session: bigint; mode: 'resume' | 'resync' }
   /** The log has been given up for the dirty map. */
-  | { type: 'detached'; group: number; reason: 'log-full' | 'peer-timeout' | 'requested' }
+  | { type: 'detached'; group: number; reason: 'log-full' | 'max-lag' | 'requested' }
+  /** The standby made no progress for the peer timeout (the log is kept), or makes some again. */
+  | { type: 'standby-away'; group: number; away: boolean }
   | { type: 'resync-done'; group: number; sequence: bigint }
   /** The dirty map could not be written. Removed: no start will believe it; until fillMap() it is in memory only. */
   | { type: 'map-failed'; group: number; volume: number; message: string; removed: boolean }

@@ -267,7 +267,7 @@ std::string run(uint64_t seed, int operations) {
   GroupOptions options;
   options.capture = {77, 2u << 20, true};  // a small log: it overflows
   options.durability = Durability::kAsync;
-  options.peer_timeout_ns = 20'000'000;
+  options.standby.peer_timeout_ns = 20'000'000;
   Group group(options, std::move(volumes), pool, &model, [](Event) {});
   model.bind(group);
   int sockets[2];

@@ -75,8 +75,16 @@ t.test('wrong usage is one line on stderr and exit code 2, and nothing is writte
     ],
     [
       [...master, '--listen', 'unix:x', '--on-standby-loss', 'cry'],
-      /--on-standby-loss: 'cry' is not one of continue, block/,
+      /--on-standby-loss: 'cry' is not one of continue, block, block:TIME/,
     ],
+    [
+      [...master, '--listen', 'unix:x', '--on-standby-loss', 'block:soon'],
+      /--on-standby-loss: 'soon' is not a duration/,
+    ],
+    [[...master, '--listen', 'unix:x', '--max-lag', '2m'], /--max-lag: '2m': megabytes or minutes\?/],
+    [[...master, '--listen', 'unix:x', '--max-lag', '1k'], /--max-lag: '1k': less than 64KiB/],
+    [[...master, '--listen', 'unix:x', '--on-max-lag', 'block'], /--on-max-lag: .* beyond max_lag/],
+    [[...master, '--listen', 'unix:x', '--bandwidth', '5'], /--bandwidth: '5' is less than 1KiB a second/],
     [[...master, '--listen', 'unix:x', '--standby', 'host:1'], /--standby: 'host:1' is not ID@HOST:PORT/],
     [[...master, '--listen', 'unix:x', '--log-size', '1'], /--log-size: 1 is too small/],
     [[...master, '--listen', 'unix:x', '--replicate', '1'], /--replicate: '1' is not a partition/],

@@ -28,7 +28,9 @@ disk7 = "/dev/none/disk7"
 name = "vm1"
 standby = "${id}@standby.example:7400"
 durability = "durable"
-on_standby_loss = "block"
+on_standby_loss = "block:30s"
+max_lag = "1GiB,2min"
+on_max_lag = "detach"
 log_size = "1GiB"
 peer_timeout = "2s"
 packet_size = 1350
@@ -79,7 +81,9 @@ t.test('a complete file gives a complete configuration, with the defaults filled
   t.match(vm1, {
     name: 'vm1',
     durability: 'durable',
-    onStandbyLoss: 'block',
+    standbyLoss: { policy: 'block', blockMs: 30_000 },
+    maxLag: { bytes: 2 ** 30, milliseconds: 120_000 },
+    onMaxLag: 'detach',
     logBytes: 2 ** 30,
     peerTimeoutMs: 2000,
     packetBytesMax: 1350,
@@ -98,7 +102,9 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     name: 'alone',
     standby: undefined,
     durability: 'flush',
-    onStandbyLoss: 'continue',
+    standbyLoss: { policy: 'continue' },
+    maxLag: { bytes: 0, milliseconds: 0 },
+    onMaxLag: 'block',
     logBytes: 256 << 20,
     peerTimeoutMs: 5000,
     bandwidth: 0,

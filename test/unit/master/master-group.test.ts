@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 
 import type { GroupConfig } from '../../../src/core/config-types.js'
 import { readGroup } from '../../../src/master/group-file.js'
+import { LagPause } from '../../../src/master/lag-pause.js'
 import { MasterGroup } from '../../../src/master/master-group.js'
 import { errno, FakeAddon, FakeClock, FakeTransport, rememberingLog } from '../transport/fakes.js'
 
@@ -33,7 +34,9 @@ async function open(
     volumes: [{ name: 'disk1', device, readOnly: false, partitions: [], exclude: [] }],
     standby: { id: 'f'.repeat(64), host: '192.0.2.1', port: 7000 },
     durability: 'flush',
-    onStandbyLoss: 'continue',
+    standbyLoss: { policy: 'continue' },
+    maxLag: { bytes: 0, milliseconds: 0 },
+    onMaxLag: 'block',
     logBytes: 1 << 28,
     peerTimeoutMs: 5_000,
     transport: 'quic',
@@ -283,11 +286,27 @@ t.test('a log that was given up brings a new session, and with it a resynchronis
   const { fake, transport, clock, welcome, inSync, lines } = await open(t, scratch(t))
   welcome()
   inSync(3n)
-  fake.emit({ type: 'detached', group: 1, reason: 'peer-timeout' })
-  t.match(transport.sessions[0]?.closedWith, /made no progress/)
-  t.match(lines.join(), /detached \(the standby made no progress\)/)
+  fake.emit({ type: 'detached', group: 1, reason: 'log-full' })
+  t.match(transport.sessions[0]?.closedWith, /log is full/)
+  t.match(lines.join(), /detached \(the replication log is full\)/)
   await clock.advance(3_000)
   t.equal(transport.sessions.length, 2)
+})
+
+t.test('a standby that lags is left alone for longer each time: the pair does not flap', async t => {
+  const { fake, transport, clock, welcome, inSync } = await open(t, scratch(t))
+  welcome()
+  inSync(3n)
+  fake.emit({ type: 'detached', group: 1, reason: 'max-lag' })
+  await clock.advance(9_000)
+  t.equal(transport.sessions.length, 1)
+  await clock.advance(1_500)
+  t.equal(transport.sessions.length, 2)
+
+  const pause = new LagPause()
+  t.same([0, 30, 60, 120, 300, 800].map(second => pause.next(second * 1000) / 1000), [10, 20, 40, 80, 160, 320]) // prettier-ignore
+  t.equal(pause.next(2_000_000), 600_000, 'at most 10 minutes')
+  t.equal(pause.next(2_000_000 + 600_000 + 6_000_001), 10_000, 'from the beginning when it has held for long')
 })
 
 t.test('an engine that refuses the device leaves no trace', async t => {
