@@ -48,6 +48,8 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::detach>(exports, "detach");
   add<&Addon::fill_map>(exports, "fillMap");
   add<&Addon::finish_map>(exports, "finishMap");
+  add<&Addon::read_map>(exports, "readMap");
+  add<&Addon::mark_ranges>(exports, "markRanges");
   add<&Addon::verify>(exports, "verify");
   add<&Addon::partitions>(exports, "partitions");
   add<&Addon::open_endpoint>(exports, "openEndpoint");

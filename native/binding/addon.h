@@ -49,6 +49,8 @@ class Addon {
   Napi::Value detach(Call call);
   Napi::Value fill_map(Call call);
   Napi::Value finish_map(Call call);
+  Napi::Value read_map(Call call);
+  Napi::Value mark_ranges(Call call);
   Napi::Value verify(Call call);
   Napi::Value partitions(Call call);
   // link-calls.cc

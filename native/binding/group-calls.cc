@@ -240,6 +240,35 @@ Napi::Value Addon::finish_map(Call call) {
   return promise.promise();
 }
 
+Napi::Value Addon::read_map(Call call) {
+  need_started(call.Env());
+  const Napi::Object spec = call[0].As<Napi::Object>();
+  const log::MarkFile::Owner owner{text(spec, "uuid"), big(spec, "sizeBytes")};
+  const std::string path = text(spec, "path");
+  const auto runs_max = static_cast<size_t>(number(spec, "runsMax"));
+  const Promise promise(call.Env(), queue_);
+  pool_->submit([path, owner, runs_max, promise] {
+    log::DirtyMap map(owner.size_bytes);
+    auto opened = log::MarkFile::open(path, owner, map);
+    if (!opened.ok()) return promise.reject(opened.status);
+    promise.resolve([runs = map.runs(runs_max)](Napi::Env env) -> Napi::Value {
+      Napi::BigUint64Array array = Napi::BigUint64Array::New(env, runs.size() * 2);
+      for (size_t i = 0; i < runs.size(); i++) array[2 * i] = runs[i].start, array[2 * i + 1] = runs[i].end;
+      return array;
+    });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::mark_ranges(Call call) {
+  auto [group, volume] = volume_of(call);
+  auto ranges = table_from(call.Env(), call[1]);
+  for (const engine::Range &range : ranges.ranges())
+    if (range.end > volume->size_bytes) throw Napi::RangeError::New(call.Env(), "ranges must lie in the volume");
+  group->post([group = group, volume = volume, ranges = std::move(ranges)] { group->suspect(*volume, ranges); });
+  return call.Env().Undefined();
+}
+
 Napi::Value Addon::verify(Call call) {
   auto [group, volume] = volume_of(call);
   engine::VerifyOptions options;

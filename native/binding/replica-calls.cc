@@ -69,9 +69,10 @@ Napi::Value Addon::drain_replica(Call call) {
   auto entry = replica_of(replicas_, call);
   const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
   const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise] {
+  closing_->submit([entry, timeout_ns, promise]() mutable {
     const Status status = entry->replica->drain(timeout_ns);
     entry->link->publish_counters();
+    entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
     status.ok() ? promise.resolve() : promise.reject(status);
   });
   return promise.promise();
@@ -81,9 +82,10 @@ Napi::Value Addon::seal_replica(Call call) {
   auto entry = replica_of(replicas_, call);
   const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
   const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise] {
+  closing_->submit([entry, timeout_ns, promise]() mutable {
     const Status status = entry->replica->seal(timeout_ns);
     entry->link->publish_counters();
+    entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
     status.ok() ? promise.resolve() : promise.reject(status);
   });
   return promise.promise();
@@ -93,8 +95,9 @@ Napi::Value Addon::catch_up_replica(Call call) {
   auto entry = replica_of(replicas_, call);
   const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
   const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise] {
+  closing_->submit([entry, timeout_ns, promise]() mutable {
     const Status status = entry->replica->catch_up(timeout_ns);
+    entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
     status.ok() ? promise.resolve() : promise.reject(status);
   });
   return promise.promise();

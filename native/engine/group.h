@@ -65,6 +65,8 @@ class Group {
   void verify_arrived(const wire::VerifyResultBody &body) { verifier_.result(body); }
   Verifier &verifier() { return verifier_; }
   Capture &capture() { return capture_; }
+  // The peer says that it may differ here.
+  void suspect(Volume &volume, const RangeTable &ranges);
   // The dirty maps on disk become whole; done is told when all are, or of the first that fails (marking.cc).
   void fill_marks(Marks::Done done);
   // A clean stop of one volume: its dirty map as it is, with what the standby has not made durable. The last call.

@@ -20,6 +20,11 @@ void Group::note_dirty(Volume &volume, uint64_t start, uint64_t end) {
   if (volume.marks) volume.marks->note(start, end);
 }
 
+void Group::suspect(Volume &volume, const RangeTable &ranges) {
+  for (const Range &range : ranges.ranges())
+    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
+}
+
 MarkClock Group::mark_clock() const {
   return {turn_ns_, capture_.incarnation(), capture_.last_sequence(), peer_.durable(),
           capture_.state() == CaptureState::kStreaming};

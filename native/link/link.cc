@@ -131,7 +131,7 @@ void Link::frame_received(quic::Session &session, wire::FrameType type, std::spa
     master_frame(session, type, body);
   } else if (state->replica) {
     standby_frame(session, type, body);
-  } else if (session.outgoing && type == wire::FrameType::kWatermarks) {
+  } else if (type == wire::FrameType::kWatermarks) {
     state->early_marks.assign(body.begin(), body.end());  // the standby is ready before the group knows of it
   } else {
     session.close("a frame came before the welcome");

@@ -64,6 +64,21 @@ DirtyMap::Run DirtyMap::next_run(uint64_t from, uint64_t bytes_max) const {
   return {start, std::min(end, limit)};
 }
 
+std::vector<DirtyMap::Run> DirtyMap::runs(size_t most) const {
+  for (uint64_t gap = 0;; gap = std::max(kRegion, gap * 4)) {
+    std::vector<Run> found;
+    for (Run run = next_run(0, size_bytes_); run.start < run.end; run = next_run(run.end, size_bytes_)) {
+      if (!found.empty() && run.start - found.back().end <= gap) {
+        found.back().end = run.end;
+      } else {
+        found.push_back(run);
+      }
+      if (found.size() > most) break;
+    }
+    if (found.size() <= most) return found;
+  }
+}
+
 void DirtyMap::merge(uint64_t index, uint64_t marks) {
   const uint64_t left = regions() - index * 64;
   if (left < 64) marks &= (1ull << left) - 1;

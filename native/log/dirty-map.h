@@ -25,6 +25,8 @@ class DirtyMap {
     uint64_t start, end;
   };
   Run next_run(uint64_t from, uint64_t bytes_max) const;
+  // All runs; where they would be more than `most`, neighbours with what lies between them count as one.
+  std::vector<Run> runs(size_t most) const;
 
   // 64 regions each, the first one in bit 0: how MarkFile keeps them.
   uint64_t words() const { return bits_.size(); }

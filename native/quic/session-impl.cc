@@ -88,7 +88,7 @@ bool SessionImpl::send_control(std::span<const uint8_t> bytes) {
 }
 
 void SessionImpl::attach_records(RecordSource *source) {
-  CHECK(outgoing && source && !records_ && records_stream_ == -1);
+  CHECK(source && !records_ && records_stream_ == -1);
   if (is_ending()) return;
   records_ = source;
   dirty = true;

@@ -110,7 +110,7 @@ void SessionImpl::fill_settings(ngtcp2_settings &settings, ngtcp2_transport_para
 
   ngtcp2_transport_params_default(&params);
   params.initial_max_streams_bidi = 1;
-  params.initial_max_streams_uni = outgoing ? 0 : 1;
+  params.initial_max_streams_uni = 1;  // records: from whoever is the master, whichever side connected
   params.initial_max_stream_data_bidi_remote = kControlWindowBytes;
   params.initial_max_stream_data_bidi_local = 0;
   params.initial_max_stream_data_uni = options.record_window_bytes;

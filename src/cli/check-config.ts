@@ -42,7 +42,7 @@ function plan(config: Config): string[] {
   if (config.standby !== undefined) {
     const { listen, store, allow, devices } = config.standby
     lines.push(
-      `standby at ${formatHostPort(listen)}, store ${store}, for ${allow.length} master${allow.length === 1 ? '' : 's'}`,
+      `standby${listen === undefined ? '' : ` at ${formatHostPort(listen)}`}, store ${store}, for ${allow.length} master${allow.length === 1 ? '' : 's'}`,
     )
     for (const id of allow) lines.push(`  allows ${id}`)
     for (const [volume, device] of devices) lines.push(`  volume ${volume} on ${device}`)

@@ -24,6 +24,7 @@ interface ExportFlags extends StateFlag, TlsFlags {
   writable?: boolean
   detach?: boolean
   end?: boolean
+  saved?: string | true
 }
 
 const help = `
@@ -44,6 +45,10 @@ export function exportCommand(): Command {
       parser(absoluteAddress),
     )
     .option('--writable', 'let clients write to a throw-away overlay')
+    .option(
+      '--saved [file]',
+      "not the copy, but what 'understudy resolve' has saved of this side: the file, or the newest of the volume",
+    )
     .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
     .option('--end', 'end the detached exports of the volume')
   return addTlsOptions(command, "as the daemon's [nbd] says")
@@ -68,6 +73,7 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
     writable: flags.writable ?? false,
     detach: flags.detach ?? false,
     ...tlsRequest(flags),
+    saved: flags.saved === undefined ? '' : flags.saved === true ? 'newest' : resolve(flags.saved),
   }
   for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
     print(event.uri)

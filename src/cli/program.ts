@@ -11,6 +11,8 @@ import { exportCommand } from './export.js'
 import { identityCommand } from './identity.js'
 import { masterCommand } from './master.js'
 import { promoteCommand } from './promote.js'
+import { resolveCommand } from './resolve.js'
+import { roleCommands } from './role-commands.js'
 import { runCommand } from './run.js'
 import { standbyCommand } from './standby.js'
 import { statusCommand } from './status.js'
@@ -52,6 +54,8 @@ export function createProgram(extra: Command[] = []): Command {
     waitCommand(),
     exportCommand(),
     promoteCommand(),
+    ...roleCommands(),
+    resolveCommand(),
     verifyCommand(),
     checkConfigCommand(),
     ...extra,

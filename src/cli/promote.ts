@@ -12,8 +12,10 @@ interface PromoteFlags extends StateFlag {
 
 const help = `
 Asked on the standby's host. Applies everything the copy has received, takes no more from the master, and lets clients
-write to it from then on; for all volumes of the group, and not to be undone. What the master may have written since is
-not here, so without --accept-loss it is refused (exit code 3). Make sure that no client writes to the old master.
+write to it from then on; for all volumes of the group. What the master may have written since is not here, so without
+--accept-loss it is refused (exit code 3), but after 'understudy demote' on the master. Make sure that no client writes
+to the old master: when it comes back and has written nothing more, it follows; otherwise both sides say diverged, and
+'understudy resolve' decides. A second promote is refused, but for another --listen.
 
 Example: understudy promote disk1 --accept-loss --listen unix:/run/understudy/disk1.sock
 `

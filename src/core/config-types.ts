@@ -40,6 +40,8 @@ export interface GroupConfig {
   volumes: VolumeConfig[]
   /** Absent: a plain NBD server that keeps the dirty map. */
   standby?: PeerAddress
+  /** The standby connects to us (after a promotion); its address is not known. */
+  peerConnects?: boolean
   durability: Durability
   standbyLoss: StandbyLoss
   /** Size of the replication log in memory. */
@@ -94,7 +96,8 @@ export interface NbdConfig {
 export interface StandbyConfig {
   /** STORE/VOLUME/image.raw. */
   store: string
-  listen: HostPort
+  /** Absent: this host connects itself (a master that has become a standby). */
+  listen?: HostPort
   /** webtransport needs QUIC behind it: both is the same but for what a reader expects. */
   transport: StandbyTransport
   /** Ids of masters that may replicate here. */

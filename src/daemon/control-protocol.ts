@@ -7,6 +7,8 @@
  *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
  *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
  *   POST /promote   PromoteRequest  -> PromoteReply
+ *   POST /demote, /switchover, /pause, /resume, /invalidate   VolumeRequest -> MessagesReply
+ *   POST /resolve   ResolveRequest  -> MessagesReply
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
@@ -52,6 +54,8 @@ export interface ExportRequest extends VolumeRequest {
   detach: boolean
   /** Null: none. Absent: as the daemon's [nbd] says. */
   tls?: TlsConfig | null
+  /** Not the copy, but what a `resolve` has saved: a file's path, or 'newest'. '' for the copy. */
+  saved: string
 }
 
 export interface ExportEvent {
@@ -71,6 +75,15 @@ export interface PromoteRequest extends VolumeRequest {
 }
 
 export interface PromoteReply {
+  messages: string[]
+}
+
+export interface ResolveRequest extends VolumeRequest {
+  keep: 'local' | 'peer'
+}
+
+/** What was done, for people. */
+export interface MessagesReply {
   messages: string[]
 }
 

@@ -8,8 +8,10 @@ import {
   type ExportRequest,
   type Fields,
   type HealthReply,
+  type MessagesReply,
   type PromoteReply,
   type ReloadReply,
+  type ResolveRequest,
   type UnexportReply,
   type VerifyEvent,
   type VerifyRange,
@@ -30,6 +32,28 @@ export function controlRoutes(daemon: Daemon): Routes {
     'POST /unexport': async fields =>
       reply<UnexportReply>({ ended: await daemon.copies.endDetached(fields.string('volume')) }),
     'POST /promote': fields => promote(daemon, fields),
+    'POST /demote': fields => demote(daemon, fields, false),
+    'POST /switchover': fields => demote(daemon, fields, true),
+    'POST /resolve': fields => resolve(daemon, fields),
+    'POST /pause': async fields => {
+      const volume = fields.string('volume')
+      await daemon.roles.pause(volume)
+      return reply<MessagesReply>({
+        messages: [`${volume}: paused; nothing is replicated until 'understudy resume ${volume}'`],
+      })
+    },
+    'POST /resume': fields => {
+      const volume = fields.string('volume')
+      daemon.roles.resume(volume)
+      return reply<MessagesReply>({ messages: [`${volume}: replication goes on`] })
+    },
+    'POST /invalidate': async fields => {
+      const volume = fields.string('volume')
+      await daemon.roles.invalidate(volume)
+      return reply<MessagesReply>({
+        messages: [`${volume}: nothing is believed of the copy any more; all of it is compared`],
+      })
+    },
     'POST /verify': fields => verify(daemon, fields),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
     'POST /stop': () => {
@@ -71,8 +95,9 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
     writable: fields.flag('writable'),
     detach: fields.flag('detach'),
     ...tlsOf(fields),
+    saved: fields.text('saved'),
   }
-  const standby = standbyOf(daemon, request.volume, 'export')
+  const standby = request.saved === '' ? standbyOf(daemon, request.volume, 'export') : storeOf(daemon)
   return {
     stream: async (report, signal) => {
       const copy = await daemon.copies.add(standby, request)
@@ -96,6 +121,15 @@ function tlsOf(fields: Fields): { tls?: TlsConfig | null } {
   return { tls }
 }
 
+async function demote(daemon: Daemon, fields: Fields, takeOver: boolean): Promise<Answer> {
+  return reply<MessagesReply>({ messages: await daemon.roles.demote(fields.string('volume'), takeOver) })
+}
+
+async function resolve(daemon: Daemon, fields: Fields): Promise<Answer> {
+  const request: ResolveRequest = { volume: fields.string('volume'), keep: fields.oneOf('keep', ['local', 'peer']) }
+  return reply<MessagesReply>({ messages: await daemon.roles.resolve(request.volume, request.keep) })
+}
+
 async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const volume = fields.string('volume')
   const listen = fields.text('listen')
@@ -104,7 +138,12 @@ async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const standby = again && daemon.standby !== undefined ? daemon.standby : standbyOf(daemon, volume, 'promote')
   const options = { acceptLoss: fields.flag('acceptLoss'), force: fields.flag('force') }
   const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })
-  return reply<PromoteReply>({ messages: [...messages, ...daemon.promoted.serve(standby)] })
+  return reply<PromoteReply>({ messages: [...messages, ...daemon.serve()] })
+}
+
+function storeOf(daemon: Daemon): StandbyRole {
+  if (daemon.standby === undefined) throw new OperationError('NOT_SAVED', 'export: nothing was saved on this host')
+  return daemon.standby
 }
 
 /** The role that has the copy; a volume of a master here is refused by name. */

@@ -22,7 +22,10 @@ export class Copies {
 
   async add(standby: StandbyRole, request: ExportRequest): Promise<Copy> {
     const address = parseAddress(request.listen)
-    const view = await standby.view(request.volume, { writable: request.writable })
+    const view =
+      request.saved === ''
+        ? await standby.view(request.volume, { writable: request.writable })
+        : standby.saved(request.volume, request.saved === 'newest' ? '' : request.saved)
     try {
       const nbd = nbdOf(this.nbd, request)
       const listener = this.front.listen(address, nbd, view.exported)

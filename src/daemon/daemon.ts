@@ -6,9 +6,10 @@
  * before any history is written; clients are answered once everything is open. close() lets the masters drain first,
  * then the standby, and keeps status and metrics readable until the end.
  */
-import { rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 
-import type { Config, GroupConfig, StandbyConfig } from '../core/config-types.js'
+import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
 import { describe, OperationError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
@@ -28,7 +29,8 @@ import { metricsSource } from './metrics-source.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
 import { configAfter, planReload } from './reload.js'
 import { Promoted } from './promoted.js'
-import type { MasterRole, RoleDeps, StandbyRole } from './roles.js'
+import { RoleChanges, type RoleHost } from './role-changes.js'
+import type { ExportedVolume, MasterRole, RoleDeps, StandbyRole } from './roles.js'
 import {
   controlSocketPath,
   lockStateDirectory,
@@ -40,19 +42,30 @@ import {
 export interface DaemonOptions {
   addon: Addon
   log: Logger
-  openMaster(config: GroupConfig, deps: RoleDeps): Promise<MasterRole>
-  openStandby(config: StandbyConfig, deps: RoleDeps): Promise<StandbyRole>
+  openMaster(config: GroupConfig, deps: RoleDeps & { outranked: (group: MasterRole) => void }): Promise<MasterRole>
+  openStandby(
+    config: StandbyConfig,
+    deps: RoleDeps & { groups: GroupConfig[]; changed: () => void },
+  ): Promise<StandbyRole>
+  suspects: RoleHost['suspects'] extends (...args: infer A) => infer R ? (deps: RoleDeps, ...args: A) => R : never
+  saveRegions(folder: string, volumes: Parameters<RoleHost['saveRegions']>[0]): Promise<string[]>
   /** POST /stop. */
   stop(reason: string): void
 }
+
+/** How long a start waits for the standby's answer, before clients are served. */
+const firstContactMs = 2_000
 
 export class Daemon {
   readonly errors = new ErrorCounts()
   readonly copies: Copies
   readonly promoted: Promoted
+  readonly roles: RoleChanges
   private readonly hub: EventHub
   private readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
+  /** What NBD clients reach at the listeners of the configuration. */
+  private readonly served = new Map<string, ExportedVolume>()
   private readonly listeners = new Map<string, OpenListener>()
   private standbyRole: StandbyRole | undefined
   private lock: StateLock | undefined
@@ -78,6 +91,7 @@ export class Daemon {
     })
     this.copies = new Copies(this.front, config.nbd)
     this.promoted = new Promoted(this.front, config.nbd, options.log.area('promoted'))
+    this.roles = new RoleChanges(this.roleHost())
   }
 
   /** Rejects with what went wrong first; close() is still to be called then. */
@@ -94,12 +108,13 @@ export class Daemon {
     return this.standbyRole
   }
 
+  /** Whatever this host is the master of. */
   groups(): MasterRole[] {
-    return [...this.masters.values()]
+    return [...this.masters.values(), ...(this.standbyRole?.masters() ?? [])]
   }
 
   status(): StatusDocument {
-    const volumes: VolumeStatus[] = this.groups().flatMap(group => group.status())
+    const volumes: VolumeStatus[] = [...this.masters.values()].flatMap(group => group.status())
     return { volumes: [...volumes, ...(this.standbyRole?.status() ?? [])] }
   }
 
@@ -112,8 +127,9 @@ export class Daemon {
           lines.push(`export ${name} at ${nbdUri(address, name, this.config.nbd.tls?.required)}`)
       }
     }
-    if (this.standbyRole !== undefined) {
-      const { host } = this.standbyRole.config.listen
+    const listen = this.standbyRole?.config.listen
+    if (this.standbyRole !== undefined && listen !== undefined) {
+      const { host } = listen
       lines.push(`standby ${this.id}@${formatHostPort({ host, port: this.standbyRole.port })}`)
     }
     if (this.metrics !== undefined) lines.push(`metrics at http://${formatHostPort(this.metrics.address)}/metrics`)
@@ -142,7 +158,7 @@ export class Daemon {
     const failures: unknown[] = []
     const attempt = (part: Promise<unknown>): Promise<unknown> => part.catch((error: unknown) => failures.push(error))
     await attempt(this.copies.close())
-    await Promise.all(this.groups().map(group => attempt(this.closeGroup(group))))
+    await Promise.all([...this.masters.values()].map(group => attempt(this.closeGroup(group))))
     await attempt(this.closeStandby())
     await attempt(this.metrics?.close() ?? Promise.resolve())
     await attempt(this.control?.close() ?? Promise.resolve())
@@ -169,12 +185,12 @@ export class Daemon {
     for (const address of config.nbd.listen)
       this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
     await this.startDoors()
-    if (config.standby !== undefined) this.standbyRole = await options.openStandby(config.standby, this.deps('standby'))
+    if (config.standby !== undefined || existsSync(join(config.state, 'store', '.groups'))) await this.needStandby()
     for (const group of config.groups) {
       if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
-      await this.openGroup(group)
+      if (this.standbyRole?.has(group.name) !== true) await this.openGroup(group)
     }
-    if (this.standbyRole !== undefined) this.promoted.serve(this.standbyRole)
+    this.serve()
     this.front.serve()
     this.newState = undefined
   }
@@ -198,14 +214,86 @@ export class Daemon {
   }
 
   private async openGroup(config: GroupConfig): Promise<void> {
-    const group = await this.options.openMaster(config, this.deps('master'))
+    const group = await this.options.openMaster(config, {
+      ...this.deps('master'),
+      outranked: master => this.roles.outranked(master),
+    })
     this.masters.set(config.name, group)
-    for (const exported of group.exports()) this.front.add(exported)
+    // A master that was replaced while it was away must not be written to: the standby is asked before clients are served.
+    await group.firstContact(firstContactMs)
+    if (group.outranked !== undefined)
+      this.options.log.error(`group ${config.name}: clients are not served: ${group.outranked.message}`)
+    this.serve()
+  }
+
+  /** The store of the configuration; or one of this daemon's own, for groups that it has ceased to be the master of. */
+  private async needStandby(): Promise<StandbyRole> {
+    if (this.standbyRole !== undefined) return this.standbyRole
+    const { state, standby, groups } = this.config
+    const own: StandbyConfig = {
+      store: join(state, 'store'),
+      transport: defaults.standbyTransport,
+      allow: [],
+      devices: new Map(),
+      drainTimeoutMs: defaults.drainTimeoutMs,
+    }
+    this.standbyRole = await this.options.openStandby(standby ?? own, {
+      ...this.deps('standby'),
+      groups,
+      changed: () => void this.serve(),
+    })
+    return this.standbyRole
+  }
+
+  /** Brings what clients reach in line with what this host is the master of. */
+  serve(): string[] {
+    const standby = this.standbyRole
+    const own = new Set(this.config.groups.map(({ name }) => name))
+    const reigning = (standby?.masters() ?? []).filter(({ config }) => own.has(config.name))
+    const wanted = [...this.masters.values(), ...reigning].filter(({ outranked }) => outranked === undefined)
+    const exported = new Map(wanted.flatMap(group => group.exports()).map(volume => [volume.name, volume]))
+    for (const [name, volume] of this.served) {
+      // A master that is outranked while it serves goes on: cutting its clients off would not bring the other side back.
+      if (exported.has(name) || this.isOpen(volume)) continue
+      this.front.remove(name)
+      this.served.delete(name)
+    }
+    for (const [name, volume] of exported) {
+      this.front.add(volume)
+      this.served.set(name, volume)
+    }
+    return standby === undefined ? [] : this.promoted.serve(standby)
+  }
+
+  private isOpen({ volume }: ExportedVolume): boolean {
+    return this.groups().some(group => group.exports().some(exported => exported.volume === volume))
+  }
+
+  private roleHost(): RoleHost {
+    const { log } = this.options
+    return {
+      log,
+      status: () => this.status().volumes,
+      masters: () => [...this.masters.values()],
+      standby: () => this.standbyRole,
+      needStandby: () => this.needStandby(),
+      forget: group => {
+        this.masters.delete(group.config.name)
+        this.serve()
+      },
+      openGroup: config => this.openGroup(config),
+      serve: () => this.serve(),
+      suspects: (group, volumes) => this.options.suspects(this.deps('master'), group, volumes),
+      saveRegions: async volumes => this.options.saveRegions((await this.needStandby()).savedDirectory, volumes),
+    }
   }
 
   private async closeGroup(group: MasterRole): Promise<void> {
     const { name, drainTimeoutMs } = group.config
-    for (const exported of group.exports()) this.front.remove(exported.name)
+    for (const { name: exported } of group.exports()) {
+      this.front.remove(exported)
+      this.served.delete(exported)
+    }
     const { drained } = await group.close({ drainMs: drainTimeoutMs })
     this.masters.delete(name)
     // What was not drained the group has said itself, with the number of bytes.
@@ -255,7 +343,10 @@ export class Daemon {
     this.config = configAfter(
       config,
       wanted,
-      this.groups().map(group => group.config),
+      [
+        ...[...this.masters.values()].map(group => group.config),
+        ...config.groups.filter(({ name }) => this.standbyRole?.has(name) === true),
+      ],
       listening,
     )
     for (const message of messages) this.options.log.info(`reload: ${message}`)

@@ -4,6 +4,8 @@ import { describe, exitCodeOf, OperationError } from '../core/errors.js'
 import { createLogger } from '../core/log.js'
 import { MasterGroup } from '../master/master-group.js'
 import { type Addon, addon as loadAddon } from '../native/binding.js'
+import { openReign, suspectsOf } from '../master/reign-opening.js'
+import { saveRegions } from '../standby/saved-regions.js'
 import { Standby } from '../standby/standby.js'
 import { Daemon } from './daemon.js'
 import { Leaver } from './leave.js'
@@ -18,7 +20,24 @@ export async function runDaemon(config: Config): Promise<void> {
     addon,
     log,
     openMaster: (group, deps) => MasterGroup.open(group, deps),
-    openStandby: (standby, deps) => Standby.open(standby, deps),
+    openStandby: (standby, deps) =>
+      Standby.open(standby, {
+        ...deps,
+        reigns: {
+          open: request => openReign(request, { ...deps, outranked: request.outranked }),
+          suspects: (group, volumes) => suspectsOf(group, volumes, deps),
+        },
+      }),
+    suspects: (deps, group, volumes) => suspectsOf(group, volumes, deps),
+    saveRegions: async (folder, volumes) => {
+      const time = new Date().toISOString()
+      const lines: string[] = []
+      for (const volume of volumes) {
+        const path = await saveRegions(folder, volume, time)
+        lines.push(`${volume.name}: what only this side may have was saved to ${path}`)
+      }
+      return lines
+    },
     stop: reason => leaver.leave(0, reason),
   })
   const leaver = new Leaver({

@@ -3,6 +3,7 @@
  * (TypeScript compares structure, so they need not import this file, which lies above them).
  */
 import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
+import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
@@ -43,8 +44,43 @@ export interface MasterRole {
   status(): VolumeStatus[]
   /** Compares both sides online. */
   verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
+  /** All reigns up to this one. */
+  readonly history: readonly Reign[]
+  readonly volumeIdentities: readonly VolumeIdentity[]
+  /** What the peer said that does not take this host for the master any more. */
+  readonly outranked: { history: readonly Reign[]; message: string; yield: boolean } | undefined
+  /** Resolves when the standby has been asked for the first time, or after so long. */
+  firstContact(limitMs: number): Promise<void>
+  /** The last record, if it is certain that nothing has changed since. */
+  provenPosition(): Position | undefined
+  pause(): void
+  resume(): void
+  invalidate(): void
+  /** The peer is told to save what only it has, and to follow. */
+  prevail(): void
   /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
-  close(options: { drainMs: number }): Promise<CloseOutcome>
+  close(options: CloseOptions): Promise<CloseOutcome>
+}
+
+export interface VolumeIdentity {
+  name: string
+  uuid: string
+  sizeBytes: bigint
+}
+
+export interface CloseOptions {
+  drainMs: number
+  /** When it could drain: this host ceases to be the master; `persist` puts that on disk, then the standby is told. */
+  abdicate?: { persist: (position: Position) => void; takeOver: boolean }
+}
+
+/** Where a copy comes from that was this host's own device (standby/replica-file.ts). */
+export interface Origin {
+  reign: string
+  position?: Position
+  suspects?: Record<string, bigint[]>
+  accepted: boolean
+  switchover: boolean
 }
 
 export interface VerifyOutcome {
@@ -61,6 +97,8 @@ export interface CloseOutcome {
   drained: boolean
   /** What is marked dirty for the next start. */
   dirtyBytes: number
+  /** Of an abdication: the standby has said that it knows. */
+  noted?: boolean
 }
 
 /** All groups of which this daemon is the standby. */
@@ -77,6 +115,21 @@ export interface StandbyRole {
   promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */
   promoted(): { exported: ExportedVolume; listen: string | undefined }[]
+  /** Of whose groups this host is the master since a promotion. */
+  masters(): MasterRole[]
+  has(group: string): boolean
+  /** On disk when it returns: a group of the configuration is a copy here, and follows. */
+  adopt(own: GroupConfig, volumes: readonly VolumeIdentity[], history: readonly Reign[], origin: Origin): void
+  openAdopted(own: GroupConfig): Promise<void>
+  demote(volume: string, takeOver: boolean, drainMs: number): Promise<string[]>
+  /** Saves what only this side has, and follows the other. */
+  resolve(volume: string): Promise<string[]>
+  pause(volume: string): Promise<void>
+  resume(volume: string): void
+  invalidate(volume: string): Promise<void>
+  /** A file that resolve() has saved, or the newest of the volume, for NBD clients, read-only. */
+  saved(volume: string, file: string): StandbyView
+  readonly savedDirectory: string
   setAllow(ids: string[]): void
   close(options: { drainMs: number }): Promise<CloseOutcome>
 }

@@ -25,7 +25,7 @@ export interface AttachFacts {
   durable: bigint
   /** Undefined: the map was not kept for any copy (first start, or the last stop was not clean). */
   known: KnownCopy | undefined
-  welcome: Pick<Welcome, 'replicaId' | 'incarnation' | 'received' | 'fresh' | 'initial'>
+  welcome: Pick<Welcome, 'replicaId' | 'alias' | 'incarnation' | 'received' | 'fresh' | 'initial'>
 }
 
 export interface AttachDecision {
@@ -44,7 +44,8 @@ export function decideAttach({ incarnation, durable, known, welcome }: AttachFac
   }
   if (known === undefined)
     return compareAll('nothing is known of what the standby has (first start, or the last stop was not clean)')
-  if (known.replicaId !== welcome.replicaId) return compareAll('the standby has another copy than last time')
+  if (known.replicaId !== welcome.replicaId && (welcome.alias === '' || known.replicaId !== welcome.alias))
+    return compareAll('the standby has another copy than last time')
   const position = known.positions.find(candidate => candidate.incarnation === welcome.incarnation)
   if (position === undefined) return compareAll('the standby stands in a history that is not known here')
   const needed = welcome.incarnation === incarnation ? durable : position.durable

@@ -10,6 +10,7 @@
 import { join } from 'node:path'
 
 import { readJson } from '../core/atomic-file.js'
+import { decodeReigns, encodeReigns, firstReign, type Reign } from '../core/reigns.js'
 import type { KnownCopy } from './attach-decision.js'
 
 export interface CleanStop {
@@ -30,8 +31,11 @@ export interface LiveMaps {
 
 export interface GroupRecord {
   incarnation: bigint
-  /** Of this reign: made with the group. */
+  /** Of this reign: the last of the history. */
   generation: string
+  history: Reign[]
+  /** The operator wants no session (ISO 8601: since). */
+  pausedSince?: string
   /** By volume uuid: what was left out of replication last, [start, end) pairs. */
   excluded: Record<string, bigint[]>
   live?: LiveMaps
@@ -45,7 +49,7 @@ export function encodeGroup(record: GroupRecord): object {
   const plain: unknown = JSON.parse(
     JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)),
   )
-  return { version: 1, clean: false, ...(plain as object) }
+  return { version: 1, clean: false, ...(plain as object), history: encodeReigns(record.history) }
 }
 
 /** Undefined when there is none. What cannot be understood is as good as an unclean stop. */
@@ -53,9 +57,12 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
   const stored = readJson(groupPath(state, group))
   if (stored === undefined) return undefined
   const excluded = asTable(stored['excluded'])
+  const generation = typeof stored['generation'] === 'string' ? stored['generation'] : ''
   const record: GroupRecord = {
     incarnation: asBig(stored['incarnation']) ?? 0n,
-    generation: typeof stored['generation'] === 'string' ? stored['generation'] : '',
+    generation,
+    history: decodeReigns(stored['history']) ?? (generation === '' ? [] : [firstReign(generation, '')]),
+    ...(typeof stored['pausedSince'] === 'string' ? { pausedSince: stored['pausedSince'] } : {}),
     excluded: Object.fromEntries(Object.entries(excluded).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []])),
   }
   const clean = asClean(stored['clean'])

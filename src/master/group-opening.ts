@@ -9,10 +9,6 @@ import type { Clock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { NativeError } from '../core/errors.js'
 import type { Addon, OpenedGroup } from '../native/binding.js'
-import type { EventSource } from '../native/events.js'
-import { QuicTransport } from '../transport/quic.js'
-import type { Transport } from '../transport/transport.js'
-import { WebTransportTransport } from '../transport/webtransport.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import type { PreparedGroup } from './group-preparation.js'
@@ -20,21 +16,7 @@ import { encodeVolume, volumePath } from './volume-file.js'
 
 export interface OpeningDeps {
   addon: Addon
-  events: EventSource
-  identity: { pem: string }
   stateDirectory: string
-}
-
-export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport {
-  const Chosen = config.transport === 'webtransport' ? WebTransportTransport : QuicTransport
-  return new Chosen({
-    addon: deps.addon,
-    events: deps.events,
-    identityPem: deps.identity.pem,
-    idleTimeoutMs: config.peerTimeoutMs,
-    bytesPerSecondMax: config.bandwidth,
-    ...(config.packetBytesMax === undefined ? {} : { packetBytesMax: config.packetBytesMax }),
-  })
 }
 
 export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: PreparedGroup): OpenedGroup {

@@ -6,9 +6,11 @@ import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
 import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
 import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
+import { firstReign, type Reign } from '../core/reigns.js'
 import { type CompiledRanges } from '../filter/compile.js'
 import { RangeFollower } from '../filter/follow.js'
 import type { Addon } from '../native/binding.js'
+import type { KnownCopy } from './attach-decision.js'
 import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
 import { identifyVolume, type VolumeIdentity } from './volume-file.js'
 
@@ -28,7 +30,8 @@ export interface PreparedVolume {
 export interface PreparedGroup {
   volumes: PreparedVolume[]
   incarnation: bigint
-  generation: string
+  /** All reigns up to this one. */
+  history: Reign[]
   /** The group's file as it was found. */
   before: GroupRecord | undefined
   /** The last stop was a clean one, and nothing has happened since. */
@@ -45,8 +48,15 @@ export interface PreparationDeps {
   setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array) => void
 }
 
-export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): Promise<PreparedGroup> {
-  const before = readGroup(deps.state, config.name)
+/** A reign that begins with a promotion: nothing of an earlier one of this host is believed. */
+export interface Seed {
+  history: Reign[]
+  /** What was the old master's device, and stood at the fork. */
+  known: KnownCopy
+}
+
+export async function prepareGroup(config: GroupConfig, deps: PreparationDeps, seed?: Seed): Promise<PreparedGroup> {
+  const before = seed === undefined ? readGroup(deps.state, config.name) : undefined
   const volumes: PreparedVolume[] = []
   for (const [index, volume] of config.volumes.entries()) volumes.push(await prepareVolume(volume, index, before, deps))
   const left = before?.clean ?? before?.live
@@ -55,14 +65,16 @@ export async function prepareGroup(config: GroupConfig, deps: PreparationDeps): 
   return {
     volumes,
     incarnation: random64(),
-    generation:
-      before?.generation === undefined || before.generation === ''
-        ? random64().toString(16).padStart(16, '0')
-        : before.generation,
+    history: seed?.history ?? historyOf(before),
     before,
     clean: doubt === undefined ? before?.clean : undefined,
     live: doubt === undefined ? before?.live : undefined,
   }
+}
+
+function historyOf(before: GroupRecord | undefined): Reign[] {
+  if (before !== undefined && before.history.length > 0) return before.history
+  return [firstReign(random64().toString(16).padStart(16, '0'), new Date().toISOString())]
 }
 
 async function prepareVolume(

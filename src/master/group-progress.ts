@@ -8,6 +8,9 @@ import type { Counters } from '../native/counters.js'
 import { Rate } from '../core/rate.js'
 import type { LinkState } from './session-keeper.js'
 
+const choices =
+  "'understudy resolve VOLUME --keep peer' here saves what only this side has and follows the other, '--keep local' makes the other side do so"
+
 /** GroupCounter `state`. */
 const engine = { alone: 0n, detached: 1n, streaming: 2n, resync: 3n } as const
 /** WatermarkFlags (native/wire/control.h). */
@@ -21,6 +24,8 @@ export interface LinkFacts {
   refusal: string
   /** The engine has been attached in this session and has not detached since. */
   attached: boolean
+  /** Promoted, and the other side has not been here since. */
+  alone: boolean
 }
 
 export interface Marks {
@@ -64,7 +69,9 @@ export function isUsable(counters: Counters): boolean {
 export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigint): GroupState {
   const state = counters['state'] ?? engine.alone
   if (link.state === undefined) return { state: 'alone', reason: 'no standby is configured' }
-  if (link.refusal === 'promoted') return { state: 'diverged', reason: link.reason }
+  if (link.refusal === 'promoted' || link.refusal === 'diverged')
+    return { state: 'diverged', reason: `${link.reason}; ${choices}` }
+  if (link.alone) return { state: 'alone', reason: withWhereabouts(link.reason, state) }
   if (link.state !== 'connected') return { state: 'detached', reason: withWhereabouts(link.reason, state) }
   if (!link.attached || state === engine.detached || state === engine.alone)
     return { state: 'detached', reason: 'the standby is connected; the session is being set up' }

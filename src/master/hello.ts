@@ -7,7 +7,12 @@ import { type Hello, protocol } from '../transport/messages.js'
 import type { GroupRecord } from './group-file.js'
 import type { OpenVolume } from './open-volumes.js'
 
-export function helloOf(config: GroupConfig, record: GroupRecord, volumes: readonly OpenVolume[]): Hello {
+export function helloOf(
+  config: GroupConfig,
+  record: GroupRecord,
+  volumes: readonly OpenVolume[],
+  discard: string,
+): Hello {
   return {
     protocol: protocol.newest,
     protocolOldest: protocol.oldest,
@@ -15,6 +20,8 @@ export function helloOf(config: GroupConfig, record: GroupRecord, volumes: reado
     group: config.name,
     incarnation: record.incarnation,
     generation: record.generation,
+    history: record.history,
+    discard,
     durability: config.durability,
     hostname: hostname(),
     volumes: volumes.map(({ identity, device }) => ({
@@ -22,6 +29,7 @@ export function helloOf(config: GroupConfig, record: GroupRecord, volumes: reado
       uuid: identity.uuid,
       sizeBytes: identity.sizeBytes,
       blockMin: device.blockMin,
+      excluded: record.excluded[identity.uuid] ?? [],
     })),
   }
 }

@@ -7,32 +7,25 @@
  * Does not: move bytes (the engine does), or serve NBD (nbd/ does, with exports()).
  */
 import { writeJson } from '../core/atomic-file.js'
-import { type Clock, systemClock } from '../core/clock.js'
+import { type Clock, sleep, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { describe } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
+import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
-import type { Welcome } from '../transport/messages.js'
-import type { Session, Transport } from '../transport/transport.js'
+import { decodeSuspects, encodeAbdicate, type Refused, type Suspects, type Welcome } from '../transport/messages.js'
+import { openTransport } from '../transport/open-transport.js'
+import type { Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
 import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
-import {
-  carriedSince,
-  excludedOf,
-  knownAtOpen,
-  liveAtOpen,
-  openNative,
-  openTransport,
-  persist,
-  restore,
-} from './group-opening.js'
+import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
-import { type PreparedGroup, prepareGroup } from './group-preparation.js'
+import { type PreparedGroup, prepareGroup, type Seed } from './group-preparation.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
 import { MapTrust } from './map-trust.js'
@@ -42,6 +35,7 @@ import { SessionKeeper } from './session-keeper.js'
 import { awayWords, whyDetached } from './standby-loss.js'
 import { Verification } from './verification.js'
 import type { VerifyReport, VerifyRequest } from './verify-run.js'
+import type { VolumeIdentity } from './volume-file.js'
 
 export interface MasterDeps {
   addon: Addon
@@ -53,14 +47,26 @@ export interface MasterDeps {
   random?: () => number
   /** Instead of QUIC. */
   transport?: Transport
+  /** The peer reigns: see MasterGroup.outranked. */
+  outranked?: (group: MasterGroup) => void
 }
 
 export interface CloseOutcome {
   drained: boolean
   dirtyBytes: number
+  /** Of an abdication: the standby has said that it knows. */
+  noted?: boolean
+}
+
+export interface CloseOptions {
+  drainMs: number
+  /** Once everything is on the standby: this side ceases to be the master. Not carried out when it could not drain. */
+  abdicate?: { persist: (position: Position) => void; takeOver: boolean }
 }
 
 const sampleMs = 100
+const notedMs = 5_000
+const suspectsMax = 256
 
 export class MasterGroup {
   readonly config: GroupConfig
@@ -74,6 +80,7 @@ export class MasterGroup {
   readonly #record: GroupRecord
   readonly #progress: GroupProgress
   readonly #verification: Verification
+  readonly #cleanAtOpen: Position | undefined
   readonly #trust: MapTrust
   readonly #lagPause = new LagPause()
   readonly #transport: Transport | undefined
@@ -84,29 +91,41 @@ export class MasterGroup {
   /** The most the standby ever acknowledged as durable in this incarnation. */
   #durable = 0n
   #attached = false
+  #outranked: Refused | undefined
+  /** The peer's reign that the operator has decided against. */
+  #discard = ''
+  #suspects: Suspects[] = []
+  #noted: () => void = () => undefined
+  /** There was a session in this run. */
+  #met = false
   #closing: Promise<CloseOutcome> | undefined
 
   /** Throws, having changed nothing, when a device or a file is not what it should be. */
-  static async open(config: GroupConfig, deps: MasterDeps): Promise<MasterGroup> {
+  static async open(config: GroupConfig, deps: MasterDeps, seed?: Seed): Promise<MasterGroup> {
     const log = deps.log.area(`group ${config.name}`)
     let opened: MasterGroup | undefined
-    const prepared = await prepareGroup(config, {
+    const preparation = {
       addon: deps.addon,
       state: deps.stateDirectory,
       log,
-      setRanges: (index, excluded, watched) => opened?.setRanges(index, excluded, watched),
-    })
+      setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array): void =>
+        opened?.setRanges(index, excluded, watched),
+    }
+    const prepared = await prepareGroup(config, preparation, seed)
+    const { history, before } = prepared
     const record: GroupRecord = {
       incarnation: prepared.incarnation,
-      generation: prepared.generation,
+      generation: history.at(-1)?.id ?? '',
+      history,
+      ...(before?.pausedSince === undefined ? {} : { pausedSince: before.pausedSince }),
       excluded: excludedOf(prepared),
       ...liveAtOpen(prepared),
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
       const native = openNative(config, deps, prepared)
-      opened = new MasterGroup(config, deps, log, prepared, record, native)
-      opened.#begin()
+      opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
+      opened.#begin(seed !== undefined)
       return opened
     } catch (error) {
       restore(config, deps.stateDirectory, prepared)
@@ -121,6 +140,7 @@ export class MasterGroup {
     prepared: PreparedGroup,
     record: GroupRecord,
     native: OpenedGroup,
+    seed: Seed | undefined,
   ) {
     this.config = config
     this.counterPage = native.counterPage
@@ -130,7 +150,11 @@ export class MasterGroup {
     this.#counters = new CounterReader(deps.addon)
     this.#group = native.group
     this.#record = record
-    this.#known = knownAtOpen(prepared, native)
+    this.#known = seed?.known ?? knownAtOpen(prepared, native)
+    this.#cleanAtOpen = prepared.clean && {
+      incarnation: prepared.before?.incarnation ?? 0n,
+      sequence: prepared.clean.sequence,
+    }
     this.#volumes = openVolumes(prepared, native)
     this.#trust = this.#makeTrust()
     const replicated = config.standby !== undefined
@@ -140,7 +164,7 @@ export class MasterGroup {
     this.#stopSampling = this.#clock.every(sampleMs, () => this.#sample())
     try {
       if (config.standby !== undefined) {
-        this.#transport = deps.transport ?? openTransport(config, deps)
+        if (config.peerConnects !== true) this.#transport = deps.transport ?? openTransport(config, deps)
         this.#keeper = this.#makeKeeper(this.#transport, config.standby)
       }
     } catch (error) {
@@ -184,9 +208,79 @@ export class MasterGroup {
   }
 
   /** Once: further calls get the same promise. */
-  close(options: { drainMs: number }): Promise<CloseOutcome> {
-    this.#closing ??= this.#close(options.drainMs)
+  close(options: CloseOptions): Promise<CloseOutcome> {
+    this.#closing ??= this.#close(options)
     return this.#closing
+  }
+
+  get history(): readonly Reign[] {
+    return this.#record.history
+  }
+
+  get volumeIdentities(): readonly VolumeIdentity[] {
+    return this.#volumes.map(({ identity }) => identity)
+  }
+
+  /** The peer has said that it, or somebody else, reigns. */
+  get outranked(): Refused | undefined {
+    return this.#outranked
+  }
+
+  /** Resolves when the standby has been asked for the first time, or after so long. */
+  async firstContact(limitMs: number): Promise<void> {
+    if (this.#keeper === undefined) return
+    await Promise.race([this.#keeper.firstOutcome, sleep(this.#clock, limitMs)])
+  }
+
+  /** A peer with another history has connected. */
+  noteOutranked(refused: Refused): void {
+    this.#outranked = refused
+  }
+
+  /** The last record, if it is certain that nothing has changed since: a clean stop, and no write after it. */
+  provenPosition(): Position | undefined {
+    const written = this.#volumes.some(volume => {
+      const counters = this.#counters.read('volume', volume.counterPage)
+      return ['requests_write', 'requests_zero', 'requests_trim'].some(name => (counters[name] ?? 0n) > 0n)
+    })
+    return written || sum(this.#volumes.map(volume => this.#dirtyBytes(volume))) > 0n ? undefined : this.#cleanAtOpen
+  }
+
+  /** The peer has connected and wants to follow. */
+  offer(session: Session): SessionHandler | undefined {
+    return this.#keeper?.take(session)
+  }
+
+  /** No session until resume(), also after a restart. */
+  pause(): void {
+    this.#record.pausedSince ??= new Date(this.#clock.wallMs()).toISOString()
+    this.#saveRecord()
+    this.#pauseKeeper(this.#record.pausedSince)
+  }
+
+  resume(): void {
+    delete this.#record.pausedSince
+    this.#saveRecord()
+    this.#keeper?.resume()
+  }
+
+  /** Nothing is believed of the standby's copy any more: everything is compared. */
+  invalidate(): void {
+    this.#trust.distrust()
+    this.#known = undefined
+    this.#durable = 0n
+    if (this.#attached) this.#deps.addon.detach(this.#group)
+    else this.#keeper?.restart('everything is to be compared')
+  }
+
+  get mustYield(): boolean {
+    return this.#discard !== ''
+  }
+
+  /** The operator has decided for this side: the peer is to save what only it has, and to follow. */
+  prevail(): void {
+    this.#discard = this.#outranked?.history.at(-1)?.id ?? ''
+    this.#keeper?.retryNow()
   }
 
   setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array): void {
@@ -212,16 +306,23 @@ export class MasterGroup {
     })
   }
 
-  #begin(): void {
+  #begin(isSeeded: boolean): void {
     if (this.#known === undefined) this.#trust.distrust()
     else this.#trust.follow(this.#known)
+    if (isSeeded) void this.#trust.complete(() => this.#known)
     for (const [index, volume] of this.#volumes.entries()) {
       const { excludedBefore, ranges } = volume
       if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
       this.#log.info(`volume ${volume.config.name}: what is replicated has changed since the last start`)
       this.setRanges(index, ranges.excluded, ranges.watched)
     }
-    this.#keeper?.start()
+    const { pausedSince } = this.#record
+    if (pausedSince === undefined) this.#keeper?.start()
+    else this.#pauseKeeper(pausedSince)
+  }
+
+  #pauseKeeper(since: string): void {
+    this.#keeper?.pause(`paused by the operator at ${since}; understudy resume ends it`)
   }
 
   #verifications(): Verification {
@@ -238,7 +339,7 @@ export class MasterGroup {
     })
   }
 
-  #makeKeeper(transport: Transport, peer: NonNullable<GroupConfig['standby']>): SessionKeeper {
+  #makeKeeper(transport: Transport | undefined, peer: NonNullable<GroupConfig['standby']>): SessionKeeper {
     return new SessionKeeper({
       transport,
       peer,
@@ -246,15 +347,42 @@ export class MasterGroup {
       clock: this.#clock,
       random: this.#deps.random ?? Math.random,
       log: this.#log,
-      hello: () => helloOf(this.config, this.#record, this.#volumes),
+      hello: () => {
+        this.#suspects = []
+        return helloOf(this.config, this.#record, this.#volumes, this.#discard)
+      },
       welcomed: (session, welcome) => this.#attach(session, welcome),
+      refused: refused => {
+        this.#outranked = refused.code === 'promoted' || refused.code === 'diverged' ? refused : undefined
+        if (this.#outranked !== undefined) this.#deps.outranked?.(this)
+      },
+      said: (_, type, message) => this.#heard(type, message),
       lost: () => {
         this.#attached = false
       },
     })
   }
 
+  #heard(type: string, message: unknown): void {
+    if (type === 'noted') this.#noted()
+    if (type !== 'suspects') return // of a newer version
+    this.#suspects.push(decodeSuspects(message))
+    if (this.#suspects.length > suspectsMax) throw new Error(`more than ${suspectsMax} messages of suspects`)
+  }
+
+  /** Where the peer says that its copy may differ: it was a master's device, and knows what it wrote. */
+  #markSuspects(): void {
+    for (const volume of this.#volumes) {
+      const ranges = this.#suspects.filter(({ volume: name }) => name === volume.config.name).flatMap(one => one.ranges)
+      if (ranges.length > 0) this.#deps.addon.markRanges(volume.handle, BigUint64Array.from(ranges))
+    }
+    this.#suspects = []
+  }
+
   #attach(session: Session, welcome: Welcome): void {
+    this.#outranked = undefined
+    this.#discard = ''
+    this.#met = true
     this.#noteDurable(this.#groupCounters())
     const facts: AttachFacts = {
       incarnation: this.#record.incarnation,
@@ -267,6 +395,7 @@ export class MasterGroup {
     const known = knownAfterAttach(facts, decision)
     if (allDirty || fresh) this.#trust.distrust()
     else this.#trust.follow(known)
+    if (!allDirty) this.#markSuspects()
     this.#deps.addon.attach(this.#group, {
       session: session.id,
       peerIncarnation: welcome.incarnation,
@@ -333,11 +462,14 @@ export class MasterGroup {
 
   #link(): LinkFacts {
     const keeper = this.#keeper
+    // An old master that knocked is no doubt of this side's.
+    const against = this.#outranked?.code === 'challenged' ? undefined : this.#outranked
     return {
       state: keeper?.state,
-      reason: keeper?.reason ?? '',
-      refusal: keeper?.refusal ?? '',
+      reason: against?.message ?? keeper?.reason ?? '',
+      refusal: against?.code ?? keeper?.refusal ?? '',
       attached: this.#attached,
+      alone: this.config.peerConnects === true && !this.#met,
     }
   }
 
@@ -366,13 +498,14 @@ export class MasterGroup {
    * the dirty maps say exactly what it has not made durable  4. the devices are closed  5. the group's file says clean.
    * A crash before 5 is an unclean stop.
    */
-  async #close(drainMs: number): Promise<CloseOutcome> {
+  async #close({ drainMs, abdicate }: CloseOptions): Promise<CloseOutcome> {
     const { addon } = this.#deps
     await Promise.all(this.#volumes.map(volume => volume.follower.close()))
     await addon.quiesce(this.#group)
     const drained = this.#keeper === undefined || (await this.#drain(drainMs))
     const clean = await this.#saveClean()
     const dirtyBytes = Number(sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+    const noted = drained && clean !== undefined && abdicate !== undefined && (await this.#abdicate(clean, abdicate))
     this.#keeper?.stop('the master has stopped')
     this.#release()
     await addon.closeGroup(this.#group)
@@ -385,7 +518,16 @@ export class MasterGroup {
       this.#log.warn(
         `stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`,
       )
-    return { drained, dirtyBytes }
+    return { drained, dirtyBytes, ...(abdicate === undefined ? {} : { noted }) }
+  }
+
+  /** 1. this side is no master any more, on disk  2. the standby has heard of it (false: that is not known). */
+  async #abdicate(clean: CleanStop, { persist, takeOver }: NonNullable<CloseOptions['abdicate']>): Promise<boolean> {
+    const position = { incarnation: this.#record.incarnation, sequence: clean.sequence }
+    persist(position)
+    const noted = new Promise<boolean>(resolve => (this.#noted = () => resolve(true)))
+    this.#keeper?.send(encodeAbdicate({ position, takeOver }))
+    return Promise.race([noted, sleep(this.#clock, notedMs).then(() => false)])
   }
 
   #drain(drainMs: number): Promise<boolean> {

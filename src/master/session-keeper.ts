@@ -4,6 +4,8 @@
  *   connecting --established--> hello sent --welcome--> connected --closed--> away --backoff--> connecting
  *                                    \--refused--> refused --5 s--> connecting
  *
+ * Without a transport it waits for the peer to connect: take().
+ *
  * Guarantees: at most one session at a time; a standby that accepts and says nothing is left after `welcomeTimeoutMs`;
  * a reason is logged once, not at every attempt. Does not: decide what is sent (attach-decision.ts).
  */
@@ -13,8 +15,10 @@ import type { Logger } from '../core/log.js'
 import { formatHostPort, type PeerAddress } from '../core/units.js'
 import {
   decodeRefused,
+  type Refused,
   decodeWelcome,
   encodeHello,
+  encodeRefused,
   type Hello,
   protocol,
   typeOf,
@@ -22,12 +26,13 @@ import {
 } from '../transport/messages.js'
 import type { Session, SessionCloseReason, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
-import { Backoff, jitter } from './backoff.js'
+import { Backoff, jitter } from '../core/backoff.js'
 
 export type LinkState = 'connecting' | 'connected' | 'away' | 'refused'
 
 export interface KeeperOptions {
-  transport: Transport
+  /** Undefined: the peer connects. */
+  transport: Transport | undefined
   peer: PeerAddress
   /** This host's id, for messages. */
   ownId: string
@@ -39,6 +44,10 @@ export interface KeeperOptions {
   welcomed: (session: Session, welcome: Welcome) => void
   /** A session that had been welcomed has ended. */
   lost: () => void
+  /** The peer does not take us for its master. */
+  refused?: (refused: Refused) => void
+  /** Whatever else the peer says, before its welcome or after. A throw ends the session with its message. */
+  said?: (session: Session, type: string, message: unknown) => void
 }
 
 const welcomeTimeoutMs = 10_000
@@ -63,6 +72,10 @@ export class SessionKeeper implements SessionHandler {
   #stopped = false
   #cancelTimer: () => void = () => undefined
   #logged = ''
+  #paused = false
+  #firstOutcome: () => void = () => undefined
+  /** Resolves when the first attempt has had an end, good or bad. */
+  readonly firstOutcome = new Promise<void>(resolve => (this.#firstOutcome = resolve))
   readonly #backoff: Backoff
 
   constructor(private readonly options: KeeperOptions) {
@@ -70,6 +83,46 @@ export class SessionKeeper implements SessionHandler {
   }
 
   start(): void {
+    this.#connect()
+  }
+
+  /** The peer has connected. Another session of it ends. */
+  take(session: Session): SessionHandler {
+    if (this.#stopped || this.#paused) {
+      session.send(encodeRefused('paused', this.reason === '' ? 'the master is stopping' : this.reason))
+      return this
+    }
+    this.restart('replaced by a newer session of the same standby')
+    this.#session = session
+    this.established(session)
+    return this
+  }
+
+  /** Without waiting for the time of the next attempt. */
+  retryNow(): void {
+    if (this.#session === undefined) this.#connect()
+  }
+
+  /** Nothing happens without a session. */
+  send(message: object): void {
+    this.#session?.send(message)
+  }
+
+  /** No session until resume(). */
+  pause(text: string): void {
+    this.#paused = true
+    this.#cancelTimer()
+    this.restart(text)
+    this.#cancelTimer()
+    this.state = 'away'
+    this.#say(text)
+    this.#firstOutcome()
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.#say('going on')
     this.#connect()
   }
 
@@ -103,7 +156,7 @@ export class SessionKeeper implements SessionHandler {
       const type = typeOf(message)
       if (type === 'refused') this.#refused(session, message)
       else if (type === 'welcome' && this.state !== 'connected') this.#welcomed(session, message)
-      // Anything else is of a newer version.
+      else this.options.said?.(session, type, message)
     } catch (error) {
       this.#giveUp(session, describe(error))
     }
@@ -117,9 +170,17 @@ export class SessionKeeper implements SessionHandler {
   }
 
   #connect(): void {
-    if (this.#stopped) return
+    this.#cancelTimer()
+    const { transport } = this.options
+    if (this.#stopped || this.#paused) return
+    if (transport === undefined) {
+      this.state = 'away'
+      if (this.reason === '') this.#say('waiting for the standby to connect')
+      this.#firstOutcome()
+      return
+    }
     try {
-      this.#session = this.options.transport.connect(this.options.peer, this)
+      this.#session = transport.connect(this.options.peer, this)
     } catch (error) {
       this.state = 'away'
       this.#say(`connect to the standby at ${this.#address()}: ${describe(error)}`)
@@ -147,11 +208,14 @@ export class SessionKeeper implements SessionHandler {
     this.refusal = ''
     this.#logged = ''
     this.#connectedSince = this.options.clock.monotonicMs()
+    this.#firstOutcome()
   }
 
   #refused(session: Session, message: unknown): void {
-    const { code, message: text } = decodeRefused(message)
+    const refused = decodeRefused(message)
+    const { code, message: text } = refused
     session.close('refused')
+    this.options.refused?.(refused)
     this.#over(
       session,
       `the standby at ${this.#address()} refuses: ${text}`,
@@ -174,6 +238,7 @@ export class SessionKeeper implements SessionHandler {
     this.state = state
     this.refusal = refusal
     this.#say(reason)
+    this.#firstOutcome()
     if (wasConnected) {
       this.lostMs = this.options.clock.monotonicMs()
       this.options.lost()
@@ -212,10 +277,11 @@ export class SessionKeeper implements SessionHandler {
 
   #wait(milliseconds: number, then: () => void): void {
     this.#cancelTimer()
-    if (!this.#stopped) this.#cancelTimer = this.options.clock.after(milliseconds, then)
+    if (!this.#stopped && !this.#paused) this.#cancelTimer = this.options.clock.after(milliseconds, then)
   }
 
   #address(): string {
-    return formatHostPort(this.options.peer)
+    const { transport, peer } = this.options
+    return transport === undefined ? (this.#session?.address ?? 'the other host') : formatHostPort(peer)
   }
 }

@@ -235,6 +235,13 @@ export interface Addon {
    */
   finishMap(volume: number): Promise<{ sequence: bigint }>
   /**
+   * What a dirty map on disk marks, of a volume that is not open: [start, end) pairs in bytes, flattened, at most runsMax
+   * pairs (what lies between may be added). Rejects when the map is missing or damaged.
+   */
+  readMap(map: { path: string; uuid: string; sizeBytes: bigint; runsMax: number }): Promise<BigUint64Array>
+  /** The peer's copy may differ there: sorted, disjoint [start, end) pairs. Before attach(). */
+  markRanges(volume: number, ranges: BigUint64Array): void
+  /**
    * Reads, hashes and compares the whole volume online (native/engine/verifier.h); `verify-result` events tell of every
    * difference, `device-error` events ("verify read") of what the master cannot read, the promise of the end.
    * bytesPerSecond 0: as the clients leave room.

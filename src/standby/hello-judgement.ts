@@ -4,9 +4,10 @@
  */
 import type { DeviceFacts } from '../core/device-facts.js'
 import { describe } from '../core/errors.js'
+import { describeReigns, forkFrom, isBefore, relationOf } from '../core/reigns.js'
 import { formatSize } from '../core/units.js'
 import type { Hello, HelloVolume, RefusalCode } from '../transport/messages.js'
-import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import type { Origin, ReplicaRecord, ReplicaVolume } from './replica-file.js'
 import { nameProblem } from './store.js'
 
 /** What the judgement needs to know of the store. */
@@ -95,13 +96,10 @@ function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store
     const whose = `the standby's copy belongs to another master (${record.masterId}), not to ${masterId}`
     return { code: 'other-master', message: `${group}: ${whose}; use another store, or ${howToRemove(record, store)}` }
   }
-  if (record.promotion !== undefined) {
-    const { time } = record.promotion
-    return {
-      code: 'promoted',
-      message: `${group} was promoted on the standby at ${time}: that side is the master now, and this one must not be written to any more`,
-    }
-  }
+  if (record.pausedSince !== undefined)
+    return { code: 'paused', message: `${group} is paused on the standby since ${record.pausedSince}` }
+  const refusal = judgeReigns(hello, record)
+  if (refusal !== undefined) return refusal
   const missing = record.volumes.find(volume => !hello.volumes.some(({ name }) => name === volume.name))
   const added = hello.volumes.find(volume => !record.volumes.some(({ name }) => name === volume.name))
   if (missing !== undefined || added !== undefined) {
@@ -119,6 +117,39 @@ function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store
     if (refusal !== undefined) return refusal
   }
   return undefined
+}
+
+/** Whoever's history is a part of the other's follows; a copy that was written to past the fork does not unasked (G5). */
+function judgeReigns(hello: Hello, record: ReplicaRecord): Refusal | undefined {
+  const relation = relationOf(record.history, hello.history)
+  const group = `group ${hello.group}`
+  if (record.promotion !== undefined) {
+    const { time } = record.promotion
+    if (relation === 'descendant' || relation === 'same')
+      return {
+        code: 'promoted',
+        message: `${group} was promoted on the standby at ${time}: that side is the master now, and this one must not be written to any more`,
+      }
+    return { code: 'diverged', message: `${group}: both sides were promoted; ${bothHistories(hello, record)}` }
+  }
+  if (record.origin !== undefined) return judgeOrigin(hello, record, record.origin)
+  if (relation === 'same' || relation === 'ancestor') return undefined
+  return { code: 'diverged', message: `${group}: the standby has a newer history; ${bothHistories(hello, record)}` }
+}
+
+function judgeOrigin(hello: Hello, record: ReplicaRecord, origin: Origin): Refusal | undefined {
+  if (origin.accepted) return undefined
+  const fork = forkFrom(hello.history, origin.reign)
+  if (fork !== undefined && origin.position !== undefined && isBefore(origin.position, fork)) return undefined
+  const what =
+    fork === undefined
+      ? `neither history goes on with the other; ${bothHistories(hello, record)}`
+      : 'the standby wrote more, when it was the master, than the other side had when it was promoted'
+  return { code: 'diverged', message: `group ${hello.group}: ${what}` }
+}
+
+function bothHistories(hello: Hello, record: ReplicaRecord): string {
+  return `the standby: ${describeReigns(record.history)}; the master: ${describeReigns(hello.history)}`
 }
 
 function judgeVolume(

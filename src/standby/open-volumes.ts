@@ -1,4 +1,4 @@
-/** Groups of the engine that are not replicated: a frozen view of a copy, or the images of a promoted group. */
+/** Groups of the engine that are not replicated: frozen views of copies, and what was saved of one. */
 import { NativeError } from '../core/errors.js'
 import type { Addon, DeviceInfo, GroupSpec, OpenedGroup } from '../native/binding.js'
 
@@ -30,14 +30,9 @@ export function viewGroup(
   return open(addon, { name, volumes: [{ name, device: { view }, readOnly: !writable }], incarnation })
 }
 
-export function imageGroup(
-  addon: Addon,
-  name: string,
-  images: { name: string; path: string }[],
-  incarnation: bigint,
-): OpenVolumes {
-  const volumes = images.map(image => ({ name: image.name, device: { path: image.path }, readOnly: false }))
-  return open(addon, { name, volumes, incarnation })
+/** A file, read-only. */
+export function savedGroup(addon: Addon, name: string, path: string, incarnation: bigint): OpenVolumes {
+  return open(addon, { name, volumes: [{ name, device: { path }, readOnly: true }], incarnation })
 }
 
 function open(addon: Addon, spec: Pick<GroupSpec, 'name' | 'volumes' | 'incarnation'>): OpenVolumes {

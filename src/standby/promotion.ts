@@ -2,8 +2,7 @@
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
-import type { CounterReader, Counters } from '../native/counters.js'
-import type { OpenVolumes } from './open-volumes.js'
+import type { Counters } from '../native/counters.js'
 import type { Promotion, ReplicaRecord } from './replica-file.js'
 import { lastHeard, phase } from './standby-status.js'
 
@@ -50,44 +49,48 @@ export function promotionLines(
   return lines
 }
 
-/** A promoted volume is a master's without a standby. */
-export function promotedStatus(
-  record: ReplicaRecord,
-  promotion: Promotion,
-  open: OpenVolumes | undefined,
-  counters: CounterReader,
-): VolumeStatus[] {
-  const group = open === undefined ? {} : counters.read('group', open.counterPage)
-  const written = String(group['written_sequence'] ?? 0n)
-  return record.volumes.map((volume, index) => {
-    const page = open?.exported[index]?.counterPage
-    const dirtyBytes = page === undefined ? 0n : (counters.read('volume', page)['dirty_bytes'] ?? 0n)
-    return {
-      name: volume.name,
-      group: record.group,
-      role: 'master',
-      state: 'alone',
-      reason: `promoted at ${promotion.time}${open === undefined ? '; its images are not open' : ''}${promotion.listen === undefined ? '; not served: promote it again with --listen' : ''}`,
-      since: promotion.time,
-      usable: promotion.sealed,
-      protected: false,
-      durability: 'flush',
-      generation: promotion.generation,
-      written,
-      sent: '0',
-      received: '0',
-      durable: '0',
-      committed: '0',
-      applied: '0',
-      lagBytes: 0,
-      lagSeconds: 0,
-      dirtyBytes: Number(dirtyBytes),
-      sizeBytes: Number(volume.sizeBytes),
-      logBytes: 0,
-      logMaxBytes: 0,
-      resync: null,
-      lastVerify: null,
-      peers: [],
-    }
-  })
+export function abdicationLines(name: string, takeOver: boolean, noted: boolean): string[] {
+  if (!takeOver) {
+    const knows = noted ? 'and knows it' : 'and has not said that it knows it'
+    return [
+      `${name}: this host is not its master any more; the other side has everything ${knows}`,
+      `understudy promote ${name}, on either side, makes that side the master`,
+    ]
+  }
+  return noted
+    ? [`${name}: the other side has everything and takes over`]
+    : [
+        `${name}: the other side has everything and was asked to take over, but has not answered; its status says what it did`,
+      ]
+}
+
+/** A promoted volume whose master could not be opened. */
+export function notOpenStatus(record: ReplicaRecord, promotion: Promotion): VolumeStatus[] {
+  return record.volumes.map(volume => ({
+    name: volume.name,
+    group: record.group,
+    role: 'master',
+    state: 'alone',
+    reason: `promoted at ${promotion.time}; its images are not open: the log says why; promote it again`,
+    since: promotion.time,
+    usable: promotion.sealed,
+    protected: false,
+    durability: 'flush',
+    generation: promotion.generation,
+    written: '0',
+    sent: '0',
+    received: '0',
+    durable: '0',
+    committed: '0',
+    applied: '0',
+    lagBytes: 0,
+    lagSeconds: 0,
+    dirtyBytes: 0,
+    sizeBytes: Number(volume.sizeBytes),
+    logBytes: 0,
+    logMaxBytes: 0,
+    resync: null,
+    lastVerify: null,
+    peers: [],
+  }))
 }

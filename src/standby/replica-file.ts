@@ -4,13 +4,30 @@
  */
 import { readJson } from '../core/atomic-file.js'
 import { OperationError } from '../core/errors.js'
+import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
 
 export interface ReplicaVolume {
   name: string
   uuid: string
   sizeBytes: bigint
-  /** The block device that is the image; absent: STORE/NAME/image.raw. */
+  /** The device that is the image; absent: STORE/NAME/image.raw. */
   device?: string
+  /** What the master does not replicate: [start, end) pairs. */
+  excluded?: bigint[]
+}
+
+/** The image was a master's device before it was this copy. Until the first step is complete it is neither. */
+export interface Origin {
+  /** The last reign that wrote to it. */
+  reign: string
+  /** The last record of that reign; absent: not known, so that only the operator can decide that it goes. */
+  position?: Position
+  /** What may not be in the history that goes on: [start, end) pairs by volume. Absent: all of it. */
+  suspects?: Record<string, bigint[]>
+  /** The operator has decided: what only this side has was saved, and may go. */
+  accepted: boolean
+  /** The master gave the reign away to its standby, which was to take over at once. */
+  switchover: boolean
 }
 
 /** This side has become the master; nothing of the old one is taken any more. */
@@ -20,8 +37,8 @@ export interface Promotion {
   generation: string
   /** The images have everything and the log is done with: from here on only clients write to them. */
   sealed: boolean
-  /** Of the last start as a master. */
-  incarnation: bigint
+  /** Its master's files are made: from here on they are what counts. */
+  begun: boolean
   /** Where the images are served, as typed; absent: nowhere. */
   listen?: string
 }
@@ -33,18 +50,25 @@ export interface ReplicaRecord {
   /** Of this copy: another one after the store was emptied. */
   replicaId: string
   generation: string
+  /** Of the history that this copy has: the master's. */
+  history: Reign[]
   durability: string
   /** False: the image files may not all be there yet (a crash while they were made). */
   imagesMade: boolean
   volumes: ReplicaVolume[]
   promotion?: Promotion
+  origin?: Origin
+  /** The master has ceased to be one, and this was its last record. */
+  final?: Position
+  /** The operator wants no session (ISO 8601: since). */
+  pausedSince?: string
 }
 
 export function encodeReplica(record: ReplicaRecord): object {
   const plain: unknown = JSON.parse(
     JSON.stringify(record, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value)),
   )
-  return { version: 1, ...(plain as object) }
+  return { version: 1, ...(plain as object), history: encodeReigns(record.history) }
 }
 
 /** Undefined when there is none. */
@@ -61,33 +85,73 @@ export function readReplica(path: string): ReplicaRecord | undefined {
     )
   }
   const promotion = decodePromotion(stored['promotion'])
+  const origin = decodeOrigin(stored['origin'])
+  const final = decodePosition(stored['final'])
+  const generation = textOr(stored['generation'], '')
   return {
     group,
     masterId,
     replicaId,
-    generation: textOr(stored['generation'], ''),
+    generation,
+    history: decodeReigns(stored['history']) ?? [firstReign(generation, '')],
     durability: textOr(stored['durability'], 'flush'),
     imagesMade: imagesMade === true,
     volumes: decoded,
     ...(promotion === undefined ? {} : { promotion }),
+    ...(origin === undefined ? {} : { origin }),
+    ...(final === undefined ? {} : { final }),
+    ...(typeof stored['pausedSince'] === 'string' ? { pausedSince: stored['pausedSince'] } : {}),
   }
 }
 
 function decodeVolume(value: unknown): ReplicaVolume | undefined {
-  const { name, uuid, sizeBytes, device } = asTable(value)
+  const { name, uuid, sizeBytes, device, excluded } = asTable(value)
   if (typeof name !== 'string' || typeof uuid !== 'string' || !isDigits(sizeBytes)) return undefined
-  return { name, uuid, sizeBytes: BigInt(sizeBytes), ...(typeof device === 'string' ? { device } : {}) }
+  const ranges = asBigs(excluded)
+  return {
+    ...{ name, uuid, sizeBytes: BigInt(sizeBytes) },
+    ...(typeof device === 'string' ? { device } : {}),
+    ...(ranges === undefined ? {} : { excluded: ranges }),
+  }
+}
+
+function decodePosition(value: unknown): Position | undefined {
+  const { incarnation, sequence } = asTable(value)
+  return isDigits(incarnation) && isDigits(sequence)
+    ? { incarnation: BigInt(incarnation), sequence: BigInt(sequence) }
+    : undefined
+}
+
+/** What cannot be read of it makes more be compared, and less be allowed. */
+function decodeOrigin(value: unknown): Origin | undefined {
+  if (value === undefined) return undefined
+  const { reign, position, suspects, accepted, switchover } = asTable(value)
+  const last = decodePosition(position)
+  const lists = Object.entries(asTable(suspects)).map(([name, ranges]) => [name, asBigs(ranges)] as const)
+  const whole = suspects !== undefined && lists.every(([, ranges]) => ranges !== undefined)
+  return {
+    reign: textOr(reign, ''),
+    ...(last === undefined ? {} : { position: last }),
+    ...(whole ? { suspects: Object.fromEntries(lists) as Record<string, bigint[]> } : {}),
+    accepted: accepted === true,
+    switchover: switchover === true,
+  }
+}
+
+function asBigs(value: unknown): bigint[] | undefined {
+  if (!Array.isArray(value) || !value.every(isDigits)) return undefined
+  return value.map(BigInt)
 }
 
 /** A promotion that cannot be read in full is one all the same: the old master must stay out. */
 function decodePromotion(value: unknown): Promotion | undefined {
   if (value === undefined) return undefined
-  const { time, generation, sealed, incarnation, listen } = asTable(value)
+  const { time, generation, sealed, begun, listen } = asTable(value)
   return {
     time: textOr(time, ''),
     generation: textOr(generation, ''),
     sealed: sealed === true,
-    incarnation: isDigits(incarnation) ? BigInt(incarnation) : 0n,
+    begun: begun === true,
     ...(typeof listen === 'string' ? { listen } : {}),
   }
 }

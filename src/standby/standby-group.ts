@@ -6,21 +6,27 @@
  * taken any more, and once `sealed` is, the log is never replayed onto the images again.
  * Does not: judge hellos (hello-judgement.ts), or serve NBD.
  */
+import { randomUUID } from 'node:crypto'
+
 import { type Clock, sleep } from '../core/clock.js'
+import type { GroupConfig } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
-import { describe, errnoOf, NativeError, OperationError } from '../core/errors.js'
+import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import { Rate } from '../core/rate.js'
+import { forkFrom, isBefore, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { VolumeState, VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
 import type { Addon } from '../native/binding.js'
 import type { CounterReader, Counters } from '../native/counters.js'
-import { encodeWelcome, type Hello } from '../transport/messages.js'
-import type { Session } from '../transport/transport.js'
+import { type Abdicate, encodeSuspects, encodeWelcome, type Hello, type Refused } from '../transport/messages.js'
+import type { Session, SessionHandler } from '../transport/transport.js'
 import { howToRemove } from './hello-judgement.js'
-import { imageGroup, type OpenVolumes } from './open-volumes.js'
-import { mayPromote, promotedStatus, promotionLines } from './promotion.js'
-import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
+import { aliasOf, Reign } from './reign.js'
+import type { ReigningMaster, Reigns } from './reigning.js'
+import { encodeReplica, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
+import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
 import { type StandbyView, unusable, Views, viewWaitMs } from './views.js'
@@ -32,6 +38,19 @@ export interface GroupDeps {
   log: Logger
   store: Store
   random64: () => bigint
+  ownId: string
+  reigns: Reigns
+  /** This host's own configuration of the group: it was its master first. */
+  own: GroupConfig | undefined
+  follow: (own: GroupConfig, group: StandbyGroup) => Following
+  /** What this host is the master of has changed. */
+  changed: () => void
+}
+
+/** The way to a master that this host has to connect to. */
+export interface Following {
+  reason: string
+  stop(text: string): void
 }
 
 /** A session with what its end can be waited for. */
@@ -58,7 +77,11 @@ export class StandbyGroup {
   #replica: OpenReplica | undefined
   #live: LiveSession | undefined
   #error = ''
-  #promoted: OpenVolumes | undefined
+  #follow: Following | undefined
+  #hello: Hello | undefined
+  /** Why the master's history is not followed; '' when it is. */
+  #divergence = ''
+  readonly #reign: Reign
   readonly #views: Views
   readonly #lag = new LagSampler()
   readonly #rate = new Rate(10_000)
@@ -72,6 +95,7 @@ export class StandbyGroup {
     private readonly deps: GroupDeps,
   ) {
     this.#views = new Views(deps)
+    this.#reign = new Reign(record, deps, master => this.#outranked(master))
   }
 
   /** At start, and before the first session of a new group. An error is kept for the status and thrown. */
@@ -89,8 +113,8 @@ export class StandbyGroup {
   }
 
   /** What is served as a master since the promotion. */
-  get promoted(): OpenVolumes | undefined {
-    return this.#promoted
+  get promoted(): ReigningMaster | undefined {
+    return this.#reign.master
   }
 
   /** Routes the session to the replica and welcomes it. Another session of the group is closed first. */
@@ -101,6 +125,7 @@ export class StandbyGroup {
       await this.#replace(live)
       await this.#open()
       this.#noteHello(hello)
+      this.#divergence = ''
       const { addon } = this.deps
       const { handle, counterPage } = this.#opened()
       const position = addon.attachReplica(handle, live.session.id)
@@ -110,13 +135,17 @@ export class StandbyGroup {
       })
       const counters = this.deps.counters.read('replica', counterPage)
       const untouched = position.incarnation === 0n
+      const from = this.#originAt(hello, untouched || !isUsable(counters))
+      for (const message of from?.suspects ?? []) live.session.send(message)
+      const stands = untouched && from !== undefined ? from.fork : { ...position, sequence: position.received }
       live.session.send(
         encodeWelcome({
           protocol: hello.protocol,
           program: version,
           replicaId: this.record.replicaId,
-          incarnation: position.incarnation,
-          received: position.received,
+          alias: from?.alias ?? '',
+          incarnation: stands.incarnation,
+          received: stands.sequence,
           fresh: untouched && this.#isFresh(counters),
           initial: untouched || !isUsable(counters),
         }),
@@ -125,6 +154,18 @@ export class StandbyGroup {
         `group ${this.record.group}: session with master ${this.record.masterId.slice(0, 16)} at ${live.session.address}`,
       )
     })
+  }
+
+  /** How the master finds what this copy was before, as long as it is not complete. */
+  #originAt(hello: Hello, isOpen: boolean): { alias: string; fork: Position; suspects: object[] } | undefined {
+    const { origin, history } = this.record
+    if (origin?.suspects === undefined || !isOpen) return undefined
+    const suspects = Object.entries(origin.suspects).flatMap(([name, ranges]) => encodeSuspects(name, ranges))
+    const theirs = forkFrom(hello.history, origin.reign)
+    if (theirs !== undefined) return { alias: aliasOf(this.deps.ownId, origin.reign), fork: theirs, suspects }
+    // The other way round: this side went on from the master's reign, and what it did is given up.
+    const ours = forkFrom(history, hello.history.at(-1)?.id ?? '')
+    return ours === undefined ? undefined : { alias: '', fork: ours, suspects }
   }
 
   failed(message: string): void {
@@ -139,23 +180,27 @@ export class StandbyGroup {
     this.#lag.observe(clock.monotonicMs(), counters['received_sequence'] ?? 0n, counters['applied_sequence'] ?? 0n)
     this.#rate.observe(clock.monotonicMs(), Number(counters['received_bytes'] ?? 0n))
     if (counters['last_errno'] === 0n && this.#replica !== undefined) this.#error = ''
+    if (this.record.origin !== undefined && this.#hello !== undefined && isUsable(counters)) this.#isWhole(this.#hello)
     const { state } = standbyState({
       counters,
       sessionAddress: this.#address(),
       error: this.#error,
       nowMs: clock.wallMs(),
+      diverged: this.#divergence !== '',
     })
     if (state !== this.#since?.state) this.#since = { state, ms: clock.wallMs() }
   }
 
   status(): VolumeStatus[] {
     if (this.record.promotion !== undefined)
-      return promotedStatus(this.record, this.record.promotion, this.#promoted, this.deps.counters)
+      return this.#reign.master?.status() ?? notOpenStatus(this.record, this.record.promotion)
     this.sample()
     const { clock } = this.deps
     const counters = this.#counters()
     const facts = {
       record: this.record,
+      away: this.#divergence === '' ? (this.#follow?.reason ?? '') : this.#divergence,
+      diverged: this.#divergence !== '',
       counters,
       sessionAddress: this.#address(),
       error: this.#error,
@@ -189,32 +234,115 @@ export class StandbyGroup {
    * After a crash the next start goes on behind the last step that is on disk.
    */
   promote(name: string, options: PromoteOptions): Promise<string[]> {
+    return this.#exclusively(() => this.#promote(name, options))
+  }
+
+  /** The reign goes to the other side, which has everything then. */
+  demote(name: string, takeOver: boolean, drainMs: number): Promise<string[]> {
     return this.#exclusively(async () => {
-      const { clock, store, random64 } = this.deps
-      const known = this.record.promotion
-      if (known === undefined) {
-        this.#refuseUnusable(`promote ${name}`)
-        mayPromote(name, options.acceptLoss, this.#address(), this.#views.size)
-      }
-      const lines = promotionLines(
-        this.record,
-        this.#counters(),
-        this.#address(),
-        this.#rate.bytesPerSecond,
-        clock.wallMs(),
-      )
-      const listen = options.listen ?? known?.listen
-      this.record.promotion = {
-        time: known?.time ?? new Date(clock.wallMs()).toISOString(),
-        generation: known?.generation ?? random64().toString(16).padStart(16, '0'),
-        sealed: known?.sealed ?? false,
-        incarnation: known?.incarnation ?? 0n,
-        ...(listen === undefined ? {} : { listen }),
-      }
-      store.save(this.record)
-      if (known !== undefined && this.#promoted !== undefined) return [`${name} was promoted already, at ${known.time}`]
-      await this.#becomeMaster()
+      this.#refuseStandby(name, takeOver ? 'switchover' : 'demote')
+      const noted = await this.#reign.abdicate(drainMs, takeOver)
+      this.#openReplica()
+      this.#startFollowing()
+      return abdicationLines(name, takeOver, noted)
+    })
+  }
+
+  /** Of two histories the other side's goes on. */
+  yieldTo(name: string): Promise<string[]> {
+    return this.#exclusively(async () => {
+      const lines = await this.#acceptLoss(name)
+      this.deps.log.warn(`group ${this.record.group}: ${lines.join('; ')}; it follows the other side`)
+      this.deps.changed()
       return lines
+    })
+  }
+
+  async #acceptLoss(name: string): Promise<string[]> {
+    const { origin, promotion } = this.record
+    const time = new Date(this.deps.clock.wallMs()).toISOString()
+    if (promotion !== undefined) {
+      const lines = await this.#reign.yield(time)
+      this.#openReplica()
+      this.#startFollowing()
+      return lines
+    }
+    if (origin === undefined || origin.accepted)
+      throw new SafetyRefusal(
+        'NOT_DIVERGED',
+        `resolve ${name}: this side follows the other already; nothing is in doubt`,
+      )
+    const lines = await saveAll(this.record, this.deps.store, origin, time)
+    origin.accepted = true
+    this.deps.store.save(this.record)
+    return lines
+  }
+
+  /** The master has ceased to be one: this was its last record. */
+  async abdicated({ session }: Pick<LiveSession, 'session'>, { position, takeOver }: Abdicate): Promise<void> {
+    const { store, log } = this.deps
+    if (this.#live?.session !== session || this.record.promotion !== undefined) return
+    this.record.final = position
+    store.save(this.record)
+    session.send({ type: 'noted' })
+    log.info(`group ${this.record.group}: the master has given the reign away${takeOver ? ' to this side' : ''}`)
+    if (!takeOver) return
+    await this.#live.ended
+    await this.promote(this.record.group, { acceptLoss: false })
+    this.deps.changed()
+  }
+
+  /** The old master, now a standby, has connected. */
+  offer(session: Session): SessionHandler | undefined {
+    return this.#reign.master?.offer(session)
+  }
+
+  /** Before a hello of another history is judged: this side gives way if nothing was written here, or if told to. */
+  async giveWay(hello: Hello): Promise<void> {
+    const { promotion, history } = this.record
+    if (promotion === undefined || this.#reign.master === undefined) return
+    const own = history.at(-1)?.id ?? ''
+    if (hello.discard !== own && !this.#wroteNothingPast(hello.history)) return
+    await this.yieldTo(this.record.group)
+  }
+
+  /** This side's master was refused by the other one's. */
+  #outranked(master: ReigningMaster): void {
+    const refused = master.outranked
+    if (refused === undefined || !(refused.yield || this.#wroteNothingPast(refused.history))) return
+    this.yieldTo(this.record.group).catch((error: unknown) => this.deps.log.error(describe(error)))
+  }
+
+  #wroteNothingPast(history: readonly Generation[]): boolean {
+    const fork = forkFrom(history, this.record.history.at(-1)?.id ?? '')
+    const proven = this.#reign.master?.provenPosition()
+    return fork !== undefined && proven !== undefined && isBefore(proven, fork)
+  }
+
+  noteOutranked(refused: Refused): void {
+    this.#reign.master?.noteOutranked(refused)
+    if (this.record.promotion === undefined) this.#divergence = refused.message
+  }
+
+  pause(): Promise<void> {
+    return this.#exclusively(async () => {
+      this.record.pausedSince ??= new Date(this.deps.clock.wallMs()).toISOString()
+      this.deps.store.save(this.record)
+      await this.#endSession('paused by the operator of the standby')
+    })
+  }
+
+  resume(): void {
+    delete this.record.pausedSince
+    this.deps.store.save(this.record)
+  }
+
+  /** This copy is taken for another one from here on: everything is compared. It stays the cut that it is until then. */
+  invalidate(): Promise<void> {
+    return this.#exclusively(async () => {
+      this.record.replicaId = randomUUID()
+      this.deps.store.save(this.record)
+      await this.#endSession('the copy is to be compared as a whole')
     })
   }
 
@@ -224,10 +352,10 @@ export class StandbyGroup {
     return this.#exclusively(async () => {
       await this.#endSession('the standby is stopping')
       await this.#views.close()
-      await this.#promoted?.close()
-      this.#promoted = undefined
+      this.#stopFollowing('the standby is stopping')
+      const drainedReign = await this.#reign.close(drainMs)
       const replica = this.#replica
-      if (replica === undefined) return true
+      if (replica === undefined) return drainedReign
       const drained = await this.#drain(replica, drainMs)
       this.#replica = undefined
       this.deps.addon.closeReplica(replica.handle)
@@ -236,17 +364,77 @@ export class StandbyGroup {
   }
 
   async #open(): Promise<void> {
-    if (this.#replica !== undefined || this.#promoted !== undefined) return
+    if (this.#replica !== undefined || this.#reign.master !== undefined) return
     if (this.record.promotion === undefined) this.#openReplica()
     else await this.#becomeMaster()
+    this.#startFollowing()
+  }
+
+  async #promote(name: string, options: PromoteOptions): Promise<string[]> {
+    const { clock, store, random64 } = this.deps
+    const known = this.record.promotion
+    if (known !== undefined && this.#reign.master !== undefined && (options.listen ?? known.listen) === known.listen)
+      throw new SafetyRefusal(
+        'IS_MASTER',
+        `promote ${name}: it was promoted already, at ${known.time}, and is the master`,
+      )
+    if (known === undefined) {
+      if (!this.#isUntouchedOrigin()) this.#refuseUnusable(`promote ${name}`)
+      mayPromote(name, options.acceptLoss || this.#isCurrent(), this.#address(), this.#views.size)
+    }
+    const lines = promotionLines(
+      this.record,
+      this.#counters(),
+      this.#address(),
+      this.#rate.bytesPerSecond,
+      clock.wallMs(),
+    )
+    const listen = options.listen ?? known?.listen
+    this.record.promotion = {
+      time: known?.time ?? new Date(clock.wallMs()).toISOString(),
+      generation: known?.generation ?? random64().toString(16).padStart(16, '0'),
+      sealed: known?.sealed ?? false,
+      begun: known?.begun ?? false,
+      ...(listen === undefined ? {} : { listen }),
+    }
+    store.save(this.record)
+    if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
+    await this.#becomeMaster()
+    return lines
   }
 
   /** From wherever a promotion stands to open images. */
   async #becomeMaster(): Promise<void> {
+    this.#stopFollowing('promoted')
     const sealed = this.record.promotion?.sealed === true
     if (!sealed && this.#replica === undefined) this.#openReplica()
     if (!sealed) await this.#seal()
-    this.#serve()
+    await this.#reign.begin()
+  }
+
+  /** Proven by the master itself: it has ceased to be one, and all it ever wrote is here. */
+  #isCurrent(): boolean {
+    const { final, origin } = this.record
+    if (this.#isUntouchedOrigin()) return origin?.position !== undefined
+    const counters = this.#counters()
+    const here = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['durable_sequence'] ?? 0n }
+    return final !== undefined && isBefore(final, here)
+  }
+
+  /** The image is what this host's own reign left, and no record of another has come yet. */
+  #isUntouchedOrigin(): boolean {
+    return this.record.origin !== undefined && (this.#counters()['incarnation'] ?? 0n) === 0n
+  }
+
+  #startFollowing(): void {
+    const { own, follow } = this.deps
+    if (own?.standby === undefined || this.record.promotion !== undefined || this.#follow !== undefined) return
+    this.#follow = follow(own, this)
+  }
+
+  #stopFollowing(text: string): void {
+    this.#follow?.stop(text)
+    this.#follow = undefined
   }
 
   #openReplica(): void {
@@ -258,7 +446,7 @@ export class StandbyGroup {
           name: volume.name,
           imagePath: store.imagePath(volume),
           sizeBytes: volume.sizeBytes,
-          create: !this.record.imagesMade && volume.device === undefined,
+          create: !this.record.imagesMade && volume.device === undefined && this.record.origin === undefined,
         })),
       })
       this.#replica = { handle: opened.replica, counterPage: opened.counterPage }
@@ -285,11 +473,11 @@ export class StandbyGroup {
 
   /** Everything durable is applied, and the replica is closed for good. */
   async #seal(): Promise<void> {
-    const { addon, store } = this.deps
-    const { promotion } = this.record
-    if (promotion === undefined) return
+    const { addon } = this.deps
+    if (this.record.promotion === undefined) return
     await this.#endSession('the standby was promoted')
     const { handle } = this.#opened()
+    const virgin = this.#isUntouchedOrigin() ? this.record.origin?.position : undefined
     try {
       await addon.sealReplica(handle, sealMs)
     } catch (error) {
@@ -298,20 +486,16 @@ export class StandbyGroup {
         error,
       )
     }
+    const counters = this.#counters()
+    const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
     this.#replica = undefined
     addon.closeReplica(handle)
-    promotion.sealed = true
-    store.save(this.record)
+    this.#reign.seal(virgin ?? applied)
   }
 
-  #serve(): void {
-    const { addon, store, random64 } = this.deps
-    const { promotion } = this.record
-    if (promotion === undefined) return
-    promotion.incarnation = random64()
-    store.save(this.record)
-    const volumes = this.record.volumes.map(volume => ({ name: volume.name, path: store.imagePath(volume) }))
-    this.#promoted = imageGroup(addon, this.record.group, volumes, promotion.incarnation)
+  #refuseStandby(name: string, action: string): void {
+    if (this.record.promotion === undefined)
+      throw new SafetyRefusal('IS_STANDBY', `${action} ${name}: this host is its standby; ask the daemon of its master`)
   }
 
   #refuseUnusable(action: string): void {
@@ -339,11 +523,29 @@ export class StandbyGroup {
     }
   }
 
-  #noteHello({ durability, generation }: Hello): void {
-    if (this.record.durability === durability && this.record.generation === generation) return
-    this.record.durability = durability
-    this.record.generation = generation
-    this.deps.store.save(this.record)
+  /** The first step is complete: what the image was before is over, and it is a cut of the master's history. */
+  #isWhole(hello: Hello): void {
+    delete this.record.origin
+    this.#noteHello(hello)
+  }
+
+  #noteHello(hello: Hello): void {
+    const { record } = this
+    const { durability, generation, history, volumes } = hello
+    this.#hello = hello
+    const before = JSON.stringify(encodeReplica(record))
+    record.durability = durability
+    delete record.final
+    for (const volume of record.volumes) {
+      const { excluded = [] } = volumes.find(({ name }) => name === volume.name) ?? {}
+      if (excluded.length > 0) volume.excluded = excluded
+      else delete volume.excluded
+    }
+    if (record.origin === undefined) {
+      record.generation = generation
+      record.history = history
+    }
+    if (JSON.stringify(encodeReplica(record)) !== before) this.deps.store.save(record)
   }
 
   async #drain(replica: OpenReplica, drainMs: number): Promise<boolean> {
@@ -379,6 +581,7 @@ export class StandbyGroup {
    * the phase is not fresh, and the master must compare.
    */
   #isFresh(counters: Counters): boolean {
+    if (this.record.origin !== undefined) return false
     return counters['phase'] === phase.fresh && this.record.volumes.every(volume => volume.device === undefined)
   }
 

@@ -15,6 +15,9 @@ export interface StandbyFacts {
   sessionAddress: string
   /** What is wrong with the replica itself; '' when nothing is. */
   error: string
+  /** Why the master, which this host has to connect to, is not reached; '' when that is not so. */
+  away: string
+  diverged: boolean
   sinceMs: number
   nowMs: number
   lagSeconds: number
@@ -30,7 +33,12 @@ export function standbyState({
   sessionAddress,
   error,
   nowMs,
-}: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds'>): {
+  away = '',
+  diverged = false,
+}: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds' | 'away' | 'diverged'> & {
+  away?: string
+  diverged?: boolean
+}): {
   state: VolumeState
   reason: string
 } {
@@ -38,9 +46,10 @@ export function standbyState({
   const unusable = isUsable(counters) ? '' : '; the first copy is not complete, so it is not usable'
   if (sessionAddress === '') {
     const heard = lastHeard(counters, nowMs)
+    if (diverged) return { state: 'diverged', reason: away }
     return {
       state: 'detached',
-      reason: `${error === '' ? '' : `${error}; `}no session with the master${heard}${unusable}`,
+      reason: `${error === '' ? '' : `${error}; `}no session with the master${heard}${away === '' ? '' : `; ${away}`}${unusable}`,
     }
   }
   if (now < phase.cut)

@@ -8,17 +8,20 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, systemClock } from '../core/clock.js'
-import type { StandbyConfig } from '../core/config-types.js'
+import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import { readDeviceFacts } from '../core/device-facts.js'
-import { describe, UnderstudyError, UsageError } from '../core/errors.js'
+import { describe, SafetyRefusal, UnderstudyError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
+import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import { CounterReader } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
 import {
+  decodeAbdicate,
+  decodeFollow,
   decodeHello,
   decodeVersions,
   encodeRefused,
@@ -26,15 +29,19 @@ import {
   type RefusalCode,
   typeOf,
 } from '../transport/messages.js'
+import { openTransport as openOutgoing } from '../transport/open-transport.js'
 import { QuicTransport } from '../transport/quic.js'
 import { ReachableByTunnel } from '../transport/tunnel-door.js'
 import type { Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
+import { Follow } from './follow.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
-import type { ExportedVolume } from './open-volumes.js'
-import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import { type ExportedVolume, savedGroup } from './open-volumes.js'
+import type { Origin, ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
-import { StandbyGroup } from './standby-group.js'
+import { type Following, StandbyGroup } from './standby-group.js'
+import { newestSaved } from './saved-regions.js'
 import { Store } from './store.js'
 import type { StandbyView } from './views.js'
 
@@ -45,6 +52,11 @@ export interface StandbyDeps {
   log: Logger
   clock?: Clock
   random64?: () => bigint
+  reigns: Reigns
+  /** This host's own groups: of some it may be the standby by now. */
+  groups: GroupConfig[]
+  /** What this host is the master of has changed. */
+  changed?: () => void
   /** Instead of QUIC. */
   listen?: (listening: Listening) => Transport
 }
@@ -130,6 +142,62 @@ export class Standby {
     )
   }
 
+  /** Of whose groups this host is the master since a promotion. */
+  masters(): ReigningMaster[] {
+    return [...this.#groups.values()].flatMap(({ promoted }) => promoted ?? [])
+  }
+
+  /** A group that is configured here, and of which this host has ceased to be the master. */
+  has(group: string): boolean {
+    return this.#groups.has(group)
+  }
+
+  /** On disk when it returns: this host is the standby of a group of its own from now on. */
+  adopt(
+    own: GroupConfig,
+    volumes: readonly Pick<ReplicaVolume, 'name' | 'uuid' | 'sizeBytes'>[],
+    history: readonly Reign[],
+    origin: Origin,
+  ): void {
+    this.#store.save({
+      group: own.name,
+      masterId: own.standby?.id ?? '',
+      replicaId: randomUUID(),
+      generation: origin.reign,
+      history: [...history],
+      durability: own.durability,
+      imagesMade: true,
+      volumes: volumes.map(({ name, uuid, sizeBytes }) => ({ name, uuid, sizeBytes, device: deviceOf(own, name) })),
+      origin,
+    })
+  }
+
+  /** Opens what adopt() has put on disk. */
+  async openAdopted(own: GroupConfig): Promise<void> {
+    const record = this.#store.read(own.name)
+    if (record !== undefined && !this.#groups.has(own.name)) await this.#add(record).open()
+  }
+
+  demote(volume: string, takeOver: boolean, drainMs: number): Promise<string[]> {
+    return this.#find('demote', volume).group.demote(volume, takeOver, drainMs)
+  }
+
+  resolve(volume: string): Promise<string[]> {
+    return this.#find('resolve', volume).group.yieldTo(volume)
+  }
+
+  pause(volume: string): Promise<void> {
+    return this.#find('pause', volume).group.pause()
+  }
+
+  resume(volume: string): void {
+    this.#find('resume', volume).group.resume()
+  }
+
+  invalidate(volume: string): Promise<void> {
+    return this.#find('invalidate', volume).group.invalidate()
+  }
+
   async view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
     const found = this.#find('export', volume)
     return found.group.view(found.volume, options.writable)
@@ -147,8 +215,22 @@ export class Standby {
   /** Volumes that were promoted, now or before a restart, and are to be served. */
   promoted(): PromotedExport[] {
     return [...this.#groups.values()].flatMap(({ promoted, record }) =>
-      (promoted?.exported ?? []).map(exported => ({ exported, listen: record.promotion?.listen })),
+      (promoted?.exports() ?? []).map(exported => ({ exported, listen: record.promotion?.listen })),
     )
+  }
+
+  get savedDirectory(): string {
+    return this.#store.savedDirectory
+  }
+
+  /** What a resolve() has saved: `file`, or the newest of the volume. */
+  saved(volume: string, file: string): StandbyView {
+    const path = file === '' ? newestSaved(this.#store.savedDirectory, volume) : file
+    const { addon } = this.#deps
+    const open = savedGroup(addon, volume, path, (this.#deps.random64 ?? random64)())
+    const [exported] = open.exported
+    if (exported === undefined) throw new UsageError(`export ${volume}: the engine opened nothing of ${path}`)
+    return { exported, position: { incarnation: '0', sequence: '0' }, close: () => open.close() }
   }
 
   setAllow(ids: string[]): void {
@@ -174,18 +256,24 @@ export class Standby {
     const ended = new Promise<void>(resolve => (end = resolve))
     const cancel = this.#clock.after(helloTimeoutMs, () => session.close(`no hello within ${helloTimeoutMs / 1000} s`))
     let greeted = false
+    let master: SessionHandler | undefined
     return {
       established: () => undefined,
       message: (_, message) => {
-        if (typeOf(message) !== 'hello') return
+        if (master !== undefined) return master.message(session, message)
+        const type = typeOf(message)
+        if (type === 'abdicate') return this.#heardOf(session, message)
+        if (type !== 'hello' && type !== 'follow') return
         cancel()
         if (greeted) return session.close('a second hello in one session')
         greeted = true
-        void this.#greet(session, ended, message)
+        if (type === 'follow') master = this.#offer(session, message)
+        else void this.#greet(session, ended, message)
       },
       closed: (_, reason, text) => {
         cancel()
         this.#sessions--
+        master?.closed(session, reason, text)
         this.#log.info(
           `session with master ${session.peerId.slice(0, 16)} at ${session.address} ended (${reason}${text === '' ? '' : `: ${text}`})`,
         )
@@ -199,8 +287,19 @@ export class Standby {
       const versions = chooseVersion(decodeVersions(message), ownVersions(version))
       if ('problem' in versions) return this.#refuse(session, 'protocol', versions.problem)
       const hello = { ...decodeHello(message), protocol: versions.version }
+      const known = this.#groups.get(hello.group)
+      if (known?.record.masterId === session.peerId) await known.giveWay(hello)
       const refusal = judgeHello(hello, session.peerId, this.#storeView())
-      if (refusal !== undefined) return this.#refuse(session, refusal.code, refusal.message)
+      if (refusal !== undefined) {
+        if (known?.record.masterId === session.peerId && ['promoted', 'diverged'].includes(refusal.code))
+          known.noteOutranked({
+            code: refusal.code === 'promoted' ? 'challenged' : 'diverged',
+            message: refusal.message,
+            history: hello.history,
+            yield: false,
+          })
+        return this.#refuse(session, refusal.code, refusal.message, known?.record.history, known?.promoted?.mustYield)
+      }
       const group = this.#groups.get(hello.group) ?? this.#create(hello, session.peerId)
       await group.welcome({ session, ended }, hello)
     } catch (error) {
@@ -213,10 +312,69 @@ export class Standby {
     }
   }
 
-  #refuse(session: Session, code: RefusalCode, message: string): void {
+  /** A host that was configured with our address has a copy, and wants a master. */
+  #offer(session: Session, message: unknown): SessionHandler | undefined {
+    try {
+      const follow = decodeFollow(message)
+      const group = this.#groups.get(follow.group)
+      if (group?.record.masterId !== session.peerId)
+        throw new SafetyRefusal('OTHER_MASTER', `group ${follow.group}: it is not one of this peer's here`)
+      const master = group.offer(session)
+      if (master === undefined) {
+        const todo = `'understudy promote', on either side, makes that side the master`
+        this.#refuse(session, 'not-master', `group ${follow.group}: neither side is its master now; ${todo}`)
+      }
+      return master
+    } catch (error) {
+      this.#refuse(session, 'failed', describe(error))
+      return undefined
+    }
+  }
+
+  #heardOf(session: Session, message: unknown): void {
+    const abdicate = decodeAbdicate(message)
+    for (const group of this.#groups.values())
+      group.abdicated({ session }, abdicate).catch((error: unknown) => this.#log.error(describe(error)))
+  }
+
+  /** To the other host, which reigns over a group of this host's own. */
+  #follow(own: GroupConfig, group: StandbyGroup): Following {
+    const peer = own.standby
+    if (peer === undefined) throw new UsageError(`group ${own.name}: no standby is configured`)
+    const { record } = group
+    return new Follow({
+      group: own.name,
+      peer,
+      transport: openOutgoing(own, this.#deps),
+      clock: this.#clock,
+      log: this.#log,
+      history: () => record.history,
+      greet: (session, ended, hello) => void this.#greet(session, ended, hello),
+      said: (session, message) => {
+        if (typeOf(message) === 'abdicate') this.#heardOf(session, message)
+      },
+      refused: refused => {
+        // Given away to a standby that was to take over at once, and has not: nobody else can have it.
+        const again = refused.code === 'not-master' && record.origin?.switchover === true
+        if (!again) return
+        group
+          .promote(own.name, { acceptLoss: false })
+          .then(() => this.#deps.changed?.())
+          .catch((error: unknown) => this.#log.error(describe(error)))
+      },
+    })
+  }
+
+  #refuse(
+    session: Session,
+    code: RefusalCode,
+    message: string,
+    history: readonly Reign[] = [],
+    mustYield = false,
+  ): void {
     this.#log.warn(`refused master ${session.peerId} at ${session.address}: ${message}`)
     // The master closes the session when it has read this.
-    session.send(encodeRefused(code, message))
+    session.send(encodeRefused(code, message, history, mustYield))
     this.#clock.after(helloTimeoutMs, () => session.close('refused'))
   }
 
@@ -226,11 +384,13 @@ export class Standby {
       masterId,
       replicaId: randomUUID(),
       generation: hello.generation,
+      history: hello.history,
       durability: hello.durability,
       imagesMade: false,
-      volumes: hello.volumes.map(({ name, uuid, sizeBytes }) => {
+      volumes: hello.volumes.map(({ name, uuid, sizeBytes, excluded }) => {
         const device = this.#config.devices.get(name)
-        return { name, uuid, sizeBytes, ...(device === undefined ? {} : { device }) }
+        const left = excluded.length === 0 ? {} : { excluded }
+        return { name, uuid, sizeBytes, ...left, ...(device === undefined ? {} : { device }) }
       }),
     }
     this.#store.create(record)
@@ -246,6 +406,11 @@ export class Standby {
       log: this.#log,
       store: this.#store,
       random64: this.#deps.random64 ?? random64,
+      ownId: this.#deps.identity.id,
+      reigns: this.#deps.reigns,
+      own: this.#own(record.group),
+      follow: (own, group) => this.#follow(own, group),
+      changed: () => this.#deps.changed?.(),
     })
     this.#groups.set(record.group, group)
     return group
@@ -263,9 +428,14 @@ export class Standby {
     }
   }
 
+  #own(group: string): GroupConfig | undefined {
+    return this.#deps.groups.find(({ name }) => name === group)
+  }
+
   #checkDevices(record: ReplicaRecord): void {
+    const own = this.#own(record.group)
     for (const volume of record.volumes) {
-      const configured = this.#config.devices.get(volume.name)
+      const configured = own === undefined ? this.#config.devices.get(volume.name) : deviceOf(own, volume.name)
       if (configured === volume.device) continue
       const [was, now] = [volume.device, configured].map(device => device ?? `STORE/${volume.name}/image.raw`)
       throw new UnderstudyError(
@@ -307,12 +477,17 @@ export class Standby {
   }
 }
 
+const deviceOf = (own: GroupConfig, name: string): string =>
+  own.volumes.find(volume => volume.name === name)?.device ?? ''
+
 function openTransport(
   config: StandbyConfig,
   deps: StandbyDeps,
   door: Pick<Listening, 'accept' | 'rejected'>,
 ): Transport {
-  const listening: Listening = { address: config.listen, allow: config.allow, ...door }
+  const { listen } = config
+  if (listen === undefined) return nowhere
+  const listening: Listening = { address: listen, allow: config.allow, ...door }
   if (deps.listen !== undefined) return deps.listen(listening)
   const quic = new QuicTransport({
     addon: deps.addon,
@@ -325,11 +500,21 @@ function openTransport(
   return new ReachableByTunnel(quic, {
     addon: deps.addon,
     identityPem: deps.identity.pem,
-    address: { host: config.listen.host, port: quic.port },
+    address: { host: listen.host, port: quic.port },
     allowed: config.allow,
     log: deps.log,
     rejected: door.rejected,
   })
+}
+
+/** Nobody connects to this host. */
+const nowhere: Transport = {
+  port: 0,
+  connect: () => {
+    throw new UsageError('this transport neither listens nor connects')
+  },
+  allow: () => undefined,
+  close: () => undefined,
 }
 
 /** While there is nobody to hear it; the master comes again. */

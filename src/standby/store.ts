@@ -5,6 +5,7 @@
  *   STORE/.groups/GROUP/replica.json     whose copy it is (replica-file.ts)
  *   STORE/.groups/GROUP/segments/ ...    the engine's log and watermark
  *   STORE/VOLUME/image.raw               the copy
+ *   STORE/.saved/VOLUME-TIME.raw         what a side had that lost a decision
  *
  * Guarantees: one daemon at a time, whatever the timing; names that come from a master cannot lead out of the store.
  */
@@ -62,6 +63,11 @@ export class Store {
     return volume.device ?? join(this.imageDirectory(volume.name), 'image.raw')
   }
 
+  /** Of what a side had that lost a decision (saved-regions.ts). */
+  get savedDirectory(): string {
+    return join(this.path, '.saved')
+  }
+
   hasImage(volume: string): boolean {
     return existsSync(this.imagePath({ name: volume }))
   }
@@ -75,6 +81,10 @@ export class Store {
     for (const volume of record.volumes)
       if (volume.device === undefined) makeDirectory(this.imageDirectory(volume.name))
     this.save(record)
+  }
+
+  read(group: string): ReplicaRecord | undefined {
+    return readReplica(join(this.groupDirectory(group), 'replica.json'))
   }
 
   /** All groups of the store. A folder whose file cannot be read is reported and left alone. */

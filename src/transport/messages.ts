@@ -5,11 +5,17 @@
  *   hello (who, which volumes)  ------->  judges it; makes or finds the replica, routes the session's records to it
  *                               <-------  welcome (where its history stands) or refused (why)
  *   attaches the engine, records flow
+ *   abdicate (my last record)   ------->  notes it, and takes over if asked to
+ *                               <-------  noted
+ *
+ * Whoever was configured with the other's address connects. Is it the standby by now, it says `follow` first, and the
+ * other side says hello. A copy that was a master's device before says `suspects` before its welcome: where it may differ.
  *
  * 64-bit numbers are decimal strings. A peer is not believed: every field is checked for type and bounds here. Fields
  * that are not known are ignored, so that a newer peer may say more.
  */
 import { UnderstudyError } from '../core/errors.js'
+import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
 
 /** Versions of the link this program speaks. N talks to N - 1; the standby is upgraded first. */
 export const protocol = { newest: 1, oldest: 1 } as const
@@ -20,6 +26,8 @@ export interface HelloVolume {
   sizeBytes: bigint
   /** Bytes: the master device's sector. */
   blockMin: number
+  /** What is not replicated: [start, end) pairs. */
+  excluded: bigint[]
 }
 
 export interface Hello {
@@ -29,6 +37,10 @@ export interface Hello {
   group: string
   incarnation: bigint
   generation: string
+  /** All reigns up to this one. */
+  history: Reign[]
+  /** The operator has decided that this reign of the peer's goes: it saves what only it has, and follows. */
+  discard: string
   durability: string
   hostname: string
   volumes: HelloVolume[]
@@ -46,15 +58,56 @@ export interface Welcome {
   fresh: boolean
   /** The images are no cut: unusable until a step is applied. */
   initial: boolean
+  /** The name under which a new master knows what was the old one's device: "ID:REIGN"; '' for other copies. */
+  alias: string
 }
 
-/** bad-hello and protocol: a defect or a version; other-*, size, sector: another volume; promoted: it took over. */
+/** The sender was configured with our address, and has a copy: be its master. */
+export interface Follow {
+  protocol: number
+  protocolOldest: number
+  program: string
+  group: string
+  history: Reign[]
+}
+
+/** Part of where the sender's copy may differ: [start, end) pairs of one volume. */
+export interface Suspects {
+  volume: string
+  ranges: bigint[]
+}
+
+export interface Abdicate {
+  position: Position
+  /** Take over at once. Otherwise: you may, whenever you are told to. */
+  takeOver: boolean
+}
+
+/**
+ * bad-hello and protocol: a defect or a version; other-*, size, sector: another volume; promoted: it took over, and knows
+ * our reign; diverged: neither side's history continues the other's; not-master: it has been asked to be one, and is not.
+ */
 export type RefusalCode =
-  'bad-hello' | 'protocol' | 'other-master' | 'other-volume' | 'size' | 'sector' | 'promoted' | 'failed' | 'stopping'
+  | 'bad-hello'
+  | 'protocol'
+  | 'other-master'
+  | 'other-volume'
+  | 'size'
+  | 'sector'
+  | 'promoted'
+  | 'diverged'
+  | 'not-master'
+  | 'paused'
+  | 'failed'
+  | 'stopping'
 
 export interface Refused {
   code: string
   message: string
+  /** Of the side that refuses; empty when it does not matter. */
+  history: Reign[]
+  /** The operator there has decided: save what only you have, and follow. */
+  yield: boolean
 }
 
 /** A message that breaks the rules above. */
@@ -67,20 +120,49 @@ export class MessageError extends UnderstudyError {
 const textMax = 1000
 const nameMax = 200
 const volumesMax = 64
+/** Numbers of a list of ranges: a message has at most 64 KiB. */
+const rangesMax = 2000
 const sequenceMax = (1n << 63n) - 1n
 const incarnationMax = (1n << 64n) - 1n
 
 export function encodeHello(hello: Hello): object {
-  const volumes = hello.volumes.map(volume => ({ ...volume, sizeBytes: String(volume.sizeBytes) }))
-  return { type: 'hello', ...hello, incarnation: String(hello.incarnation), volumes }
+  const volumes = hello.volumes.map(volume => ({
+    ...volume,
+    sizeBytes: String(volume.sizeBytes),
+    excluded: volume.excluded.slice(0, rangesMax).map(String),
+  }))
+  const history = encodeReigns(hello.history)
+  return { type: 'hello', ...hello, incarnation: String(hello.incarnation), history, volumes }
 }
 
 export function encodeWelcome(welcome: Welcome): object {
   return { type: 'welcome', ...welcome, incarnation: String(welcome.incarnation), received: String(welcome.received) }
 }
 
-export function encodeRefused(code: RefusalCode, message: string): object {
-  return { type: 'refused', code, message: message.slice(0, textMax) }
+export function encodeRefused(
+  code: RefusalCode,
+  message: string,
+  history: readonly Reign[] = [],
+  mustYield = false,
+): object {
+  return { type: 'refused', code, message: message.slice(0, textMax), history: encodeReigns(history), yield: mustYield }
+}
+
+export function encodeFollow(follow: Follow): object {
+  return { type: 'follow', ...follow, history: encodeReigns(follow.history) }
+}
+
+/** In as many messages as it takes. */
+export function encodeSuspects(volume: string, ranges: readonly bigint[]): object[] {
+  const messages: object[] = []
+  for (let at = 0; at < ranges.length; at += rangesMax)
+    messages.push({ type: 'suspects', volume, ranges: ranges.slice(at, at + rangesMax).map(String) })
+  return messages
+}
+
+export function encodeAbdicate({ position, takeOver }: Abdicate): object {
+  const { incarnation, sequence } = position
+  return { type: 'abdicate', takeOver, incarnation: String(incarnation), sequence: String(sequence) }
 }
 
 /** '' for what is no message at all. */
@@ -98,6 +180,8 @@ export function decodeHello(message: unknown): Hello {
     group: fields.text('group', nameMax),
     incarnation: fields.big('incarnation', 1n, incarnationMax),
     generation: fields.text('generation', nameMax),
+    history: historyOf(fields) ?? [firstReign(fields.text('generation', nameMax), '')],
+    discard: fields.optionalText('discard', nameMax),
     durability: fields.text('durability', nameMax),
     hostname: fields.text('hostname', textMax),
     volumes: fields.list('volumes', volumesMax).map(item => decodeVolume(item)),
@@ -121,6 +205,7 @@ function decodeVolume(item: unknown): HelloVolume {
     uuid: fields.text('uuid', nameMax),
     sizeBytes: fields.big('sizeBytes', 1n, sequenceMax),
     blockMin: fields.integer('blockMin', 1, 1 << 20),
+    excluded: fields.bigs('excluded', rangesMax),
   }
 }
 
@@ -134,12 +219,52 @@ export function decodeWelcome(message: unknown): Welcome {
     received: fields.big('received', 0n, sequenceMax),
     fresh: fields.boolean('fresh'),
     initial: fields.boolean('initial'),
+    alias: fields.optionalText('alias', nameMax),
   }
 }
 
 export function decodeRefused(message: unknown): Refused {
   const fields = new Fields(message, 'refused')
-  return { code: fields.text('code', nameMax), message: fields.text('message', textMax) }
+  return {
+    code: fields.text('code', nameMax),
+    message: fields.text('message', textMax),
+    history: historyOf(fields) ?? [],
+    yield: fields.optional('yield') === true,
+  }
+}
+
+export function decodeFollow(message: unknown): Follow {
+  const fields = new Fields(message, 'follow')
+  return {
+    protocol: fields.integer('protocol', 1, 0xffff),
+    protocolOldest: fields.integer('protocolOldest', 1, 0xffff),
+    program: fields.text('program', nameMax),
+    group: fields.text('group', nameMax),
+    history: historyOf(fields) ?? [],
+  }
+}
+
+export function decodeSuspects(message: unknown): Suspects {
+  const fields = new Fields(message, 'suspects')
+  return { volume: fields.text('volume', nameMax), ranges: fields.bigs('ranges', rangesMax) }
+}
+
+export function decodeAbdicate(message: unknown): Abdicate {
+  const fields = new Fields(message, 'abdicate')
+  const position = {
+    incarnation: fields.big('incarnation', 0n, incarnationMax),
+    sequence: fields.big('sequence', 0n, sequenceMax),
+  }
+  return { position, takeOver: fields.boolean('takeOver') }
+}
+
+/** Undefined when it is missing: an older program's. */
+function historyOf(fields: Fields): Reign[] | undefined {
+  const value = fields.optional('history')
+  if (value === undefined) return undefined
+  const history = decodeReigns(value)
+  if (history === undefined) throw new MessageError("message: 'history' must be a list of reigns")
+  return history
 }
 
 class Fields {
@@ -178,6 +303,25 @@ class Fields {
     const value = this.#get(name)
     if (typeof value === 'boolean') return value
     throw this.#wrong(name, 'true or false')
+  }
+
+  /** '' when it is missing. */
+  optionalText(name: string, charactersMax: number): string {
+    return this.#get(name) === undefined ? '' : this.text(name, charactersMax)
+  }
+
+  optional(name: string): unknown {
+    return this.#get(name)
+  }
+
+  /** Empty when it is missing. */
+  bigs(name: string, lengthMax: number): bigint[] {
+    const value = this.#get(name) ?? []
+    if (!Array.isArray(value) || value.length > lengthMax) throw this.#wrong(name, `a list of at most ${lengthMax}`)
+    return (value as unknown[]).map(item => {
+      if (typeof item === 'string' && /^\d{1,20}$/.test(item) && BigInt(item) <= sequenceMax) return BigInt(item)
+      throw this.#wrong(name, 'a list of decimal digits')
+    })
   }
 
   list(name: string, lengthMax: number): unknown[] {

@@ -137,6 +137,15 @@ static void dirty_map() {
     right &= map.dirty_bytes() == bytes && listed == bytes && map.any() == (bytes != 0);
   }
   check(right, "the dirty map has exactly what was marked, also in a volume with an odd tail");
+  bool covered = true;
+  for (size_t most : {1, 2, 3, 5, 100}) {
+    DirtyMap merged(size);
+    const auto runs = map.runs(most);
+    covered &= runs.size() <= most;
+    for (const auto &run : runs) merged.mark(run.start, run.end);
+    for (uint64_t i = 0; i < map.words(); i++) covered &= (map.word(i) & ~merged.word(i)) == 0 && (most < 100 || merged.word(i) == map.word(i));
+  }
+  check(covered, "told in fewer runs than it has, the dirty map leaves nothing out");
 }
 
 static void extents() {

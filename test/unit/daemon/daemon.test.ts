@@ -50,6 +50,8 @@ function stage(
         ? Promise.reject(new Error('in use'))
         : Promise.resolve(fakeMaster(config, notes, outcome)),
     openStandby: config => Promise.resolve(fakeStandby(config, notes)),
+    suspects: () => Promise.resolve(undefined),
+    saveRegions: () => Promise.resolve([]),
     stop: reason => void notes.push(`stop: ${reason}`),
   })
   const state = join(directory, 'state')
@@ -147,7 +149,7 @@ t.test('an export lives as long as its caller; a detached one until it is ended'
   const { daemon, notes, client } = stage(t, 'state = "state"\n' + standby)
   await daemon.start()
   notes.length = 0
-  const request: ExportRequest = { volume: 'copy', listen: '127.0.0.1:0', writable: true, detach: false }
+  const request: ExportRequest = { volume: 'copy', listen: '127.0.0.1:0', writable: true, detach: false, saved: '' }
   for await (const event of client.stream<ExportEvent>('/export', request)) {
     t.same(event, { uri: 'nbd://127.0.0.1:40001/copy', position: { incarnation: '1', sequence: '2' } })
     break
@@ -167,7 +169,8 @@ t.test('what an export cannot be is refused, and no view is left open', async t 
   const { daemon, notes, client } = stage(t, head + standby + group('one'))
   await daemon.start()
   const attempt = async (changes: Partial<ExportRequest>): Promise<void> => {
-    const request: ExportRequest = { volume: 'copy', listen: '127.0.0.1:0', writable: false, detach: true, ...changes }
+    const plain = { volume: 'copy', listen: '127.0.0.1:0', writable: false, detach: true, saved: '' }
+    const request: ExportRequest = { ...plain, ...changes }
     for await (const _ of client.stream('/export', request)) continue
   }
   await t.rejects(attempt({ volume: 'none' }), { exitCode: 1, message: /no volume 'none' here; there are: one, copy/ })

@@ -57,6 +57,15 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     status: () => config.volumes.map(({ name }) => ({ ...masterStatus, name, group: config.name })),
     verify: () =>
       Promise.resolve({ chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] }),
+    history: [],
+    volumeIdentities: [],
+    outranked: undefined,
+    firstContact: () => Promise.resolve(),
+    provenPosition: () => undefined,
+    pause: () => void notes.push(`pause ${config.name}`),
+    resume: () => void notes.push(`resume ${config.name}`),
+    invalidate: () => void notes.push(`invalidate ${config.name}`),
+    prevail: () => undefined,
     close: async ({ drainMs }) => {
       notes.push(`close group ${config.name} in ${drainMs}`)
       return outcome()
@@ -82,6 +91,19 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
       }
     },
     promote: () => Promise.reject(new NativeError('promote', new Error('not here'))),
+    masters: () => [],
+    has: () => false,
+    adopt: () => undefined,
+    openAdopted: () => Promise.resolve(),
+    demote: () => Promise.reject(new NativeError('demote', new Error('not here'))),
+    resolve: () => Promise.reject(new NativeError('resolve', new Error('not here'))),
+    pause: async volume => void notes.push(`pause copy ${volume}`),
+    resume: volume => void notes.push(`resume copy ${volume}`),
+    invalidate: async volume => void notes.push(`invalidate copy ${volume}`),
+    saved: () => {
+      throw new NativeError('export', new Error('not here'))
+    },
+    savedDirectory: '',
     setAllow: ids => void notes.push(`allow ${ids.length}`),
     close: async () => {
       notes.push('close standby')

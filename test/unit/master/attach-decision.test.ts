@@ -11,7 +11,7 @@ import {
 const now = 100n
 const before = 50n
 const copy: KnownCopy = { replicaId: 'copy', positions: [{ incarnation: before, durable: 10n }] }
-const welcome = { replicaId: 'copy', incarnation: before, received: 10n, fresh: false, initial: false }
+const welcome = { replicaId: 'copy', alias: '', incarnation: before, received: 10n, fresh: false, initial: false }
 const facts = (changes: Partial<AttachFacts>): AttachFacts => ({
   incarnation: now,
   durable: 0n,

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 
+import { firstReign } from '../../../src/core/reigns.js'
 import { makeDirectory, readJson, removeDurably, writeJson } from '../../../src/core/atomic-file.js'
 import { readDeviceFacts } from '../../../src/core/device-facts.js'
 import { encodeGroup, groupPath, readGroup } from '../../../src/master/group-file.js'
@@ -36,6 +37,7 @@ t.test('what a clean stop wrote is read back; what cannot be understood is an un
   const record = {
     incarnation: 1n << 63n,
     generation: 'ab',
+    history: [firstReign('ab', 'then')],
     excluded: { u: [0n, 1n << 50n] },
     live: {
       known: { replicaId: 'r', positions: [{ incarnation: 5n, durable: 8n }] },
@@ -51,7 +53,7 @@ t.test('what a clean stop wrote is read back; what cannot be understood is an un
   t.equal(readGroup(state, 'g'), undefined)
   writeJson(groupPath(state, 'g'), encodeGroup(record))
   t.same(readGroup(state, 'g'), record)
-  writeJson(groupPath(state, 'g'), encodeGroup({ incarnation: 3n, generation: 'ab', excluded: {} }))
+  writeJson(groupPath(state, 'g'), encodeGroup({ incarnation: 3n, generation: 'ab', history: [], excluded: {} }))
   t.equal(readGroup(state, 'g')?.clean, undefined)
   writeJson(groupPath(state, 'g'), { incarnation: '3', clean: { sequence: 'x', volumes: [] } })
   t.equal(readGroup(state, 'g')?.clean, undefined)

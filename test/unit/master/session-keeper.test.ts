@@ -1,6 +1,6 @@
 import t from 'tap'
 
-import { Backoff } from '../../../src/master/backoff.js'
+import { Backoff } from '../../../src/core/backoff.js'
 import { SessionKeeper } from '../../../src/master/session-keeper.js'
 import type { Hello } from '../../../src/transport/messages.js'
 import { FakeClock, FakeTransport, rememberingLog } from '../transport/fakes.js'
@@ -12,9 +12,11 @@ const hello: Hello = {
   group: 'g',
   incarnation: 1n,
   generation: '',
+  history: [],
+  discard: '',
   durability: 'flush',
   hostname: 'h',
-  volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512 }],
+  volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512, excluded: [] }],
 }
 const welcome = {
   type: 'welcome',

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 
 import type { StandbyConfig } from '../../../src/core/config-types.js'
+import { openReign } from '../../../src/master/reign-opening.js'
 import { Standby } from '../../../src/standby/standby.js'
 import {
   errno,
@@ -55,6 +56,20 @@ async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}
     identity: { pem: '', id: 'c'.repeat(64) },
     log,
     clock,
+    reigns: {
+      open: request => {
+        for (const { device } of request.config.volumes) {
+          mkdirSync(join(device, '..'), { recursive: true })
+          writeFileSync(device, Buffer.alloc(1 << 20))
+        }
+        return openReign(request, {
+          ...{ addon: fake.addon, events: fake, identity: { pem: '', id: 'c'.repeat(64) }, log, clock },
+          stateDirectory: join(store, '..', 'state'),
+        })
+      },
+      suspects: () => Promise.resolve(undefined),
+    },
+    groups: [],
     listen: listening => (transport = new FakeTransport(listening)),
   })
   t.teardown(() => standby.close({ drainMs: 0 }))
@@ -348,9 +363,9 @@ t.test('promotion needs --accept-loss, ends the session, seals, serves, and shut
 
   const { messages } = await standby.promote('disk1', { acceptLoss: true, force: false, listen: 'unix:/s' })
   t.match(messages.join('\n'), /promoted at sequence[^]*last heard 1m 40s ago/)
-  t.same(fake.calls.slice(-3), ['sealReplica', 'closeReplica', 'openGroup'])
+  t.same(fake.calls.slice(-4), ['sealReplica', 'closeReplica', 'openGroup', 'fillMap'])
   t.match(fake.groups.at(-1), {
-    replicated: false,
+    replicated: true,
     volumes: [{ device: { path: join(store, 'disk1', 'image.raw') }, readOnly: false }],
   })
   t.match(standby.promoted(), [{ exported: { name: 'disk1', readOnly: false }, listen: 'unix:/s' }])
@@ -377,7 +392,7 @@ t.test('a promotion that was cut short by a crash is carried on by the next star
   await standby.close({ drainMs: 0 })
   const fakeAfter = new FakeAddon()
   await open(t, store, {}, fakeAfter)
-  t.same(fakeAfter.calls, ['openReplica', 'sealReplica', 'closeReplica', 'openGroup'])
+  t.same(fakeAfter.calls, ['openReplica', 'sealReplica', 'closeReplica', 'openGroup', 'fillMap'])
 })
 
 t.test('a copy that is being exported is not promoted under its clients', async t => {

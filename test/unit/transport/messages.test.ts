@@ -13,9 +13,11 @@ const hello: Hello = {
   group: 'disk1',
   incarnation: 18446744073709551615n,
   generation: '00ff',
+  history: [{ id: '00ff', parent: '', fork: { incarnation: 0n, sequence: 0n }, since: '2026-01-01T00:00:00.000Z' }],
+  discard: '',
   durability: 'flush',
   hostname: 'alpha',
-  volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512 }],
+  volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512, excluded: [0n, 4096n] }],
 }
 const overTheWire = (message: object): unknown => JSON.parse(JSON.stringify(message))
 
@@ -29,11 +31,14 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
     received: 7n,
     fresh: false,
     initial: true,
+    alias: 'id:00ff',
   }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
     code: 'size',
     message: 'x'.repeat(1000),
+    history: [],
+    yield: false,
   })
   t.end()
 })

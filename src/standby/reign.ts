@@ -1,0 +1,172 @@
+/**
+ * The time in which this host is the master of a group that it had a copy of: from the promotion to the day on which it
+ * follows again. On disk (replica.json) the step comes first, always:
+ *
+ *   promotion          the old master is refused  -> sealed: the log is done with -> begun: this host's own files count
+ *   origin             it is a copy again, which once held a master's data (its log is gone before that is written)
+ *
+ * Does not: judge hellos, or serve NBD.
+ */
+import { readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+
+import { syncDirectory } from '../core/atomic-file.js'
+import { defaults, durabilities, type GroupConfig } from '../core/config-types.js'
+import { OperationError } from '../core/errors.js'
+import { nextReign, type Position } from '../core/reigns.js'
+import type { Origin, ReplicaRecord } from './replica-file.js'
+import type { ReigningMaster, Reigns } from './reigning.js'
+import { saveAll } from './saved-regions.js'
+import type { Store } from './store.js'
+
+export interface ReignDeps {
+  store: Store
+  reigns: Reigns
+  /** This host's own configuration of the group: its devices, and how the other host is reached. */
+  own: GroupConfig | undefined
+}
+
+export type Outranked = (master: ReigningMaster) => void
+
+/** Where the name of a copy that was the master's own device comes from; both sides make it in the same way. */
+export const aliasOf = (hostId: string, reign: string): string => `${hostId}:${reign}`
+
+export class Reign {
+  #master: ReigningMaster | undefined
+
+  constructor(
+    private readonly record: ReplicaRecord,
+    private readonly deps: ReignDeps,
+    private readonly outranked: Outranked,
+  ) {}
+
+  get master(): ReigningMaster | undefined {
+    return this.#master
+  }
+
+  /** The images have everything up to `fork`, and no record will come. */
+  seal(fork: Position): void {
+    const { promotion } = this.record
+    if (promotion === undefined || promotion.sealed) return
+    this.record.history = [
+      ...this.record.history,
+      nextReign(this.record.history, promotion.generation, fork, promotion.time),
+    ]
+    promotion.sealed = true
+    this.deps.store.save(this.record)
+  }
+
+  async begin(): Promise<void> {
+    const { record, deps } = this
+    const { promotion, history } = record
+    if (promotion === undefined || this.#master !== undefined) return
+    const fork = history.at(-1)?.fork ?? { incarnation: 0n, sequence: 0n }
+    const known = {
+      replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
+      positions: [{ incarnation: fork.incarnation, durable: fork.sequence }],
+    }
+    const request = { config: this.#config(), volumes: record.volumes, outranked: this.outranked }
+    this.#master = await deps.reigns.open(promotion.begun ? request : { ...request, seed: { history, known } })
+    if (promotion.begun) return
+    promotion.begun = true
+    delete record.origin
+    delete record.final
+    deps.store.save(record)
+  }
+
+  /**
+   * Gives the reign to the other side, which has everything (drained), or nothing happens. Returns whether the other side
+   * has said that it knows.
+   */
+  async abdicate(drainMs: number, takeOver: boolean): Promise<boolean> {
+    const master = this.#reigning()
+    const persist = (position: Position): void => this.#becomeCopy({ position, accepted: false, switchover: takeOver })
+    const { noted } = await master.close({ drainMs, abdicate: { persist, takeOver } })
+    this.#master = undefined
+    if (this.record.promotion === undefined) return noted === true
+    await this.begin()
+    throw new OperationError(
+      'NOT_DRAINED',
+      `group ${this.record.group}: the standby did not get everything within ${drainMs / 1000} s; this host goes on as the master`,
+    )
+  }
+
+  /** The other side's history goes on, and this one's ends. What only this side has is saved first: one line a volume. */
+  async yield(time: string): Promise<string[]> {
+    const master = this.#reigning()
+    await master.close({ drainMs: 0 })
+    this.#master = undefined
+    const { record, deps } = this
+    const suspects = await deps.reigns.suspects(record.group, record.volumes)
+    const origin = { ...(suspects === undefined ? {} : { suspects }), accepted: true, switchover: false }
+    const lines = await saveAll(record, deps.store, { ...origin, reign: '' }, time)
+    this.#becomeCopy(origin)
+    return lines
+  }
+
+  async close(drainMs: number): Promise<boolean> {
+    const master = this.#master
+    this.#master = undefined
+    return master === undefined || (await master.close({ drainMs })).drained
+  }
+
+  #becomeCopy(origin: Omit<Origin, 'reign'>): void {
+    const { record, deps } = this
+    const reign = record.history.at(-1)?.id ?? ''
+    // A log of an earlier time as a standby must not be taken for this copy's.
+    clearLog(deps.store.groupDirectory(record.group))
+    delete record.promotion
+    delete record.final
+    const suspects = origin.position === undefined ? origin.suspects : nothing(record)
+    record.origin = { ...origin, reign, ...(suspects === undefined ? {} : { suspects }) }
+    record.generation = reign
+    deps.store.save(record)
+  }
+
+  #reigning(): ReigningMaster {
+    if (this.#master === undefined)
+      throw new OperationError('NOT_OPEN', `group ${this.record.group}: it is not open as a master; the log says why`)
+    return this.#master
+  }
+
+  #config(): GroupConfig {
+    const { record, deps } = this
+    if (deps.own !== undefined) return deps.own
+    return {
+      name: record.group,
+      volumes: record.volumes.map(volume => ({
+        name: volume.name,
+        device: deps.store.imagePath(volume),
+        readOnly: false,
+        partitions: [],
+        exclude: pairs(volume.excluded ?? []),
+      })),
+      standby: { id: record.masterId, host: '', port: 0 },
+      peerConnects: true,
+      durability: durabilities.find(word => word === record.durability) ?? defaults.durability,
+      standbyLoss: { policy: defaults.onStandbyLoss },
+      bandwidth: 0,
+      resyncRate: 0,
+      maxLag: { bytes: 0, milliseconds: 0 },
+      onMaxLag: defaults.onMaxLag,
+      logBytes: defaults.logBytes,
+      peerTimeoutMs: defaults.peerTimeoutMs,
+      transport: defaults.transport,
+      drainTimeoutMs: defaults.drainTimeoutMs,
+    }
+  }
+}
+
+/** After a drain nothing is suspect. */
+export const nothing = ({ volumes }: Pick<ReplicaRecord, 'volumes'>): Record<string, bigint[]> =>
+  Object.fromEntries(volumes.map(({ name }) => [name, []]))
+
+function pairs(numbers: readonly bigint[]): { start: bigint; end: bigint }[] {
+  return numbers.flatMap((start, index) => (index % 2 === 0 ? [{ start, end: numbers[index + 1] ?? start }] : []))
+}
+
+function clearLog(directory: string): void {
+  for (const name of readdirSync(directory))
+    if (name !== 'replica.json') rmSync(join(directory, name), { recursive: true, force: true })
+  syncDirectory(directory)
+}

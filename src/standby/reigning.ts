@@ -1,0 +1,66 @@
+/** What a standby's group needs of the master that it becomes by a promotion. master/ has the class (injected: Reigns). */
+import type { GroupConfig } from '../core/config-types.js'
+import type { Position, Reign } from '../core/reigns.js'
+import type { VolumeStatus } from '../core/status-types.js'
+import type { Refused } from '../transport/messages.js'
+import type { Session, SessionHandler } from '../transport/transport.js'
+import type { ExportedVolume } from './open-volumes.js'
+import type { ReplicaVolume } from './replica-file.js'
+
+/** All that a daemon asks of a master, and what only its standby half asks. */
+export interface ReigningMaster {
+  readonly config: GroupConfig
+  readonly counterPage: number
+  readonly history: readonly Reign[]
+  readonly volumeIdentities: readonly { name: string; uuid: string; sizeBytes: bigint }[]
+  readonly outranked: Refused | undefined
+  exports(): ExportedVolume[]
+  status(): VolumeStatus[]
+  verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
+  firstContact(limitMs: number): Promise<void>
+  /** The old master, or whoever has a copy, has connected. */
+  offer(session: Session): SessionHandler | undefined
+  /** The last record, if nothing has changed since. */
+  provenPosition(): Position | undefined
+  /** A peer with another history has come. */
+  noteOutranked(refused: Refused): void
+  /** The operator has decided for this side: what the peer's next hello is answered with. */
+  readonly mustYield: boolean
+  pause(): void
+  resume(): void
+  invalidate(): void
+  prevail(): void
+  close(options: CloseOptions): Promise<{ drained: boolean; dirtyBytes: number; noted?: boolean }>
+}
+
+interface VerifyOutcome {
+  chunks: number
+  different: number
+  repaired: number
+  unreadableBytes: number
+  differences: { offset: bigint; length: bigint }[]
+  unreadable: { offset: bigint; length: bigint }[]
+}
+
+export interface CloseOptions {
+  drainMs: number
+  abdicate?: { persist: (position: Position) => void; takeOver: boolean }
+}
+
+export interface ReignRequest {
+  config: GroupConfig
+  volumes: ReplicaVolume[]
+  /** The other side does not take this host for the master. */
+  outranked: (master: ReigningMaster) => void
+  /** Of a reign that begins now; absent: it goes on after a restart. */
+  seed?: {
+    history: Reign[]
+    known: { replicaId: string; positions: { incarnation: bigint; durable: bigint }[] }
+  }
+}
+
+export interface Reigns {
+  open(request: ReignRequest): Promise<ReigningMaster>
+  /** What the last reign's dirty maps mark, [start, end) pairs by volume; undefined: they cannot be believed. */
+  suspects(group: string, volumes: ReplicaVolume[]): Promise<Record<string, bigint[]> | undefined>
+}
