@@ -72,42 +72,41 @@ void drain(Connection &connection, int peer) {
 
 }  // namespace
 
-int main(int argc, char **argv) {
-  Volume volume("v", 0, std::make_unique<Nothing>());
-  return fuzz::run("connection", argc, argv, [&volume](fuzz::Random &random) {
-    Negotiated negotiated;
-    negotiated.extended_headers = random.one_in(2);
-    negotiated.structured_replies = negotiated.extended_headers || random.one_in(2);
-    negotiated.base_allocation_id = 1;
-    fuzz::Bytes stream = make_stream(random, negotiated.extended_headers);
-    if (random.one_in(2)) fuzz::mutate(stream, random);
-    int sockets[2];
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0);
-    Fd peer(sockets[1]);
-    Connection connection(1, Fd(sockets[0]), volume, negotiated);
-    bool broken = false;
-    const auto parse = [&] {
-      ParsedRequest request;
-      for (auto parsed = Connection::Parse::kRequest; !broken && parsed != Connection::Parse::kIncomplete;) {
-        parsed = connection.next(request);
-        broken = parsed == Connection::Parse::kBroken;
-        if (parsed == Connection::Parse::kInvalid) connection.reply(request.type, request.cookie, request.offset, nbd::kEinval);
-        if (parsed == Connection::Parse::kRequest) answer(connection, request, random);
-        if (parsed == Connection::Parse::kRequest || parsed == Connection::Parse::kInvalid) connection.done(request);
-      }
-      drain(connection, peer.get());
-      CHECK(connection.held_bytes() < 40u << 20);
-    };
-    if (random.one_in(3) && !stream.empty()) {  // bytes read during the handshake
-      const size_t early = random.below(stream.size());
-      connection.feed(stream.data(), early);
-      stream.erase(stream.begin(), stream.begin() + static_cast<ptrdiff_t>(early));
-      parse();
+void fuzz::round(fuzz::Random &random) {
+  static Volume *const volume_ = new Volume("v", 0, std::make_unique<Nothing>());
+  Volume &volume = *volume_;
+  Negotiated negotiated;
+  negotiated.extended_headers = random.one_in(2);
+  negotiated.structured_replies = negotiated.extended_headers || random.one_in(2);
+  negotiated.base_allocation_id = 1;
+  fuzz::Bytes stream = make_stream(random, negotiated.extended_headers);
+  if (random.one_in(2)) fuzz::mutate(stream, random);
+  int sockets[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0);
+  Fd peer(sockets[1]);
+  Connection connection(1, Fd(sockets[0]), volume, negotiated);
+  bool broken = false;
+  const auto parse = [&] {
+    ParsedRequest request;
+    for (auto parsed = Connection::Parse::kRequest; !broken && parsed != Connection::Parse::kIncomplete;) {
+      parsed = connection.next(request);
+      broken = parsed == Connection::Parse::kBroken;
+      if (parsed == Connection::Parse::kInvalid) connection.reply(request.type, request.cookie, request.offset, nbd::kEinval);
+      if (parsed == Connection::Parse::kRequest) answer(connection, request, random);
+      if (parsed == Connection::Parse::kRequest || parsed == Connection::Parse::kInvalid) connection.done(request);
     }
-    fuzz::in_pieces(stream, random, [&](std::span<const uint8_t> part) {
-      if (broken) return;
-      CHECK(send(peer.get(), part.data(), part.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(part.size()));
-      while (connection.receive()) parse();
-    });
+    drain(connection, peer.get());
+    CHECK(connection.held_bytes() < 40u << 20);
+  };
+  if (random.one_in(3) && !stream.empty()) {  // bytes read during the handshake
+    const size_t early = random.below(stream.size());
+    connection.feed(stream.data(), early);
+    stream.erase(stream.begin(), stream.begin() + static_cast<ptrdiff_t>(early));
+    parse();
+  }
+  fuzz::in_pieces(stream, random, [&](std::span<const uint8_t> part) {
+    if (broken) return;
+    CHECK(send(peer.get(), part.data(), part.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(part.size()));
+    while (connection.receive()) parse();
   });
 }

@@ -1,12 +1,9 @@
-// What the fuzzers share: bytes by seed, mutation of valid input, delivery in odd pieces. Each fuzzer is a plain program:
-//   NAME [seconds] [seed]
-// It prints the seed of the run; the same seed gives the same inputs. A sanitizer or a CHECK ends it.
+// What the fuzzers share: choices that libFuzzer steers, mutation of valid input, delivery in odd pieces.
+// Each fuzzer makes its input out of the bytes that it is given, so that coverage guides it through checksums and
+// structures that random bytes would never pass. A sanitizer or a CHECK ends it.
 #pragma once
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -16,19 +13,32 @@
 namespace fuzz {
 using Bytes = std::vector<uint8_t>;
 
+// Takes its choices from the input, and goes on by a generator that the input seeds.
 class Random {
  public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
-  uint64_t below(uint64_t limit) { return limit ? engine_() % limit : 0; }
+  explicit Random(std::span<const uint8_t> input) : input_(input) {
+    uint64_t seed = input.size();
+    for (uint8_t byte : input) seed = (seed ^ byte) * 0x100000001b3;
+    engine_.seed(seed);
+  }
+  uint64_t below(uint64_t limit) { return limit ? next() % limit : 0; }
   bool one_in(uint64_t count) { return below(count) == 0; }
   // Numbers near the edges that parsers get wrong, or any.
   uint64_t odd() {
     static constexpr uint64_t kEdges[] = {0, 1, 512, 4096, 1u << 16, 1u << 20, 32u << 20, 1ull << 31, 1ull << 32, 1ull << 63, 0};
-    if (one_in(4)) return engine_();
+    if (one_in(4)) return next();
     return kEdges[below(std::size(kEdges))] + below(5) - 2;
   }
 
  private:
+  uint64_t next() {
+    if (at_ + 2 > input_.size()) return engine_();
+    const uint64_t value = input_[at_] | input_[at_ + 1] << 8;
+    at_ += 2;
+    return value;
+  }
+  std::span<const uint8_t> input_;
+  size_t at_ = 0;
   std::mt19937_64 engine_;
 };
 
@@ -57,19 +67,12 @@ inline void in_pieces(const Bytes &bytes, Random &random, const std::function<vo
   }
 }
 
-inline int run(const char *name, int argc, char **argv, const std::function<void(Random &)> &round) {
-  const double seconds = argc > 1 ? atof(argv[1]) : 10;
-  const uint64_t seed = argc > 2 ? strtoull(argv[2], nullptr, 10) : std::random_device{}();
-  printf("%s: seed %llu\n", name, static_cast<unsigned long long>(seed));
-  fflush(stdout);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  uint64_t rounds = 0;
-  for (; std::chrono::steady_clock::now() < end; rounds++) {
-    Random random(seed + rounds);
-    round(random);
-  }
-  printf("%s: %llu rounds\n", name, static_cast<unsigned long long>(rounds));
-  return 0;
-}
+void round(Random &random);  // each fuzzer's own: one input
 
 }  // namespace fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+  fuzz::Random random({data, bytes});
+  fuzz::round(random);
+  return 0;
+}

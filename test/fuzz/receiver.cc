@@ -58,39 +58,37 @@ fuzz::Bytes make_records(fuzz::Random &random) {
 }
 }  // namespace
 
-int main(int argc, char **argv) {
-  return fuzz::run("receiver", argc, argv, [](fuzz::Random &random) {
-    Deaf deaf;
-    replay::ReplicaState state;
-    replay::Progress progress(state, deaf);
-    Waker waker;
-    auto ring = MirroredRing::create(1u << 16);
-    CHECK(ring.ok());
-    replay::Receiver receiver(std::move(ring.value), {kVolumeBytes}, state, progress, waker);
-    receiver.restart(0, {}, {}, {});
-    uint64_t freed = 0;
-    for (uint64_t sessions = 1 + random.below(3); sessions; sessions--) {
-      const fuzz::Bytes sent = make_records(random);
-      fuzz::Bytes stream = sent;
-      if (random.one_in(2)) fuzz::mutate(stream, random);
-      const wire::Position at = receiver.start_session();
-      const uint64_t start = receiver.received_offset();
-      CHECK(at.sequence <= wire::kSequenceMax);
-      bool refused = false;
-      fuzz::in_pieces(stream, random, [&](std::span<const uint8_t> part) {
-        const uint64_t before = receiver.received_offset();
-        const bool good = receiver.receive(part).ok();
-        CHECK(!refused || (!good && receiver.received_offset() == before));
-        refused = refused || !good;
-        (void)receiver.take_consumed();
-      });
-      const uint64_t taken = receiver.received_offset() - start;
-      CHECK(taken <= stream.size());
-      // Byte for byte what was sent: a mutation would have to keep two checksums and the chain to differ.
-      CHECK(memcmp(receiver.at(start), stream.data(), taken) == 0);
-      CHECK(taken <= sent.size() && memcmp(stream.data(), sent.data(), taken) == 0);
-      freed = receiver.received_offset();
-      receiver.release(freed);
-    }
-  });
+void fuzz::round(fuzz::Random &random) {
+  Deaf deaf;
+  replay::ReplicaState state;
+  replay::Progress progress(state, deaf);
+  Waker waker;
+  auto ring = MirroredRing::create(1u << 16);
+  CHECK(ring.ok());
+  replay::Receiver receiver(std::move(ring.value), {kVolumeBytes}, state, progress, waker);
+  receiver.restart(0, {}, {}, {});
+  uint64_t freed = 0;
+  for (uint64_t sessions = 1 + random.below(3); sessions; sessions--) {
+    const fuzz::Bytes sent = make_records(random);
+    fuzz::Bytes stream = sent;
+    if (random.one_in(2)) fuzz::mutate(stream, random);
+    const wire::Position at = receiver.start_session();
+    const uint64_t start = receiver.received_offset();
+    CHECK(at.sequence <= wire::kSequenceMax);
+    bool refused = false;
+    fuzz::in_pieces(stream, random, [&](std::span<const uint8_t> part) {
+      const uint64_t before = receiver.received_offset();
+      const bool good = receiver.receive(part).ok();
+      CHECK(!refused || (!good && receiver.received_offset() == before));
+      refused = refused || !good;
+      (void)receiver.take_consumed();
+    });
+    const uint64_t taken = receiver.received_offset() - start;
+    CHECK(taken <= stream.size());
+    // Byte for byte what was sent: a mutation would have to keep two checksums and the chain to differ.
+    CHECK(memcmp(receiver.at(start), stream.data(), taken) == 0);
+    CHECK(taken <= sent.size() && memcmp(stream.data(), sent.data(), taken) == 0);
+    freed = receiver.received_offset();
+    receiver.release(freed);
+  }
 }
