@@ -16,7 +16,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   listen = ["unix:/run/understudy.sock", "127.0.0.1:10809"]
   unix_mode = "0600"                      # and unix_group = "qemu"
   insecure = false                        # true: plain NBD on addresses other hosts can reach
-  max_connections = 256                   # over all listeners
+  max_connections = 1024                  # over all listeners
   tls = "off"                             # off | on | require
   tls_certificates = "/etc/pki/understudy"   # with tls_verify_peer = true: clients need certificates too
   tls_psk = "/etc/understudy/keys.psk"    # instead or as well

@@ -131,7 +131,7 @@ export const defaults = {
   standbyTransport: 'both' as StandbyTransport,
   drainTimeoutMs: 30_000,
   unixMode: 0o600,
-  connectionsMax: 256,
+  connectionsMax: 1024,
 } as const
 
 /** As it is written. */

@@ -53,9 +53,6 @@ export interface DaemonOptions {
   stop(reason: string): void
 }
 
-/** How long a start waits for the standby's answer, before clients are served. */
-const firstContactMs = 2_000
-
 export class Daemon {
   readonly errors = new ErrorCounts()
   readonly copies: Copies
@@ -220,7 +217,7 @@ export class Daemon {
     })
     this.masters.set(config.name, group)
     // A master that was replaced while it was away must not be written to: the standby is asked before clients are served.
-    await group.firstContact(firstContactMs)
+    await group.firstContact()
     if (group.outranked !== undefined)
       this.options.log.error(`group ${config.name}: clients are not served: ${group.outranked.message}`)
     this.serve()

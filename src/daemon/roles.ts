@@ -49,8 +49,8 @@ export interface MasterRole {
   readonly volumeIdentities: readonly VolumeIdentity[]
   /** What the peer said that does not take this host for the master any more. */
   readonly outranked: { history: readonly Reign[]; message: string; yield: boolean } | undefined
-  /** Resolves when the standby has been asked for the first time, or after so long. */
-  firstContact(limitMs: number): Promise<void>
+  /** Resolves when the standby has been asked for the first time, or is silent. */
+  firstContact(): Promise<void>
   /** The last record, if it is certain that nothing has changed since. */
   provenPosition(): Position | undefined
   pause(): void

@@ -66,6 +66,9 @@ export interface CloseOptions {
 
 const sampleMs = 100
 const notedMs = 5_000
+/** A start waits so long for a sign of the standby; and so long for its answer, once there was one. */
+const silentMs = 700
+const answerMs = 3_000
 const suspectsMax = 256
 
 export class MasterGroup {
@@ -226,10 +229,14 @@ export class MasterGroup {
     return this.#outranked
   }
 
-  /** Resolves when the standby has been asked for the first time, or after so long. */
-  async firstContact(limitMs: number): Promise<void> {
+  /** Resolves when the standby has taken us for its master or has not; earlier, when it cannot be reached at all. */
+  async firstContact(): Promise<void> {
     if (this.#keeper === undefined) return
-    await Promise.race([this.#keeper.firstOutcome, sleep(this.#clock, limitMs)])
+    const { firstOutcome, heard } = this.#keeper
+    const is = (what: string): Promise<string> =>
+      sleep(this.#clock, what === 'silent' ? silentMs : answerMs).then(() => what)
+    const first = await Promise.race([firstOutcome.then(() => 'over'), heard.then(() => 'heard'), is('silent')])
+    if (first === 'heard') await Promise.race([firstOutcome, is('late')])
   }
 
   /** A peer with another history has connected. */

@@ -73,6 +73,9 @@ export class SessionKeeper implements SessionHandler {
   #cancelTimer: () => void = () => undefined
   #logged = ''
   #paused = false
+  #heard: () => void = () => undefined
+  /** Resolves when the standby has answered for the first time, whatever it said. */
+  readonly heard = new Promise<void>(resolve => (this.#heard = resolve))
   #firstOutcome: () => void = () => undefined
   /** Resolves when the first attempt has had an end, good or bad. */
   readonly firstOutcome = new Promise<void>(resolve => (this.#firstOutcome = resolve))
@@ -144,6 +147,7 @@ export class SessionKeeper implements SessionHandler {
 
   established(session: Session): void {
     if (session !== this.#session) return
+    this.#heard()
     this.#wait(welcomeTimeoutMs, () =>
       this.#giveUp(session, `the standby accepted the connection and said nothing for ${welcomeTimeoutMs / 1000} s`),
     )

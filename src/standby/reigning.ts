@@ -17,7 +17,7 @@ export interface ReigningMaster {
   exports(): ExportedVolume[]
   status(): VolumeStatus[]
   verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
-  firstContact(limitMs: number): Promise<void>
+  firstContact(): Promise<void>
   /** The old master, or whoever has a copy, has connected. */
   offer(session: Session): SessionHandler | undefined
   /** The last record, if nothing has changed since. */
