@@ -6,6 +6,7 @@ import { Command, CommanderError } from 'commander'
 
 import { ConfigError, describe, exitCodeOf, UnderstudyError } from '../core/errors.js'
 import { version } from '../core/version.js'
+import { allowCommand, revokeCommand } from './allow.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
 import { identityCommand } from './identity.js'
@@ -56,6 +57,8 @@ export function createProgram(extra: Command[] = []): Command {
     promoteCommand(),
     ...roleCommands(),
     resolveCommand(),
+    allowCommand(),
+    revokeCommand(),
     verifyCommand(),
     checkConfigCommand(),
     ...extra,

@@ -16,7 +16,8 @@ const columns: [string, (volume: VolumeStatus) => string][] = [
 ]
 
 export function statusTable(document: StatusDocument, now: Date): string {
-  if (document.volumes.length === 0) return 'no volumes yet'
+  const masters = mastersText(document)
+  if (document.volumes.length === 0) return ['no volumes yet', ...masters].join('\n')
   const rows = document.volumes.map(volume => columns.map(([, text]) => text(volume)))
   const widths = columns.map(([title], index) => Math.max(title.length, ...rows.map(row => row[index]?.length ?? 0)))
   const line = (cells: string[]): string =>
@@ -29,7 +30,14 @@ export function statusTable(document: StatusDocument, now: Date): string {
     lines.push(line(rows[index] ?? []))
     for (const note of notes(volume, now)) lines.push(`  ${note}`)
   })
-  return lines.join('\n')
+  return [...lines, ...masters].join('\n')
+}
+
+/** Of a standby. */
+function mastersText({ allow, revoked }: StatusDocument): string[] {
+  if (allow === undefined) return []
+  const lines = allow.map(id => `allows master ${id}`)
+  return [...lines, ...(revoked ?? []).map(id => `revoked master ${id}`)]
 }
 
 const yesNo = (value: boolean): string => (value ? 'yes' : 'NO')

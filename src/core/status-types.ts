@@ -82,5 +82,10 @@ export interface VolumeStatus {
 }
 
 export interface StatusDocument {
+  /** This host's. */
+  id?: string
+  /** Of a standby: the masters it hears, and those that `revoke` has shut out. */
+  allow?: string[]
+  revoked?: string[]
   volumes: VolumeStatus[]
 }

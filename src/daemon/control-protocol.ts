@@ -10,6 +10,8 @@
  *   POST /demote, /switchover, /pause, /resume, /invalidate   VolumeRequest -> MessagesReply
  *   POST /resolve   ResolveRequest  -> MessagesReply
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
+ *   POST /allow     {id}            -> {}
+ *   POST /revoke    {id}            -> {}
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
  *

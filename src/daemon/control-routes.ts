@@ -1,7 +1,7 @@
 /** What each request of the control socket does. */
 import type { TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal } from '../core/errors.js'
-import { parseAddress, parseRate } from '../core/units.js'
+import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { version } from '../core/version.js'
 import {
   type ExportEvent,
@@ -55,6 +55,14 @@ export function controlRoutes(daemon: Daemon): Routes {
       })
     },
     'POST /verify': fields => verify(daemon, fields),
+    'POST /allow': fields => {
+      daemon.allowMaster(parseId(fields.string('id')))
+      return reply({})
+    },
+    'POST /revoke': fields => {
+      daemon.revokeMaster(parseId(fields.string('id')))
+      return reply({})
+    },
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
     'POST /stop': () => {
       daemon.options.stop('asked over the control socket')

@@ -11,7 +11,7 @@ import { join } from 'node:path'
 
 import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
-import { describe, OperationError } from '../core/errors.js'
+import { describe, OperationError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatAddress, formatHostPort, nbdUri, parseAddress } from '../core/units.js'
@@ -20,6 +20,7 @@ import { createMetricsRegistry } from '../metrics/registry.js'
 import { type MetricsServer, startMetricsServer } from '../metrics/server.js'
 import type { Addon } from '../native/binding.js'
 import { CounterReader } from '../native/counters.js'
+import { AllowList } from './allow-list.js'
 import { controlRoutes } from './control-routes.js'
 import { ControlServer } from './control-server.js'
 import { Copies } from './copies.js'
@@ -65,6 +66,7 @@ export class Daemon {
   private readonly served = new Map<string, ExportedVolume>()
   private readonly listeners = new Map<string, OpenListener>()
   private standbyRole: StandbyRole | undefined
+  private allowList: AllowList | undefined
   private lock: StateLock | undefined
   /** What a start that fails takes away again: the first directory that was made for STATE. */
   private newState: string | undefined
@@ -112,7 +114,9 @@ export class Daemon {
 
   status(): StatusDocument {
     const volumes: VolumeStatus[] = [...this.masters.values()].flatMap(group => group.status())
-    return { volumes: [...volumes, ...(this.standbyRole?.status() ?? [])] }
+    const document: StatusDocument = { id: this.id, volumes: [...volumes, ...(this.standbyRole?.status() ?? [])] }
+    if (this.allowList === undefined) return document
+    return { ...document, allow: this.allowList.ids, revoked: this.allowList.revokedIds }
   }
 
   /** Where everything is to be found, one line each. */
@@ -131,6 +135,20 @@ export class Daemon {
     }
     if (this.metrics !== undefined) lines.push(`metrics at http://${formatHostPort(this.metrics.address)}/metrics`)
     return lines
+  }
+
+  /** Kept across restarts. Throws UsageError when this is no standby. */
+  allowMaster(id: string): void {
+    this.masterList().allow(id)
+    this.applyAllowList()
+    this.options.log.info(`master ${id} is allowed`)
+  }
+
+  /** As above; its sessions end at once. */
+  revokeMaster(id: string): void {
+    this.masterList().revoke(id)
+    this.applyAllowList()
+    this.options.log.info(`master ${id} is revoked`)
   }
 
   /** How long close() may take for the drains. */
@@ -234,7 +252,10 @@ export class Daemon {
       devices: new Map(),
       drainTimeoutMs: defaults.drainTimeoutMs,
     }
-    this.standbyRole = await this.options.openStandby(standby ?? own, {
+    // The list belongs to the door that others come by: without [standby] there is none.
+    if (standby !== undefined) this.allowList = new AllowList(state, standby.allow)
+    const configured = standby === undefined ? own : { ...standby, allow: this.allowList?.ids ?? [] }
+    this.standbyRole = await this.options.openStandby(configured, {
       ...this.deps('standby'),
       groups,
       changed: () => void this.serve(),
@@ -335,7 +356,7 @@ export class Daemon {
     for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => this.openGroup(group))
     if (config.nbd.tls !== undefined) await apply('TLS files read again', () => this.front.readTlsAgain())
     const { allow } = plan
-    if (allow !== undefined) await apply(`${allow.length} masters allowed`, () => this.standbyRole?.setAllow(allow))
+    if (allow !== undefined) await apply(`${allow.length} masters listed in allow`, () => this.listMasters(allow))
     const listening = [...this.listeners.keys()].map(parseAddress)
     this.config = configAfter(
       config,
@@ -348,6 +369,20 @@ export class Daemon {
     )
     for (const message of messages) this.options.log.info(`reload: ${message}`)
     return messages.length === 0 ? ['nothing has changed'] : messages
+  }
+
+  private listMasters(ids: string[]): void {
+    this.allowList?.configure(ids)
+    this.applyAllowList()
+  }
+
+  private masterList(): AllowList {
+    if (this.allowList === undefined) throw new UsageError('this daemon is no standby: it hears no master')
+    return this.allowList
+  }
+
+  private applyAllowList(): void {
+    this.standbyRole?.setAllow(this.masterList().ids)
   }
 
   private unlisten(address: string): void {

@@ -219,7 +219,7 @@ t.test('a reload opens and closes groups and listeners, and says what needs a re
     'listening on 127.0.0.1:9',
     "group 'three' opened",
     "failed: group 'bad' opened: in use",
-    '0 masters allowed',
+    '0 masters listed in allow',
   ])
   t.same(notes, ['close group one in 3000', 'close listener 2', 'listen 127.0.0.1:9', 'open group three', 'allow 0'])
   t.same(
