@@ -6,6 +6,9 @@
 import t, { type Test } from 'tap'
 import { identityOf, inSync, type Pair, sleep, startPair, succeed } from '../support/daemon.js'
 
+// They mostly wait for a master to come again.
+t.jobs = 5
+
 const transports: [string, { master: string[]; standby: string[] }][] = [
   ['quic', { master: [], standby: ['--transport', 'quic'] }],
   ['webtransport', { master: ['--transport', 'webtransport'], standby: [] }],
@@ -23,28 +26,32 @@ const session = (pair: Pair, wanted: string, limitMs = 20_000) =>
   pair.master.until(pair.volume, `session ${wanted}`, volume => volume.peers[0]?.session === wanted, limitMs)
 
 for (const [name, flags] of transports) {
-  t.test(`${name}: revoke ends the sessions at once, also for good; allow lets the master in again`, async t => {
-    const pair = await startPair(t, { sizeBytes: 1 << 20, ...flags })
-    const begin = performance.now()
-    await done(t, pair, ['revoke', pair.masterId])
-    const refused = await session(pair, 'refused')
-    t.ok(performance.now() - begin < 3000, `${Math.round(performance.now() - begin)} ms`)
-    t.match(refused.reason, /does not allow this host's id|not allowed/)
-    await write(pair, 7)
-    const status = await pair.standby.status()
-    t.same(status.allow, [])
-    t.same(status.revoked, [pair.masterId])
+  t.test(
+    `${name}: revoke ends the sessions at once, also for good; allow lets the master in again`,
+    { buffered: true },
+    async t => {
+      const pair = await startPair(t, { sizeBytes: 1 << 20, ...flags })
+      const begin = performance.now()
+      await done(t, pair, ['revoke', pair.masterId])
+      const refused = await session(pair, 'refused')
+      t.ok(performance.now() - begin < 3000, `${Math.round(performance.now() - begin)} ms`)
+      t.match(refused.reason, /does not allow this host's id|not allowed/)
+      await write(pair, 7)
+      const status = await pair.standby.status()
+      t.same(status.allow, [])
+      t.same(status.revoked, [pair.masterId])
 
-    await pair.standby.stop()
-    await pair.standby.start()
-    await sleep(1500)
-    t.equal((await pair.master.volume(pair.volume)).peers[0]?.session === 'connected', false, 'it outlives a restart')
-    await done(t, pair, ['allow', pair.masterId])
-    await inSync(pair)
-    t.match((await pair.standby.command(['status'])).stdout, `allows master ${pair.masterId}`)
-  })
+      await pair.standby.stop()
+      await pair.standby.start()
+      await sleep(1500)
+      t.equal((await pair.master.volume(pair.volume)).peers[0]?.session === 'connected', false, 'it outlives a restart')
+      await done(t, pair, ['allow', pair.masterId])
+      await inSync(pair)
+      t.match((await pair.standby.command(['status'])).stdout, `allows master ${pair.masterId}`)
+    },
+  )
 
-  t.test(`${name}: a stranger is refused before any volume is named, to it or by it`, async t => {
+  t.test(`${name}: a stranger is refused before any volume is named, to it or by it`, { buffered: true }, async t => {
     const pair = await startPair(t, { sizeBytes: 1 << 20, idle: true, volume: 'secret-name', ...flags })
     const other = await identityOf(pair.scratch.path('other'))
     const allowed = (await pair.standby.start()) && (await pair.standby.command(['allow', other]))
@@ -60,19 +67,23 @@ for (const [name, flags] of transports) {
   })
 }
 
-t.test('allow and revoke of something that is no id: one line, exit code 2; a master hears nobody', async t => {
-  const pair = await startPair(t, { sizeBytes: 1 << 20, idle: true })
-  await pair.standby.start()
-  for (const args of [
-    ['allow', 'me'],
-    ['revoke', '12'],
-  ]) {
-    const output = await pair.standby.command(args)
-    t.equal(output.code, 2, args.join(' '))
-    t.equal(output.stderr.trimEnd().split('\n').length, 1, output.stderr)
-  }
-  await pair.master.start()
-  const output = await pair.master.command(['allow', pair.standbyId])
-  t.equal(output.code, 2)
-  t.match(output.stderr, /no standby/)
-})
+t.test(
+  'allow and revoke of something that is no id: one line, exit code 2; a master hears nobody',
+  { buffered: true },
+  async t => {
+    const pair = await startPair(t, { sizeBytes: 1 << 20, idle: true })
+    await pair.standby.start()
+    for (const args of [
+      ['allow', 'me'],
+      ['revoke', '12'],
+    ]) {
+      const output = await pair.standby.command(args)
+      t.equal(output.code, 2, args.join(' '))
+      t.equal(output.stderr.trimEnd().split('\n').length, 1, output.stderr)
+    }
+    await pair.master.start()
+    const output = await pair.master.command(['allow', pair.standbyId])
+    t.equal(output.code, 2)
+    t.match(output.stderr, /no standby/)
+  },
+)

@@ -20,6 +20,7 @@ import { parseTap, type TestResult } from './tap-results.js'
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 const SECONDS_DEFAULT = 120
+// One more than there are cores: most tests wait for daemons, clocks and disks for most of their time.
 
 interface TestFile {
   /** As it lies in the tree: test/... */
@@ -39,7 +40,7 @@ interface FileReport {
 
 const { values: options, positionals: filters } = parseArgs({
   options: {
-    jobs: { type: 'string', default: String(Math.max(1, Math.min(4, availableParallelism()))) },
+    jobs: { type: 'string', default: String(Math.min(4, availableParallelism() + 1)) },
     sanitize: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },

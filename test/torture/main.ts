@@ -19,7 +19,7 @@ import { Watch } from './watch.js'
 const blocks = 1024
 const epochWrites = 15_000
 /** Between faults, so that the pair is in sync now and then. */
-const pauseMs: [number, number] = [50, 350]
+const pauseMs: [number, number] = [100, 450]
 
 const { values: options } = parseArgs({
   options: {
