@@ -28,7 +28,7 @@ export interface FollowOptions {
 }
 
 const answerMs = 10_000
-const refusedRetryMs = 3_000
+const refusedRetryMs = 1_000
 
 export class Follow implements SessionHandler {
   /** Why there is no session; '' when there is one. */

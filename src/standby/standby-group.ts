@@ -81,6 +81,8 @@ export class StandbyGroup {
   #hello: Hello | undefined
   /** Why the master's history is not followed; '' when it is. */
   #divergence = ''
+  /** Said to the old master, and not yet on disk as a promotion. */
+  #takesOver = false
   readonly #reign: Reign
   readonly #views: Views
   readonly #lag = new LagSampler()
@@ -281,15 +283,26 @@ export class StandbyGroup {
   /** The master has ceased to be one: this was its last record. */
   async abdicated({ session }: Pick<LiveSession, 'session'>, { position, takeOver }: Abdicate): Promise<void> {
     const { store, log } = this.deps
-    if (this.#live?.session !== session || this.record.promotion !== undefined) return
+    const live = this.#live
+    if (live?.session !== session || this.record.promotion !== undefined) return
     this.record.final = position
     store.save(this.record)
+    this.#takesOver = takeOver
     session.send({ type: 'noted' })
     log.info(`group ${this.record.group}: the master has given the reign away${takeOver ? ' to this side' : ''}`)
     if (!takeOver) return
-    await this.#live.ended
-    await this.promote(this.record.group, { acceptLoss: false })
+    try {
+      await live.ended
+      await this.promote(this.record.group, { acceptLoss: false })
+    } finally {
+      this.#takesOver = false
+    }
     this.deps.changed()
+  }
+
+  /** It is not the master yet; but nobody else may become it now. */
+  get takesOver(): boolean {
+    return this.#takesOver || this.record.promotion !== undefined
   }
 
   /** The old master, now a standby, has connected. */

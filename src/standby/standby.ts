@@ -322,7 +322,9 @@ export class Standby {
       const master = group.offer(session)
       if (master === undefined) {
         const todo = `'understudy promote', on either side, makes that side the master`
-        this.#refuse(session, 'not-master', `group ${follow.group}: neither side is its master now; ${todo}`)
+        // Only who is told 'not-master' may take a reign back that it has given away.
+        if (group.takesOver) this.#refuse(session, 'failed', `group ${follow.group}: it is taking over`)
+        else this.#refuse(session, 'not-master', `group ${follow.group}: neither side is its master now; ${todo}`)
       }
       return master
     } catch (error) {
