@@ -98,7 +98,11 @@ bool stops(const char *where, Fault kind, int error) {
   stage.begin(kind);
   bool good = stage.write_some(5) &&
               EXPECT(wait_until([&] { return stage.standby->state().last_errno == static_cast<uint64_t>(error); }));
-  const uint64_t acknowledged = stage.standby->state().durable_sequence;
+  uint64_t acknowledged;
+  do {  // what was being synced in that moment may still become durable
+    acknowledged = stage.standby->state().durable_sequence;
+    usleep(200'000);
+  } while (stage.standby->state().durable_sequence != acknowledged);
   good = good && stage.write_some(20);
   usleep(1'300'000);  // longer than its own pause before it tries again
   good = good && EXPECT(stage.standby->state().durable_sequence == acknowledged) &&
