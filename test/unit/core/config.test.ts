@@ -73,7 +73,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
       { kind: 'tcp', host: '127.0.0.1', port: 10809 },
     ],
     insecure: false,
-    connectionsMax: 256,
+    connectionsMax: 1024,
     unixMode: 0o660,
     unixGroup: 'qemu',
   })
