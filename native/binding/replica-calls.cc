@@ -65,42 +65,40 @@ Napi::Value Addon::attach_replica(Call call) {
   return result;
 }
 
-Napi::Value Addon::drain_replica(Call call) {
+// Waits for the replica on a thread of its own; work: Status(replica, its link, timeout in ns).
+template <typename Work>
+Napi::Value Addon::wait_for_replica(Call call, Work work) {
   auto entry = replica_of(replicas_, call);
   const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
   const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise]() mutable {
-    const Status status = entry->replica->drain(timeout_ns);
-    entry->link->publish_counters();
+  closing_->submit([entry, timeout_ns, promise, work]() mutable {
+    const Status status = work(*entry->replica, *entry->link, timeout_ns);
     entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
     status.ok() ? promise.resolve() : promise.reject(status);
   });
   return promise.promise();
+}
+
+Napi::Value Addon::drain_replica(Call call) {
+  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &link, uint64_t timeout_ns) {
+    const Status status = replica.drain(timeout_ns);
+    link.publish_counters();
+    return status;
+  });
 }
 
 Napi::Value Addon::seal_replica(Call call) {
-  auto entry = replica_of(replicas_, call);
-  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise]() mutable {
-    const Status status = entry->replica->seal(timeout_ns);
-    entry->link->publish_counters();
-    entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
-    status.ok() ? promise.resolve() : promise.reject(status);
+  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &link, uint64_t timeout_ns) {
+    const Status status = replica.seal(timeout_ns);
+    link.publish_counters();
+    return status;
   });
-  return promise.promise();
 }
 
 Napi::Value Addon::catch_up_replica(Call call) {
-  auto entry = replica_of(replicas_, call);
-  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise]() mutable {
-    const Status status = entry->replica->catch_up(timeout_ns);
-    entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
-    status.ok() ? promise.resolve() : promise.reject(status);
+  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &, uint64_t timeout_ns) {
+    return replica.catch_up(timeout_ns);
   });
-  return promise.promise();
 }
 
 Napi::Value Addon::replica_view(Call call) {

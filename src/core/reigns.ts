@@ -39,6 +39,12 @@ export function isBefore(position: Position, fork: Position): boolean {
   return position.incarnation === fork.incarnation && position.sequence <= fork.sequence
 }
 
+/** `history` went on from the reign `id`, and has everything of it up to `position`; undefined: how far that was is not known. */
+export function contains(history: readonly Reign[], id: string, position: Position | undefined): boolean {
+  const fork = forkFrom(history, id)
+  return fork !== undefined && position !== undefined && isBefore(position, fork)
+}
+
 export function firstReign(id: string, since: string): Reign {
   return { id, parent: '', fork: { incarnation: 0n, sequence: 0n }, since }
 }

@@ -62,6 +62,8 @@ export class Daemon {
   private readonly hub: EventHub
   private readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
+  /** Not to be served before askStandbys(). */
+  private readonly unasked = new Set<MasterRole>()
   /** What NBD clients reach at the listeners of the configuration. */
   private readonly served = new Map<string, ExportedVolume>()
   private readonly listeners = new Map<string, OpenListener>()
@@ -203,9 +205,9 @@ export class Daemon {
     if (config.standby !== undefined || existsSync(join(config.state, 'store', '.groups'))) await this.needStandby()
     for (const group of config.groups) {
       if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
-      if (this.standbyRole?.has(group.name) !== true) await this.openGroup(group)
+      if (this.standbyRole?.has(group.name) !== true) await this.openMaster(group)
     }
-    this.serve()
+    await this.askStandbys([...this.masters.values()])
     this.front.serve()
     this.newState = undefined
   }
@@ -229,15 +231,26 @@ export class Daemon {
   }
 
   private async openGroup(config: GroupConfig): Promise<void> {
+    await this.askStandbys([await this.openMaster(config)])
+  }
+
+  private async openMaster(config: GroupConfig): Promise<MasterRole> {
     const group = await this.options.openMaster(config, {
       ...this.deps('master'),
       outranked: master => this.roles.outranked(master),
     })
+    this.unasked.add(group)
     this.masters.set(config.name, group)
-    // A master that was replaced while it was away must not be written to: the standby is asked before clients are served.
-    await group.firstContact()
-    if (group.outranked !== undefined)
-      this.options.log.error(`group ${config.name}: clients are not served: ${group.outranked.message}`)
+    return group
+  }
+
+  /** A master that was replaced while it was away must not be written to: the standby is asked before clients are served. */
+  private async askStandbys(groups: MasterRole[]): Promise<void> {
+    await Promise.all(groups.map(group => group.firstContact()))
+    for (const group of groups) this.unasked.delete(group)
+    for (const { config, outranked } of groups)
+      if (outranked !== undefined)
+        this.options.log.error(`group ${config.name}: clients are not served: ${outranked.message}`)
     this.serve()
   }
 
@@ -268,7 +281,8 @@ export class Daemon {
     const standby = this.standbyRole
     const own = new Set(this.config.groups.map(({ name }) => name))
     const reigning = (standby?.masters() ?? []).filter(({ config }) => own.has(config.name))
-    const wanted = [...this.masters.values(), ...reigning].filter(({ outranked }) => outranked === undefined)
+    const asked = [...this.masters.values()].filter(group => !this.unasked.has(group))
+    const wanted = [...asked, ...reigning].filter(({ outranked }) => outranked === undefined)
     const exported = new Map(wanted.flatMap(group => group.exports()).map(volume => [volume.name, volume]))
     for (const [name, volume] of this.served) {
       // A master that is outranked while it serves goes on: cutting its clients off would not bring the other side back.

@@ -5,7 +5,7 @@ import { createLogger } from '../core/log.js'
 import { MasterGroup } from '../master/master-group.js'
 import { type Addon, addon as loadAddon } from '../native/binding.js'
 import { openReign, suspectsOf } from '../master/reign-opening.js'
-import { saveRegions } from '../standby/saved-regions.js'
+import { saveVolumes } from '../standby/saved-regions.js'
 import { Standby } from '../standby/standby.js'
 import { Daemon } from './daemon.js'
 import { Leaver } from './leave.js'
@@ -29,15 +29,7 @@ export async function runDaemon(config: Config): Promise<void> {
         },
       }),
     suspects: (deps, group, volumes) => suspectsOf(group, volumes, deps),
-    saveRegions: async (folder, volumes) => {
-      const time = new Date().toISOString()
-      const lines: string[] = []
-      for (const volume of volumes) {
-        const path = await saveRegions(folder, volume, time)
-        lines.push(`${volume.name}: what only this side may have was saved to ${path}`)
-      }
-      return lines
-    },
+    saveRegions: (folder, volumes) => saveVolumes(folder, volumes, new Date().toISOString()),
     stop: reason => leaver.leave(0, reason),
   })
   const leaver = new Leaver({

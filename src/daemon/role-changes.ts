@@ -10,8 +10,10 @@
 import type { GroupConfig } from '../core/config-types.js'
 import { describe, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
-import { forkFrom, isBefore, type Position, type Reign } from '../core/reigns.js'
+import { contains, type Position, type Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
+import { abdicationLines } from '../standby/promotion.js'
+import type { SavedVolume } from '../standby/saved-regions.js'
 import type { MasterRole, StandbyRole, VolumeIdentity } from './roles.js'
 
 export interface RoleHost {
@@ -28,7 +30,7 @@ export interface RoleHost {
   /** Clients reach what this host is the master of, and nothing else. Returns a line for each change. */
   serve(): string[]
   suspects(group: string, volumes: readonly VolumeIdentity[]): Promise<Record<string, bigint[]> | undefined>
-  saveRegions(volumes: { name: string; path: string; sizeBytes: bigint; ranges: bigint[] }[]): Promise<string[]>
+  saveRegions(volumes: SavedVolume[]): Promise<string[]>
 }
 
 export type Keep = 'local' | 'peer'
@@ -79,9 +81,8 @@ export class RoleChanges {
   outranked(group: MasterRole): void {
     const refused = group.outranked
     const own = group.history.at(-1)?.id ?? ''
-    const fork = refused === undefined ? undefined : forkFrom(refused.history, own)
     const position = group.provenPosition()
-    const proven = fork !== undefined && position !== undefined && isBefore(position, fork)
+    const proven = contains(refused?.history ?? [], own, position)
     if (!proven && refused?.yield !== true) return
     void this.#exclusively(async () => {
       if (!this.host.masters().includes(group)) return
@@ -112,16 +113,7 @@ export class RoleChanges {
       )
     }
     await standby.openAdopted(config)
-    if (noted === true)
-      return takeOver
-        ? [`${volume}: the other side has everything and takes over`]
-        : [
-            `${volume}: this host is not its master any more, and the other side, which has everything, knows it`,
-            `understudy promote ${volume}, on either side, makes that side the master`,
-          ]
-    return [
-      `${volume}: this host is not its master any more; the other side has everything, but has not said that it knows`,
-    ]
+    return abdicationLines(volume, takeOver, noted === true)
   }
 
   async #demoteReign(volume: string, takeOver: boolean): Promise<string[]> {

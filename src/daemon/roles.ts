@@ -3,10 +3,14 @@
  * (TypeScript compares structure, so they need not import this file, which lies above them).
  */
 import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
-import type { Position, Reign } from '../core/reigns.js'
+import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
+import type { Origin } from '../standby/replica-file.js'
+
+export type { VolumeIdentity }
 
 /** Events of the addon, to whoever subscribed; a listener that throws does not keep the others from hearing. */
 export interface EventSource {
@@ -36,61 +40,7 @@ export interface ExportedVolume {
 }
 
 /** A group of which this daemon is the master. */
-export interface MasterRole {
-  readonly config: GroupConfig
-  /** OpenedGroup.counterPage. */
-  readonly counterPage: number
-  exports(): ExportedVolume[]
-  status(): VolumeStatus[]
-  /** Compares both sides online. */
-  verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
-  /** All reigns up to this one. */
-  readonly history: readonly Reign[]
-  readonly volumeIdentities: readonly VolumeIdentity[]
-  /** What the peer said that does not take this host for the master any more. */
-  readonly outranked: { history: readonly Reign[]; message: string; yield: boolean } | undefined
-  /** Resolves when the standby has been asked for the first time, or is silent. */
-  firstContact(): Promise<void>
-  /** The last record, if it is certain that nothing has changed since. */
-  provenPosition(): Position | undefined
-  pause(): void
-  resume(): void
-  invalidate(): void
-  /** The peer is told to save what only it has, and to follow. */
-  prevail(): void
-  /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
-  close(options: CloseOptions): Promise<CloseOutcome>
-}
-
-export interface VolumeIdentity {
-  name: string
-  uuid: string
-  sizeBytes: bigint
-}
-
-export interface CloseOptions {
-  drainMs: number
-  /** When it could drain: this host ceases to be the master; `persist` puts that on disk, then the standby is told. */
-  abdicate?: { persist: (position: Position) => void; takeOver: boolean }
-}
-
-/** Where a copy comes from that was this host's own device (standby/replica-file.ts). */
-export interface Origin {
-  reign: string
-  position?: Position
-  suspects?: Record<string, bigint[]>
-  accepted: boolean
-  switchover: boolean
-}
-
-export interface VerifyOutcome {
-  chunks: number
-  different: number
-  repaired: number
-  unreadableBytes: number
-  differences: { offset: bigint; length: bigint }[]
-  unreadable: { offset: bigint; length: bigint }[]
-}
+export type MasterRole = Omit<ReigningMaster, 'offer' | 'noteOutranked' | 'mustYield'>
 
 export interface CloseOutcome {
   /** Everything was durable on the standby (or there was none). */

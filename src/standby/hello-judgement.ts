@@ -4,7 +4,7 @@
  */
 import type { DeviceFacts } from '../core/device-facts.js'
 import { describe } from '../core/errors.js'
-import { describeReigns, forkFrom, isBefore, relationOf } from '../core/reigns.js'
+import { contains, describeReigns, forkFrom, relationOf } from '../core/reigns.js'
 import { formatSize } from '../core/units.js'
 import type { Hello, HelloVolume, RefusalCode } from '../transport/messages.js'
 import type { Origin, ReplicaRecord, ReplicaVolume } from './replica-file.js'
@@ -138,11 +138,9 @@ function judgeReigns(hello: Hello, record: ReplicaRecord): Refusal | undefined {
 }
 
 function judgeOrigin(hello: Hello, record: ReplicaRecord, origin: Origin): Refusal | undefined {
-  if (origin.accepted) return undefined
-  const fork = forkFrom(hello.history, origin.reign)
-  if (fork !== undefined && origin.position !== undefined && isBefore(origin.position, fork)) return undefined
+  if (origin.accepted || contains(hello.history, origin.reign, origin.position)) return undefined
   const what =
-    fork === undefined
+    forkFrom(hello.history, origin.reign) === undefined
       ? `neither history goes on with the other; ${bothHistories(hello, record)}`
       : 'the standby wrote more, when it was the master, than the other side had when it was promoted'
   return { code: 'diverged', message: `group ${hello.group}: ${what}` }

@@ -99,7 +99,7 @@ export class Reign {
     const { record, deps } = this
     const suspects = await deps.reigns.suspects(record.group, record.volumes)
     const origin = { ...(suspects === undefined ? {} : { suspects }), accepted: true, switchover: false }
-    const lines = await saveAll(record, deps.store, { ...origin, reign: '' }, time)
+    const lines = await saveAll(record, deps.store, suspects, time)
     this.#becomeCopy(origin)
     return lines
   }

@@ -7,20 +7,25 @@ import type { Session, SessionHandler } from '../transport/transport.js'
 import type { ExportedVolume } from './open-volumes.js'
 import type { ReplicaVolume } from './replica-file.js'
 
-/** All that a daemon asks of a master, and what only its standby half asks. */
+/** All that a daemon asks of a group of which it is the master, and what only its standby half asks. */
 export interface ReigningMaster {
   readonly config: GroupConfig
+  /** OpenedGroup.counterPage. */
   readonly counterPage: number
+  /** All reigns up to this one. */
   readonly history: readonly Reign[]
-  readonly volumeIdentities: readonly { name: string; uuid: string; sizeBytes: bigint }[]
+  readonly volumeIdentities: readonly VolumeIdentity[]
+  /** What the peer said that does not take this host for the master any more. */
   readonly outranked: Refused | undefined
   exports(): ExportedVolume[]
   status(): VolumeStatus[]
+  /** Compares both sides online. */
   verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
+  /** Resolves when the standby has been asked for the first time, or is silent. */
   firstContact(): Promise<void>
   /** The old master, or whoever has a copy, has connected. */
   offer(session: Session): SessionHandler | undefined
-  /** The last record, if nothing has changed since. */
+  /** The last record, if it is certain that nothing has changed since. */
   provenPosition(): Position | undefined
   /** A peer with another history has come. */
   noteOutranked(refused: Refused): void
@@ -29,8 +34,16 @@ export interface ReigningMaster {
   pause(): void
   resume(): void
   invalidate(): void
+  /** The peer is told to save what only it has, and to follow. */
   prevail(): void
+  /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
   close(options: CloseOptions): Promise<{ drained: boolean; dirtyBytes: number; noted?: boolean }>
+}
+
+export interface VolumeIdentity {
+  name: string
+  uuid: string
+  sizeBytes: bigint
 }
 
 interface VerifyOutcome {
@@ -42,8 +55,9 @@ interface VerifyOutcome {
   unreadable: { offset: bigint; length: bigint }[]
 }
 
-export interface CloseOptions {
+interface CloseOptions {
   drainMs: number
+  /** When it could drain: this host ceases to be the master; `persist` puts that on disk, then the standby is told. */
   abdicate?: { persist: (position: Position) => void; takeOver: boolean }
 }
 

@@ -23,7 +23,7 @@ export interface SavedVolume {
 const chunkBytes = 1 << 20
 
 /** Returns the file's path once it is on stable storage. A hole of the device stays a hole. */
-export async function saveRegions(folder: string, volume: SavedVolume, time: string): Promise<string> {
+async function saveRegions(folder: string, volume: SavedVolume, time: string): Promise<string> {
   makeDirectory(folder)
   const path = join(folder, `${volume.name}-${time.replace(/[^0-9T]/g, '')}.raw`)
   await refuseWithoutSpace(folder, volume)
@@ -46,15 +46,28 @@ export async function saveRegions(folder: string, volume: SavedVolume, time: str
   }
 }
 
-/** Of a copy that was a master's device: everything that may be here only. One line a volume. */
-export async function saveAll(record: ReplicaRecord, store: Store, origin: Origin, time: string): Promise<string[]> {
+/** One line a volume. */
+export async function saveVolumes(folder: string, volumes: readonly SavedVolume[], time: string): Promise<string[]> {
   const lines: string[] = []
-  for (const volume of record.volumes) {
-    const ranges = origin.suspects?.[volume.name] ?? [0n, volume.sizeBytes]
-    const path = await saveRegions(store.savedDirectory, { ...volume, path: store.imagePath(volume), ranges }, time)
+  for (const volume of volumes) {
+    const path = await saveRegions(folder, volume, time)
     lines.push(`${volume.name}: what only this side may have was saved to ${path}`)
   }
   return lines
+}
+
+/** Of a copy that was a master's device: everything that may be here only. */
+export function saveAll(
+  record: ReplicaRecord,
+  store: Store,
+  suspects: Origin['suspects'],
+  time: string,
+): Promise<string[]> {
+  const volumes = record.volumes.map(volume => {
+    const ranges = suspects?.[volume.name] ?? [0n, volume.sizeBytes]
+    return { ...volume, path: store.imagePath(volume), ranges }
+  })
+  return saveVolumes(store.savedDirectory, volumes, time)
 }
 
 /** Throws when nothing was saved of the volume. */

@@ -14,7 +14,7 @@ import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import { Rate } from '../core/rate.js'
-import { forkFrom, isBefore, type Position, type Reign as Generation } from '../core/reigns.js'
+import { contains, forkFrom, isBefore, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { VolumeState, VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
 import type { Addon } from '../native/binding.js'
@@ -274,7 +274,7 @@ export class StandbyGroup {
         'NOT_DIVERGED',
         `resolve ${name}: this side follows the other already; nothing is in doubt`,
       )
-    const lines = await saveAll(this.record, this.deps.store, origin, time)
+    const lines = await saveAll(this.record, this.deps.store, origin.suspects, time)
     origin.accepted = true
     this.deps.store.save(this.record)
     return lines
@@ -327,9 +327,7 @@ export class StandbyGroup {
   }
 
   #wroteNothingPast(history: readonly Generation[]): boolean {
-    const fork = forkFrom(history, this.record.history.at(-1)?.id ?? '')
-    const proven = this.#reign.master?.provenPosition()
-    return fork !== undefined && proven !== undefined && isBefore(proven, fork)
+    return contains(history, this.record.history.at(-1)?.id ?? '', this.#reign.master?.provenPosition())
   }
 
   noteOutranked(refused: Refused): void {

@@ -29,6 +29,18 @@ const second = (pair: Pair): { listen: string; uri: string } => {
   return { listen: `unix:${socket}`, uri: `nbd+unix:///${pair.volume}?socket=${socket}` }
 }
 
+/** The master wrote 9s at 8M that its standby never got, and is dead. */
+async function leftBehind(t: Test): Promise<{ pair: Pair; there: ReturnType<typeof second> }> {
+  const pair = await startPair(t)
+  await write(pair.uri, 1, '0')
+  await inSync(pair)
+  await pair.standby.kill()
+  await succeed('qemu-io', ['-f', 'raw', '-c', 'write -P 9 8M 256k', pair.uri])
+  await pair.master.kill()
+  await pair.standby.restart()
+  return { pair, there: second(pair) }
+}
+
 const promote = async (t: Test, daemon: Daemon, pair: Pair, ...flags: string[]): Promise<void> => {
   const output = await daemon.command(['promote', pair.volume, ...flags])
   t.match(output, { code: 0 }, `promote ${flags.join(' ')}: ${output.stderr}`)
@@ -102,14 +114,7 @@ void t.test('demote: either side can be promoted without --accept-loss, once; th
 void t.test(
   'a master that wrote more than its promoted standby had is not served, and resolve saves what only it has',
   async t => {
-    const pair = await startPair(t)
-    const there = second(pair)
-    await write(pair.uri, 1, '0')
-    await inSync(pair)
-    await pair.standby.kill()
-    await succeed('qemu-io', ['-f', 'raw', '-c', 'write -P 9 8M 256k', pair.uri]) // never gets there
-    await pair.master.kill()
-    await pair.standby.restart()
+    const { pair, there } = await leftBehind(t)
     t.match(await pair.standby.command(['promote', pair.volume]), { code: 3, stderr: /--accept-loss/ })
     await promote(t, pair.standby, pair, '--accept-loss', '--listen', there.listen)
     await write(there.uri, 2, '4M')
@@ -142,14 +147,7 @@ void t.test(
 )
 
 void t.test('resolve --keep local: the promoted side saves what only it has, and follows the old master', async t => {
-  const pair = await startPair(t)
-  const there = second(pair)
-  await write(pair.uri, 1, '0')
-  await inSync(pair)
-  await pair.standby.kill()
-  await succeed('qemu-io', ['-f', 'raw', '-c', 'write -P 9 8M 256k', pair.uri]) // never gets there
-  await pair.master.kill()
-  await pair.standby.restart()
+  const { pair, there } = await leftBehind(t)
   await promote(t, pair.standby, pair, '--accept-loss', '--listen', there.listen)
   await write(there.uri, 2, '4M')
   await pair.master.restart()
