@@ -15,7 +15,10 @@ const MiB = 2 ** 20
 async function rateOf(figure: () => Promise<number>, over: (latest: number) => boolean): Promise<number> {
   const changes: { at: number; value: number }[] = []
   for (const limit = performance.now() + 30_000; performance.now() < limit; await sleep(10)) {
-    const sample = { value: await figure(), at: performance.now() }
+    // The figure is of some moment between asking and hearing: on a busy machine that is long.
+    const asked = performance.now()
+    const value = await figure()
+    const sample = { value, at: (asked + performance.now()) / 2 }
     if (changes.at(-1)?.value === sample.value) continue
     changes.push(sample)
     const [, first] = changes
@@ -29,7 +32,7 @@ t.test(
   async t => {
     const rate = 48 * MiB
     const files = scratch(t)
-    await writeFile(files.path('disk.img'), randomBytes(64 * MiB))
+    await writeFile(files.path('disk.img'), randomBytes(160 * MiB))
     const pair = await startPair(t, {
       device: files.path('disk.img'),
       master: ['--bandwidth', '48MiB', '--log-size', '80MiB', '--peer-timeout', '1s'],
@@ -41,7 +44,7 @@ t.test(
       t.comment(`${what}: ${(found / MiB).toFixed(1)} MiB/s of 48`)
       t.ok(found > rate * 0.8 && found < rate * 1.2, `${what}: ${found / MiB} MiB/s`)
     }
-    within(await rateOf(sent, bytes => bytes > 60 * MiB), 'a resynchronisation')
+    within(await rateOf(sent, bytes => bytes > 150 * MiB), 'a resynchronisation')
     await inSync(pair)
 
     const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
