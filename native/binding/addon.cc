@@ -31,6 +31,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::counters>(exports, "counters");
   add<&Addon::counter_layout>(exports, "counterLayout");
   add<&Addon::create_identity>(exports, "createIdentity");
+  add<&Addon::create_successor>(exports, "createSuccessor");
   add<&Addon::identity_fingerprint>(exports, "identityFingerprint");
   add<&Addon::identity_certificate>(exports, "identityCertificate");
   add<&Addon::listen>(exports, "listen");
@@ -171,6 +172,12 @@ Napi::Value Addon::counter_layout(Call call) {
 
 Napi::Value Addon::create_identity(Call call) {
   auto identity = quic::create_identity();
+  require_ok(call.Env(), identity.status);
+  return Napi::String::New(call.Env(), identity.value.key_pem);
+}
+
+Napi::Value Addon::create_successor(Call call) {
+  auto identity = quic::create_successor({call[0].ToString().Utf8Value()});
   require_ok(call.Env(), identity.status);
   return Napi::String::New(call.Env(), identity.value.key_pem);
 }

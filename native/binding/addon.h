@@ -29,6 +29,7 @@ class Addon {
   Napi::Value counters(Call call);
   Napi::Value counter_layout(Call call);
   Napi::Value create_identity(Call call);
+  Napi::Value create_successor(Call call);
   Napi::Value identity_fingerprint(Call call);
   Napi::Value identity_certificate(Call call);
   // nbd-calls.cc

@@ -78,6 +78,8 @@ void Link::established(quic::Session &session) {
             {"endpoint", handle},
             {"outgoing", session.outgoing},
             {"fingerprint", session.peer_fingerprint},
+            {"keyId", session.peer_ids.own},
+            {"formerId", session.peer_ids.former},
             {"address", session.peer_address}},
            ""});
 }

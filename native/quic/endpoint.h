@@ -24,14 +24,23 @@ using SessionId = uint64_t;  // never reused within a process
 // This host's key. The certificate is made from it on the fly (self-signed); peers pin the public key, not the
 // certificate.
 struct Identity {
-  std::string key_pem;  // PKCS#8, ECDSA P-256 or Ed25519
+  std::string key_pem;  // PKCS#8, ECDSA P-256 or Ed25519; behind it, while it is rotated, the endorsement
 };
 Result<Identity> create_identity();
+// A new key, with an endorsement by the old one: two certificates, of the new key signed by the old, and of the old.
+// Whoever is shown them takes the new key for the old one too, so that both ids are this host's.
+Result<Identity> create_successor(const Identity &old);
 // The id: SHA-256 of the DER SubjectPublicKeyInfo, 64 lower-case hex digits.
 Result<std::string> identity_fingerprint(const Identity &identity);
 
 // A self-signed certificate of the key, in PEM, for others that speak TLS with it; it counts from an hour ago.
 Result<std::string> identity_certificate(const Identity &identity, uint64_t valid_seconds);
+
+// Whom a handshake has proven a peer to be.
+struct PeerIds {
+  std::string own;     // of the key it holds
+  std::string former;  // whose place that key has taken, by an endorsement; empty: none
+};
 
 enum class CloseReason : uint8_t {
   kLocal,            // close() was called
@@ -84,7 +93,8 @@ class Session {
   virtual ~Session() = default;
   SessionId id = 0;
   bool outgoing = false;         // we connected
-  std::string peer_fingerprint;  // once established
+  std::string peer_fingerprint;  // once established: the id by which we know it, the first or the second of
+  PeerIds peer_ids;              // these
   std::string peer_address;      // HOST:PORT; follows the peer when its address changes
   SessionStats stats;
   std::shared_ptr<void> user;    // the handler's own state of this session

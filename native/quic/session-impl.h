@@ -139,7 +139,7 @@ class SessionImpl final : public Session, private PeerJudge {
   void remove_connection_id(const ngtcp2_cid &cid);
   void next_address();
   void attempt_failed(const std::string &why);
-  bool peer_key_is_good(const std::string &fingerprint) override;
+  bool peer_key_is_good(const PeerIds &ids) override;
   void handshake_completed();
   void fill_settings(ngtcp2_settings &settings, ngtcp2_transport_params &params, const AcceptedInitial *initial);
   friend struct Callbacks;

@@ -188,12 +188,16 @@ void SessionImpl::drop_connection() {
   blocked_ = false;
 }
 
-bool SessionImpl::peer_key_is_good(const std::string &fingerprint) {
-  peer_fingerprint = fingerprint;
-  if (outgoing && fingerprint != expected_fingerprint_)
-    verdict_ = "the key of " + peer_address + " is " + fingerprint + ", expected is " + expected_fingerprint_;
-  if (!outgoing && !host_.is_allowed(fingerprint)) verdict_ = "the key " + fingerprint + " is not allowed here";
-  return verdict_.empty();
+bool SessionImpl::peer_key_is_good(const PeerIds &ids) {
+  const auto is_good = [&](const std::string &id) {
+    return !id.empty() && (outgoing ? id == expected_fingerprint_ : host_.is_allowed(id));
+  };
+  peer_ids = ids;
+  peer_fingerprint = !is_good(ids.own) && is_good(ids.former) ? ids.former : ids.own;
+  if (is_good(peer_fingerprint)) return true;
+  verdict_ = outgoing ? "the key of " + peer_address + " is " + ids.own + ", expected is " + expected_fingerprint_
+                      : "the key " + ids.own + " is not allowed here";
+  return false;
 }
 
 void SessionImpl::handshake_completed() {

@@ -1,11 +1,10 @@
 #include "quic/tls.h"
 
-#include <gnutls/crypto.h>
 #include <ngtcp2/ngtcp2_crypto_gnutls.h>
-#include <time.h>
 
-#include <cerrno>
 #include <cstring>
+
+#include "quic/certificates.h"
 
 namespace understudy::quic {
 namespace {
@@ -16,67 +15,20 @@ constexpr char kPriority[] =
     "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"
     "%DISABLE_TLS13_COMPAT_MODE";
 
-struct Certificate {
-  gnutls_x509_crt_t handle = nullptr;
-  ~Certificate() {
-    if (handle) gnutls_x509_crt_deinit(handle);
-  }
-};
-
-struct PublicKey {
-  gnutls_pubkey_t handle = nullptr;
-  ~PublicKey() {
-    if (handle) gnutls_pubkey_deinit(handle);
-  }
-};
-
-gnutls_digest_algorithm_t signing_hash(gnutls_x509_crt_t certificate) {
-  PublicKey key;
-  gnutls_digest_algorithm_t hash = GNUTLS_DIG_SHA256;
-  if (gnutls_pubkey_init(&key.handle) == 0 && gnutls_pubkey_import_x509(key.handle, certificate, 0) == 0)
-    gnutls_pubkey_get_preferred_hash_algorithm(key.handle, &hash, nullptr);
-  return hash;
-}
-
-int make_certificate(Certificate &certificate, gnutls_x509_privkey_t key, uint64_t valid_seconds) {
-  static constexpr char kName[] = "CN=understudy";
-  uint8_t serial[16];
-  if (int error = gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof serial)) return error;
-  serial[0] = (serial[0] & 0x7f) | 0x01;  // positive, and not 0
-  const time_t now = time(nullptr);
-  if (int error = gnutls_x509_crt_init(&certificate.handle)) return error;
-  gnutls_x509_crt_t crt = certificate.handle;
-  if (int error = gnutls_x509_crt_set_version(crt, 3)) return error;
-  if (int error = gnutls_x509_crt_set_serial(crt, serial, sizeof serial)) return error;
-  if (int error = gnutls_x509_crt_set_activation_time(crt, now - 3600)) return error;
-  if (int error = gnutls_x509_crt_set_expiration_time(crt, now - 3600 + static_cast<time_t>(valid_seconds))) return error;
-  if (int error = gnutls_x509_crt_set_dn(crt, kName, nullptr)) return error;
-  if (int error = gnutls_x509_crt_set_key(crt, key)) return error;
-  return gnutls_x509_crt_sign2(crt, crt, key, signing_hash(crt), 0);
-}
-
-constexpr uint64_t kEnvelopeSeconds = 86400ull * 3650;
-
-Result<std::string> peer_fingerprint(gnutls_session_t session) {
+// What the peer proves itself to be with this handshake: its key, and a former one whose place that key has taken.
+Result<PeerIds> peer_ids(gnutls_session_t session) {
   unsigned count = 0;
   const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &count);
   if (!chain || count == 0) return tls_failure(GNUTLS_E_NO_CERTIFICATE_FOUND, "peer's certificate");
-  Certificate certificate;
-  PublicKey key;
-  int error = gnutls_x509_crt_init(&certificate.handle);
-  if (!error) error = gnutls_x509_crt_import(certificate.handle, &chain[0], GNUTLS_X509_FMT_DER);
-  if (!error) error = gnutls_pubkey_init(&key.handle);
-  if (!error) error = gnutls_pubkey_import_x509(key.handle, certificate.handle, 0);
-  if (error) return tls_failure(error, "peer's certificate");
-  return spki_fingerprint(key.handle);
+  return ids_of_chain(chain, count);
 }
 
 // Called by gnutls_handshake() with the peer's certificate, on the link thread. That the peer also holds the private
 // key is proven by its CertificateVerify, which GnuTLS checks by itself.
 int verify_peer(gnutls_session_t session) {
   auto *judge = static_cast<PeerJudge *>(gnutls_db_get_ptr(session));
-  Result<std::string> fingerprint = peer_fingerprint(session);
-  if (!judge || !fingerprint.ok() || !judge->peer_key_is_good(fingerprint.value)) return GNUTLS_E_CERTIFICATE_ERROR;
+  Result<PeerIds> ids = peer_ids(session);
+  if (!judge || !ids.ok() || !judge->peer_key_is_good(ids.value)) return GNUTLS_E_CERTIFICATE_ERROR;
   return 0;
 }
 
@@ -85,28 +37,16 @@ int verify_peer(gnutls_session_t session) {
 Result<std::shared_ptr<Credentials>> Credentials::create(const Identity &identity) {
   Result<PrivateKey> key = load_key(identity);
   if (!key.ok()) return key.status;
-  Certificate certificate;
-  if (int error = make_certificate(certificate, key.value.handle, kEnvelopeSeconds)) return tls_failure(error, "identity: certificate");
+  Result<Chain> chain = chain_of(identity, key.value);
+  if (!chain.ok()) return chain.status;
   auto credentials = std::make_shared<Credentials>();
   if (int error = gnutls_certificate_allocate_credentials(&credentials->handle_))
     return tls_failure(error, "identity: credentials");
-  if (int error = gnutls_certificate_set_x509_key(credentials->handle_, &certificate.handle, 1, key.value.handle))
+  if (int error = gnutls_certificate_set_x509_key(credentials->handle_, chain.value.certificates.data(),
+                                                  static_cast<int>(chain.value.certificates.size()), key.value.handle))
     return tls_failure(error, "identity: credentials");
   gnutls_certificate_set_verify_function(credentials->handle_, verify_peer);
   return credentials;
-}
-
-Result<std::string> identity_certificate(const Identity &identity, uint64_t valid_seconds) {
-  Result<PrivateKey> key = load_key(identity);
-  if (!key.ok()) return key.status;
-  Certificate certificate;
-  gnutls_datum_t pem{};
-  int error = make_certificate(certificate, key.value.handle, valid_seconds);
-  if (!error) error = gnutls_x509_crt_export2(certificate.handle, GNUTLS_X509_FMT_PEM, &pem);
-  if (error) return tls_failure(error, "identity: certificate");
-  std::string text(reinterpret_cast<char *>(pem.data), pem.size);
-  gnutls_free(pem.data);
-  return text;
 }
 
 Credentials::~Credentials() {

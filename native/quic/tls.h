@@ -49,7 +49,7 @@ class Credentials {
 class PeerJudge {
  public:
   virtual ~PeerJudge() = default;
-  virtual bool peer_key_is_good(const std::string &fingerprint) = 0;
+  virtual bool peer_key_is_good(const PeerIds &ids) = 0;
 };
 
 // The TLS half of one QUIC connection. The conn_ref's user_data belongs to the caller; the judge must outlive this.

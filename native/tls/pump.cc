@@ -64,6 +64,18 @@ Status Pump::open_session() {
   return credentials_->apply(session_);
 }
 
+// Of a certificate that was not accepted, GnuTLS says separately what is wrong with it.
+static std::string why_refused(gnutls_session_t session, int error) {
+  gnutls_datum_t words{};
+  if (error != GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR ||
+      gnutls_certificate_verification_status_print(gnutls_session_get_verify_cert_status(session), GNUTLS_CRT_X509,
+                                                   &words, 0) != 0)
+    return gnutls_strerror(error);
+  std::string text(reinterpret_cast<char *>(words.data), words.size);
+  gnutls_free(words.data);
+  return text;
+}
+
 Status Pump::handshake(int limit_ms) {
   Status status = open_session();
   if (!status.ok()) return status;
@@ -75,7 +87,7 @@ Status Pump::handshake(int limit_ms) {
     send_cipher();
     if (refused) {
       status = Status::failed(EPROTO, "TLS handshake");
-      status.message = std::string("TLS handshake: ") + gnutls_strerror(result);
+      status.message = std::string("TLS handshake: ") + why_refused(session_, result);
       return status;
     }
     if (result == 0 && cipher_out_.empty()) break;

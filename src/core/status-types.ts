@@ -84,6 +84,8 @@ export interface VolumeStatus {
 export interface StatusDocument {
   /** This host's. */
   id?: string
+  /** While its key is being rotated: the id before, by which peers know it too. */
+  formerId?: string
   /** Of a standby: the masters it hears, and those that `revoke` has shut out. */
   allow?: string[]
   revoked?: string[]

@@ -12,6 +12,7 @@
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /allow     {id}            -> {}
  *   POST /revoke    {id}            -> {}
+ *   POST /rotate    {finish}        -> RotateReply
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
  *
@@ -113,6 +114,12 @@ export type VerifyEvent =
       differences: VerifyRange[]
       unreadable: VerifyRange[]
     }
+
+export interface RotateReply {
+  id: string
+  /** '': it is not being rotated any more. */
+  formerId: string
+}
 
 export interface ReloadReply {
   /** What was done and what needs a restart. */

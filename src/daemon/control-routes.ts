@@ -12,6 +12,7 @@ import {
   type PromoteReply,
   type ReloadReply,
   type ResolveRequest,
+  type RotateReply,
   type UnexportReply,
   type VerifyEvent,
   type VerifyRange,
@@ -63,6 +64,7 @@ export function controlRoutes(daemon: Daemon): Routes {
       daemon.revokeMaster(parseId(fields.string('id')))
       return reply({})
     },
+    'POST /rotate': fields => reply<RotateReply>(daemon.rotateIdentity(fields.flag('finish'))),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
     'POST /stop': () => {
       daemon.options.stop('asked over the control socket')

@@ -22,6 +22,7 @@ import type { Addon } from '../native/binding.js'
 import { CounterReader } from '../native/counters.js'
 import { AllowList } from './allow-list.js'
 import { controlRoutes } from './control-routes.js'
+import type { RotateReply } from './control-protocol.js'
 import { ControlServer } from './control-server.js'
 import { Copies } from './copies.js'
 import { EventHub } from './event-hub.js'
@@ -116,7 +117,12 @@ export class Daemon {
 
   status(): StatusDocument {
     const volumes: VolumeStatus[] = [...this.masters.values()].flatMap(group => group.status())
-    const document: StatusDocument = { id: this.id, volumes: [...volumes, ...(this.standbyRole?.status() ?? [])] }
+    const former = this.host === undefined || this.host.formerId === '' ? {} : { formerId: this.host.formerId }
+    const document: StatusDocument = {
+      id: this.id,
+      ...former,
+      volumes: [...volumes, ...(this.standbyRole?.status() ?? [])],
+    }
     if (this.allowList === undefined) return document
     return { ...document, allow: this.allowList.ids, revoked: this.allowList.revokedIds }
   }
@@ -151,6 +157,18 @@ export class Daemon {
     this.masterList().revoke(id)
     this.applyAllowList()
     this.options.log.info(`master ${id} is revoked`)
+  }
+
+  /** New sessions use the new key, and peers know this host by either id until `finish`. */
+  rotateIdentity(finish: boolean): RotateReply {
+    const { host, config, options } = this
+    if (host === undefined || this.closing)
+      throw new OperationError('LEAVING', 'identity: the daemon is starting or leaving')
+    if (finish) host.finish(config.state, options.addon)
+    else host.rotate(config.state, options.addon)
+    const { id, formerId } = host
+    options.log.info(finish ? `identity: ${id} alone from now on` : `identity: rotated from ${formerId} to ${id}`)
+    return { id, formerId }
   }
 
   /** How long close() may take for the drains. */
@@ -348,12 +366,12 @@ export class Daemon {
     const wanted = loadConfig(config.file)
     const plan = planReload(config, wanted)
     const messages = [...plan.needRestart]
-    const apply = async (what: string, change: () => Promise<void> | void): Promise<void> => {
+    const apply = async (what: string, change: () => Promise<void> | void, otherwise = ''): Promise<void> => {
       try {
         await change()
         messages.push(what)
       } catch (error) {
-        messages.push(`failed: ${what}: ${describe(error)}`)
+        messages.push(`failed: ${what}: ${describe(error)}${otherwise === '' ? '' : `; ${otherwise}`}`)
       }
     }
     for (const name of plan.removeGroups) {
@@ -368,7 +386,8 @@ export class Daemon {
       })
     }
     for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => this.openGroup(group))
-    if (config.nbd.tls !== undefined) await apply('TLS files read again', () => this.front.readTlsAgain())
+    if (config.nbd.tls !== undefined)
+      await apply('TLS files read again', () => this.front.readTlsAgain(), 'the old ones stay in force')
     const { allow } = plan
     if (allow !== undefined) await apply(`${allow.length} masters listed in allow`, () => this.listMasters(allow))
     const listening = [...this.listeners.keys()].map(parseAddress)

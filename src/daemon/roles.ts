@@ -21,8 +21,8 @@ export interface EventSource {
 export interface RoleDeps {
   addon: Addon
   events: EventSource
-  /** The private key, PEM, and its fingerprint. */
-  identity: { pem: string; id: string }
+  /** The private key, PEM, and its fingerprint; may be rotated. */
+  identity: { readonly pem: string; readonly id: string; onChange?(listener: () => void): () => void }
   /** STATE; a role keeps its files under STATE/groups/NAME or STATE/standby. */
   stateDirectory: string
   log: Logger

@@ -19,7 +19,7 @@ import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
 import { decodeSuspects, encodeAbdicate, type Refused, type Suspects, type Welcome } from '../transport/messages.js'
 import { openTransport } from '../transport/open-transport.js'
-import type { Session, SessionHandler, Transport } from '../transport/transport.js'
+import type { HostKey, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
 import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
@@ -40,7 +40,7 @@ import type { VolumeIdentity } from './volume-file.js'
 export interface MasterDeps {
   addon: Addon
   events: EventSource
-  identity: { pem: string; id: string }
+  identity: HostKey & { readonly id: string }
   stateDirectory: string
   log: Logger
   clock?: Clock
@@ -350,7 +350,7 @@ export class MasterGroup {
     return new SessionKeeper({
       transport,
       peer,
-      ownId: this.#deps.identity.id,
+      own: this.#deps.identity,
       clock: this.#clock,
       random: this.#deps.random ?? Math.random,
       log: this.#log,

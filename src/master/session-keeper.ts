@@ -34,8 +34,8 @@ export interface KeeperOptions {
   /** Undefined: the peer connects. */
   transport: Transport | undefined
   peer: PeerAddress
-  /** This host's id, for messages. */
-  ownId: string
+  /** This host, for messages. */
+  own: { readonly id: string }
   clock: Clock
   random: () => number
   log: Logger
@@ -206,6 +206,7 @@ export class SessionKeeper implements SessionHandler {
       )
     }
     this.options.welcomed(session, welcome)
+    this.#noteRotation(session)
     this.#cancelTimer()
     this.state = 'connected'
     this.reason = ''
@@ -213,6 +214,12 @@ export class SessionKeeper implements SessionHandler {
     this.#logged = ''
     this.#connectedSince = this.options.clock.monotonicMs()
     this.#firstOutcome()
+  }
+
+  #noteRotation({ peerId, keys }: Session): void {
+    if (keys === undefined || keys.keyId === peerId) return
+    const todo = `in --standby (standby of the group) put ${keys.keyId} in the place of ${peerId}`
+    this.options.log.warn(`the standby at ${this.#address()} has a new id: ${todo}, before its rotation is finished`)
   }
 
   #refused(session: Session, message: unknown): void {
@@ -266,7 +273,7 @@ export class SessionKeeper implements SessionHandler {
       case 'peer-not-allowed':
         return `at ${this.#address()} answers another key (${text}) than the one configured (${this.options.peer.id}); check --standby`
       case 'refused-by-peer':
-        return `${standby} does not allow this host's id; start it with --allow ${this.options.ownId}`
+        return `${standby} does not allow this host's id; start it with --allow ${this.options.own.id}`
       default:
         return `${standby}: ${text === '' ? 'the connection ended' : text}`
     }

@@ -103,7 +103,11 @@ export type AddonEvent =
       session: bigint
       endpoint: number
       outgoing: boolean
+      /** The id by which it was let in: that of its key, or the one before, of which the key's endorsement tells. */
       fingerprint: string
+      keyId: string
+      /** '': none. */
+      formerId: string
       address: string
     }
   /** The peer is seen at another address now (NAT); the session goes on. */
@@ -194,6 +198,8 @@ export interface Addon {
   counterLayout(): Record<'volume' | 'group' | 'replica', Record<string, number>>
 
   createIdentity(): string
+  /** A new key, endorsed by the old one (native/quic/certificates.h). */
+  createSuccessor(keyPem: string): string
   identityFingerprint(keyPem: string): string
   /** A self-signed certificate of the key, in PEM. */
   identityCertificate(keyPem: string, validSeconds: number): string
@@ -270,6 +276,8 @@ export interface Addon {
     /** Of each session it opens; 0: no limit. */
     bytesPerSecondMax?: number
   }): { endpoint: number; port: number }
+  /** For sessions that begin from now on. */
+  setIdentity(endpoint: number, keyPem: string): void
   closeEndpoint(endpoint: number): void
   allow(endpoint: number, fingerprints: string[]): void
   connect(endpoint: number, host: string, port: number, fingerprint: string): bigint

@@ -16,7 +16,7 @@ export class RejectionLog {
   constructor(
     private readonly log: Logger,
     clock: Pick<Clock, 'monotonicMs'>,
-    private readonly ownId: string,
+    private readonly own: { readonly id: string },
   ) {
     // An entry outlives its ttl by a tick there, and a time of 0 means none.
     const perf = { now: () => clock.monotonicMs() + 1 }
@@ -29,7 +29,7 @@ export class RejectionLog {
       const todo = 'if it is a master of yours, add its id to --allow'
       this.#tell(reason + whose(text), `a master was refused, its key is not allowed here: ${text}; ${todo}`)
     } else if (reason === 'refused-by-peer') {
-      const todo = `it expects another standby; the id of this one is ${this.ownId}`
+      const todo = `it expects another standby; the id of this one is ${this.own.id}`
       this.#tell(reason + whose(text), `a master refused this host's key: ${text}; ${todo}`)
     }
   }

@@ -32,7 +32,7 @@ import {
 import { openTransport as openOutgoing } from '../transport/open-transport.js'
 import { QuicTransport } from '../transport/quic.js'
 import { ReachableByTunnel } from '../transport/tunnel-door.js'
-import type { Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
+import type { HostKey, Listening, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { Follow } from './follow.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
@@ -48,7 +48,7 @@ import type { StandbyView } from './views.js'
 export interface StandbyDeps {
   addon: Addon
   events: EventSource
-  identity: { pem: string; id: string }
+  identity: HostKey & { readonly id: string }
   log: Logger
   clock?: Clock
   random64?: () => bigint
@@ -91,7 +91,7 @@ export class Standby {
   static async open(config: StandbyConfig, deps: StandbyDeps): Promise<Standby> {
     // The address first: when it is taken, nothing has been written yet.
     const waiting: Standby[] = []
-    const rejections = new RejectionLog(deps.log, deps.clock ?? systemClock, deps.identity.id)
+    const rejections = new RejectionLog(deps.log, deps.clock ?? systemClock, deps.identity)
     const transport = openTransport(config, deps, {
       accept: session => waiting[0]?.accept(session) ?? refuseEarly(session),
       rejected: (reason, text) => rejections.rejected(reason, text),
@@ -287,6 +287,7 @@ export class Standby {
       const versions = chooseVersion(decodeVersions(message), ownVersions(version))
       if ('problem' in versions) return this.#refuse(session, 'protocol', versions.problem)
       const hello = { ...decodeHello(message), protocol: versions.version }
+      this.#noteRotation(session)
       const known = this.#groups.get(hello.group)
       if (known?.record.masterId === session.peerId) await known.giveWay(hello)
       const refusal = judgeHello(hello, session.peerId, this.#storeView())
@@ -316,6 +317,7 @@ export class Standby {
   #offer(session: Session, message: unknown): SessionHandler | undefined {
     try {
       const follow = decodeFollow(message)
+      this.#noteRotation(session)
       const group = this.#groups.get(follow.group)
       if (group?.record.masterId !== session.peerId)
         throw new SafetyRefusal('OTHER_MASTER', `group ${follow.group}: it is not one of this peer's here`)
@@ -330,6 +332,24 @@ export class Standby {
     } catch (error) {
       this.#refuse(session, 'failed', describe(error))
       return undefined
+    }
+  }
+
+  /** A master whose key was rotated: its copies are the new id's once that is allowed; until then somebody is told. */
+  #noteRotation({ peerId, keys }: Session): void {
+    if (keys === undefined || keys.formerId === '') return
+    const { keyId, formerId } = keys
+    if (peerId !== keyId) {
+      this.#log.warn(
+        `master ${peerId} has a new id: understudy allow ${keyId}; its rotation is not to be finished before`,
+      )
+      return
+    }
+    for (const { record } of this.#groups.values()) {
+      if (record.masterId !== formerId) continue
+      record.masterId = keyId
+      this.#store.save(record)
+      this.#log.info(`group ${record.group}: its master's id is ${keyId} now, it was ${formerId}`)
     }
   }
 
@@ -494,14 +514,14 @@ function openTransport(
   const quic = new QuicTransport({
     addon: deps.addon,
     events: deps.events,
-    identityPem: deps.identity.pem,
+    identity: deps.identity,
     idleTimeoutMs,
     listening,
   })
   if (config.transport === 'quic') return quic
   return new ReachableByTunnel(quic, {
     addon: deps.addon,
-    identityPem: deps.identity.pem,
+    identity: deps.identity,
     address: { host: listen.host, port: quic.port },
     allowed: config.allow,
     log: deps.log,

@@ -3,13 +3,13 @@ import type { GroupConfig } from '../core/config-types.js'
 import type { Addon } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { QuicTransport } from './quic.js'
-import type { Transport } from './transport.js'
+import type { HostKey, Transport } from './transport.js'
 import { WebTransportTransport } from './webtransport.js'
 
 export interface OpeningDeps {
   addon: Addon
   events: EventSource
-  identity: { pem: string }
+  identity: HostKey
 }
 
 export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport {
@@ -17,7 +17,7 @@ export function openTransport(config: GroupConfig, deps: OpeningDeps): Transport
   return new Chosen({
     addon: deps.addon,
     events: deps.events,
-    identityPem: deps.identity.pem,
+    identity: deps.identity,
     idleTimeoutMs: config.peerTimeoutMs,
     bytesPerSecondMax: config.bandwidth,
     ...(config.packetBytesMax === undefined ? {} : { packetBytesMax: config.packetBytesMax }),

@@ -3,15 +3,18 @@ import { describe, NativeError } from '../core/errors.js'
 import { formatHostPort, type PeerAddress } from '../core/units.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
-import type { Listening, Session, SessionHandler, Transport } from './transport.js'
+import type { HostKey, Listening, PeerKeys, Session, SessionHandler, Transport } from './transport.js'
 
-type EndpointAddon = Pick<Addon, 'openEndpoint' | 'closeEndpoint' | 'allow' | 'connect' | 'closeSession' | 'send'>
+type EndpointAddon = Pick<
+  Addon,
+  'openEndpoint' | 'setIdentity' | 'closeEndpoint' | 'allow' | 'connect' | 'closeSession' | 'send'
+>
 type SessionEvent = Extract<AddonEvent, { session: bigint; type: `session-${string}` }>
 
 export interface QuicOptions {
   addon: EndpointAddon
   events: EventSource
-  identityPem: string
+  identity: HostKey
   /** A peer that is silent for so long is gone. */
   idleTimeoutMs: number
   packetBytesMax?: number
@@ -26,16 +29,16 @@ export class QuicTransport implements Transport {
   readonly #options: QuicOptions
   readonly #endpoint: number
   readonly #sessions = new Map<bigint, { session: QuicSession; handler: SessionHandler }>()
-  readonly #unsubscribe: () => void
+  readonly #unsubscribe: (() => void)[]
   #closed = false
 
   /** Throws NativeError (EADDRINUSE and the like). */
   constructor(options: QuicOptions) {
     this.#options = options
-    const { addon, identityPem, idleTimeoutMs, packetBytesMax, bytesPerSecondMax, listening } = options
+    const { addon, identity, idleTimeoutMs, packetBytesMax, bytesPerSecondMax, listening } = options
     try {
       const opened = addon.openEndpoint({
-        identityPem,
+        identityPem: identity.pem,
         idleTimeoutMs,
         bytesPerSecondMax: bytesPerSecondMax ?? 0,
         ...(listening === undefined ? {} : { listen: listening.address }),
@@ -47,9 +50,12 @@ export class QuicTransport implements Transport {
       const what = listening === undefined ? 'open a UDP socket' : `listen on UDP ${formatHostPort(listening.address)}`
       throw new NativeError(what, error)
     }
-    this.#unsubscribe = options.events.subscribe(event => {
-      if (isSessionEvent(event)) this.#handle(event)
-    })
+    this.#unsubscribe = [
+      options.events.subscribe(event => {
+        if (isSessionEvent(event)) this.#handle(event)
+      }),
+      identity.onChange?.(() => addon.setIdentity(this.#endpoint, identity.pem)) ?? (() => undefined),
+    ]
     if (listening !== undefined) this.allow(listening.allow)
   }
 
@@ -67,7 +73,7 @@ export class QuicTransport implements Transport {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    this.#unsubscribe()
+    for (const unsubscribe of this.#unsubscribe) unsubscribe()
     for (const { session } of this.#sessions.values()) session.end()
     this.#sessions.clear()
     this.#options.addon.closeEndpoint(this.#endpoint)
@@ -88,6 +94,7 @@ export class QuicTransport implements Transport {
     } else if (event.type === 'session-moved') {
       session.moved(event.address)
     } else {
+      session.keys = event
       handler.established(session)
     }
   }
@@ -107,6 +114,7 @@ export class QuicTransport implements Transport {
 
 class QuicSession implements Session {
   open = true
+  keys: PeerKeys | undefined
 
   constructor(
     private readonly addon: Pick<Addon, 'send' | 'closeSession'>,

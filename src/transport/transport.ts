@@ -10,11 +10,25 @@ import type { SessionCloseReason } from '../native/binding.js'
 
 export type { SessionCloseReason } from '../native/binding.js'
 
+/** This host's key; it may be rotated, which new sessions learn of. */
+export interface HostKey {
+  readonly pem: string
+  onChange?(listener: () => void): () => void
+}
+
+/** What a peer has proven: the id of its key and, while it rotates that, the one before ('': none). */
+export interface PeerKeys {
+  keyId: string
+  formerId: string
+}
+
 export interface Session {
   /** The engine's handle. */
   readonly id: bigint
   /** The peer's id; of an outgoing session the one that was asked for. */
   readonly peerId: string
+  /** Once established. */
+  readonly keys?: PeerKeys | undefined
   /** HOST:PORT, where the peer is seen now. */
   readonly address: string
   /** Queues a message of at most 64 KiB of JSON. Nothing happens when the session is closed already. */

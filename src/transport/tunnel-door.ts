@@ -12,13 +12,13 @@ import { describe } from '../core/errors.js'
 import { formatHostPort, type HostPort, type PeerAddress } from '../core/units.js'
 import type { Addon, SessionCloseReason } from '../native/binding.js'
 import { certificateRenewMs, tunnelIdentity } from './tunnel-identity.js'
-import type { Session, SessionHandler, Transport } from './transport.js'
+import type { HostKey, Session, SessionHandler, Transport } from './transport.js'
 import type { FromWorker } from './tunnel/tunnel-messages.js'
 import { TunnelWorker } from './tunnel/tunnel-worker.js'
 
 interface TunnelDoorOptions {
   addon: Pick<Addon, 'identityCertificate' | 'identityFingerprint'>
-  identityPem: string
+  identity: HostKey
   /** TCP; its port is the QUIC endpoint's. */
   address: HostPort
   allowed: readonly string[]
@@ -32,21 +32,19 @@ class TunnelDoor {
   #closed = false
   readonly #worker: TunnelWorker
   readonly #renewal: NodeJS.Timeout
+  readonly #unsubscribe: (() => void) | undefined
 
   constructor(private readonly options: TunnelDoorOptions) {
     this.#allowed = [...options.allowed]
     this.#worker = new TunnelWorker(
-      () => tunnelIdentity(options.addon, options.identityPem),
+      () => tunnelIdentity(options.addon, options.identity.pem),
       message => this.#heard(message),
       why => this.#again(`tunnels: ${why}; they can be opened again`),
     )
     // Tunnels end with the certificate, and their masters reconnect.
-    this.#renewal = setInterval(() => {
-      if (!this.#worker.running) return
-      this.#worker.stop()
-      this.#again('tunnels: a new certificate; masters reconnect')
-    }, certificateRenewMs)
+    this.#renewal = setInterval(() => this.#renew(), certificateRenewMs)
     this.#renewal.unref()
+    this.#unsubscribe = options.identity.onChange?.(() => this.#renew())
     this.#wait()
   }
 
@@ -58,8 +56,15 @@ class TunnelDoor {
   close(): void {
     this.#closed = true
     clearInterval(this.#renewal)
+    this.#unsubscribe?.()
     this.#server?.close()
     this.#worker.stop()
+  }
+
+  #renew(): void {
+    if (!this.#worker.running) return
+    this.#worker.stop()
+    this.#again('tunnels: a new certificate; masters reconnect')
   }
 
   #again(why: string): void {

@@ -1,4 +1,5 @@
 /** This host's key as the tunnel uses it. */
+import { endorsementOf } from '../core/endorsement.js'
 import type { Addon } from '../native/binding.js'
 import type { TunnelIdentity } from './tunnel/tunnel-messages.js'
 
@@ -13,6 +14,7 @@ export function tunnelIdentity(
   return {
     pem,
     certificatePem: addon.identityCertificate(pem, certificateSeconds),
+    endorsement: endorsementOf(pem),
     id: addon.identityFingerprint(pem),
   }
 }

@@ -5,7 +5,7 @@
 import { formatHostPort, type PeerAddress } from '../core/units.js'
 import type { Addon } from '../native/binding.js'
 import { QuicTransport, type QuicOptions } from './quic.js'
-import type { Session, SessionCloseReason, SessionHandler, Transport } from './transport.js'
+import type { PeerKeys, Session, SessionCloseReason, SessionHandler, Transport } from './transport.js'
 import { TunnelWorker } from './tunnel/tunnel-worker.js'
 import { tunnelIdentity } from './tunnel-identity.js'
 import type { FromWorker } from './tunnel/tunnel-messages.js'
@@ -17,15 +17,17 @@ export class WebTransportTransport implements Transport {
   readonly #quic: QuicTransport
   readonly #worker: TunnelWorker
   readonly #tunnels = new Map<number, TunnelledSession>()
+  readonly #unsubscribe: (() => void) | undefined
   #lastTunnel = 0
 
   constructor(options: Omit<QuicOptions, 'addon' | 'listening'> & { addon: TunnelAddon }) {
     this.#quic = new QuicTransport(options)
     this.#worker = new TunnelWorker(
-      () => tunnelIdentity(options.addon, options.identityPem),
+      () => tunnelIdentity(options.addon, options.identity.pem),
       message => this.#heard(message),
       why => this.#died(why),
     )
+    this.#unsubscribe = options.identity.onChange?.(() => this.#worker.renewIdentity())
   }
 
   connect(peer: PeerAddress, handler: SessionHandler): Session {
@@ -41,6 +43,7 @@ export class WebTransportTransport implements Transport {
   }
 
   close(): void {
+    this.#unsubscribe?.()
     this.#tunnels.clear()
     this.#worker.stop()
     this.#quic.close()
@@ -102,6 +105,10 @@ class TunnelledSession implements Session {
   end(reason: SessionCloseReason, text: string): void {
     this.#inner?.close('the tunnel has ended')
     this.#close(reason, text)
+  }
+
+  get keys(): PeerKeys | undefined {
+    return this.#inner?.keys
   }
 
   send(message: object): void {

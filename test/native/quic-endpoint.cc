@@ -164,6 +164,42 @@ static void rotation_test() {
   ok(pair.standby.seen.first().fingerprint == must_fingerprint(next), "set_identity() holds for new sessions");
 }
 
+// Everybody can have the certificate of a host's former key: whoever answers there shows it.
+static Identity forged_successor(const Identity &victim) {
+  constexpr char kHead[] = "-----BEGIN CERTIFICATE";
+  Identity forged = create_successor(must_identity()).value;
+  const std::string real = create_successor(victim).value.key_pem;
+  forged.key_pem.resize(forged.key_pem.rfind(kHead));
+  forged.key_pem += real.substr(real.rfind(kHead));
+  return forged;
+}
+
+static void endorsement_test() {
+  Pair pair;
+  pair.open();
+  const Identity successor = create_successor(pair.master.options.identity).value;
+  pair.master.endpoint->set_identity(successor);
+  pair.connect();
+  pair.standby.seen.wait(5, established_one);
+  ok(pair.standby.seen.first().fingerprint == pair.master.fingerprint, "a rotated key is let in by the former id");
+
+  Pair again;
+  again.open();
+  again.master.endpoint->set_identity(create_successor(again.master.options.identity).value);
+  again.standby.endpoint->allow({std::string(64, 'b')});
+  again.connect();
+  again.standby.seen.wait(5, closed_one);
+  ok(again.standby.seen.first().reason == CloseReason::kPeerNotAllowed, "and not when neither id is allowed (G6)");
+
+  Pair forged;
+  forged.open();
+  forged.master.endpoint->set_identity(forged_successor(forged.master.options.identity));
+  forged.connect();
+  forged.standby.seen.wait(5, [](Logs &logs) { return closed_one(logs) || established_one(logs); });
+  ok(forged.standby.seen.first().reason == CloseReason::kPeerNotAllowed && !forged.standby.seen.first().established,
+     "an endorsement that the former key did not sign is none (G6)");
+}
+
 static void names_test() {
   Pair pair;
   pair.standby.open("localhost");
@@ -465,6 +501,7 @@ int main() {
   not_allowed_test();
   no_longer_allowed_test();
   rotation_test();
+  endorsement_test();
   names_test();
   dead_port_test();
   control_test();

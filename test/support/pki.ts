@@ -54,3 +54,13 @@ async function privateKey(directory: string, name: string): Promise<string> {
   chmodSync(file, 0o600)
   return file
 }
+
+/** Puts a ca-crl.pem there that revokes the client's certificate. */
+export async function revokeClient(directory: string): Promise<void> {
+  const at = (name: string): string => join(directory, name)
+  writeFileSync(at('crl.template'), 'crl_next_update = 100\ncrl_number = 1\n')
+  await succeed('certtool', [
+    ...['--generate-crl', '--load-ca-privkey', at('ca-key.pem'), '--load-ca-certificate', at('ca-cert.pem')],
+    ...['--load-certificate', at('client-cert.pem'), '--template', at('crl.template'), '--outfile', at('ca-crl.pem')],
+  ])
+}

@@ -3,29 +3,32 @@
  *
  *   server: {nonce}   client: {key, signature over context, nonce, the server's id}   server: {welcome} or {refused}
  *
+ * Either adds the endorsement of a key that is being rotated.
+ *
  * The server's id in what is signed makes the answer worthless to any other server. Frames are JSON (pump.ts).
  */
-import { createHash, createPrivateKey, createPublicKey, randomBytes, sign, verify } from 'node:crypto'
+import { createPrivateKey, createPublicKey, randomBytes, sign, verify } from 'node:crypto'
+
+import { endorsementOf, formerIdOf, idOfKey } from '../../core/endorsement.js'
 
 const context = 'understudy tunnel 1\n'
 const nonceBytes = 32
 
 export interface Challenge {
   nonce: string
+  endorsement?: string
 }
 
 export interface Answer {
   /** DER SubjectPublicKeyInfo, base64. */
   key: string
   signature: string
+  endorsement?: string
 }
 
-export function newChallenge(): Challenge {
-  return { nonce: randomBytes(nonceBytes).toString('base64') }
+export function newChallenge(endorsement: string): Challenge {
+  return { nonce: randomBytes(nonceBytes).toString('base64'), ...endorsed(endorsement) }
 }
-
-/** Of a public key in DER: SHA-256, 64 hexadecimal digits (native/quic/identity.cc). */
-export const idOfKey = (der: Uint8Array): string => createHash('sha256').update(der).digest('hex')
 
 export function answerChallenge(challenge: unknown, pem: string, serverId: string): Answer {
   const { nonce } = asTable(challenge)
@@ -35,24 +38,29 @@ export function answerChallenge(challenge: unknown, pem: string, serverId: strin
   return {
     key: createPublicKey(key).export({ format: 'der', type: 'spki' }).toString('base64'),
     signature: sign(digestOf(key.asymmetricKeyType), signed(nonce, serverId), key).toString('base64'),
+    ...endorsed(endorsementOf(pem)),
   }
 }
 
-/** The client's id, proven; undefined: it is not. */
-export function provenId(answer: unknown, { nonce }: Challenge, serverId: string): string | undefined {
-  const { key, signature } = asTable(answer)
-  if (typeof key !== 'string' || typeof signature !== 'string') return undefined
+/** The client's ids, proven: its key's, and the one before. Empty: neither is. */
+export function provenIds(answer: unknown, { nonce }: Challenge, serverId: string): string[] {
+  const { key, signature, endorsement } = asTable(answer)
+  if (typeof key !== 'string' || typeof signature !== 'string') return []
   try {
     const der = Buffer.from(key, 'base64')
     const publicKey = createPublicKey({ key: der, format: 'der', type: 'spki' })
     const digest = digestOf(publicKey.asymmetricKeyType)
     const good = verify(digest, signed(nonce, serverId), publicKey, Buffer.from(signature, 'base64'))
     // The id is that of the key's canonical form, whatever the client wrapped around it.
-    return good ? idOfKey(publicKey.export({ format: 'der', type: 'spki' })) : undefined
+    if (!good) return []
+    const id = idOfKey(publicKey.export({ format: 'der', type: 'spki' }))
+    return [id, formerIdOf(endorsement, id)].filter(Boolean)
   } catch {
-    return undefined
+    return []
   }
 }
+
+const endorsed = (endorsement: string): { endorsement?: string } => (endorsement === '' ? {} : { endorsement })
 
 const signed = (nonce: string, serverId: string): Buffer => Buffer.from(`${context}${nonce}\n${serverId}\n`)
 

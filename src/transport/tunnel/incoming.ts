@@ -4,7 +4,7 @@ import { createSocket } from 'node:dgram'
 import { isIPv6 } from 'node:net'
 
 import type { HostPort } from '../../core/units.js'
-import { newChallenge, provenId } from './challenge.js'
+import { newChallenge, provenIds } from './challenge.js'
 import { loadLibrary, tunnelPath, type WebTransportServer, type WebTransportSession } from './library.js'
 import { FrameStream, pump } from './pump.js'
 import type { TunnelEnd, TunnelIdentity } from './tunnel-messages.js'
@@ -99,17 +99,18 @@ export class IncomingTunnels {
       if (stream === undefined) return undefined
       const frames = new FrameStream(stream)
       await frames.readJson()
-      const challenge = newChallenge()
+      const challenge = newChallenge(this.options.identity.endorsement)
       await frames.writeJson(challenge)
-      const id = provenId(await frames.readJson(), challenge, this.options.identity.id)
-      if (id !== undefined && this.#allowed.has(id)) {
+      const ids = provenIds(await frames.readJson(), challenge, this.options.identity.id)
+      const id = ids.find(proven => this.#allowed.has(proven))
+      if (id !== undefined) {
         this.#open.set(session, id)
         await frames.writeJson({ welcome: true })
         return frames
       }
       this.options.rejected(
-        id === undefined ? 'protocol' : 'peer-not-allowed',
-        id ?? 'a tunnel without a proof of its key',
+        ids.length === 0 ? 'protocol' : 'peer-not-allowed',
+        ids[0] ?? 'a tunnel without a proof of its key',
       )
       await frames.writeJson({ refused: true })
       // The answer must leave before the session is closed.

@@ -4,7 +4,8 @@ import { createSocket, type Socket } from 'node:dgram'
 import { connect } from 'node:tls'
 
 import { formatHostPort, type PeerAddress } from '../../core/units.js'
-import { answerChallenge, idOfKey } from './challenge.js'
+import { formerIdOf, idOfCertificate } from '../../core/endorsement.js'
+import { answerChallenge, type Challenge } from './challenge.js'
 import { loadLibrary, tunnelPath, type WebTransportSession } from './library.js'
 import { FrameStream, pump } from './pump.js'
 import type { TunnelEnd, TunnelIdentity } from './tunnel-messages.js'
@@ -31,7 +32,7 @@ export async function runTunnel(
   const limit = AbortSignal.timeout(handshakeMs)
   const aborted = rejectWhen(stop, () => new TunnelError('peer', 'the tunnel was closed'))
   const late = rejectWhen(limit, () => new TunnelError('timeout', `no tunnel within ${handshakeMs / 1000} s`))
-  const certificate = await Promise.race([pinnedCertificate(peer), aborted, late])
+  const certificate = await Promise.race([answeringCertificate(peer), aborted, late])
   const { WebTransport } = await loadLibrary()
   const session = new WebTransport(`https://${formatHostPort(peer)}${tunnelPath}`, {
     forceReliable: true, // HTTP/2
@@ -40,7 +41,7 @@ export async function runTunnel(
   session.closed.catch(() => undefined)
   const socket = createSocket('udp4')
   try {
-    const frames = await Promise.race([introduce(session, identity, peer), aborted, late])
+    const frames = await Promise.race([introduce(session, identity, peer, idOfCertificate(certificate)), aborted, late])
     const port = await bindLoopback(socket)
     opened(port)
     return await Promise.race([pump(frames, socket, idleMs), aborted])
@@ -54,22 +55,29 @@ async function introduce(
   session: WebTransportSession,
   { pem }: TunnelIdentity,
   peer: PeerAddress,
+  answering: string,
 ): Promise<FrameStream> {
   await session.ready
   const stream = new FrameStream(await session.createBidirectionalStream())
   // The server does not know of the stream before something comes on it.
   await stream.writeJson({ hello: 'understudy tunnel' })
-  await stream.writeJson(answerChallenge(await stream.readJson(), pem, peer.id))
+  const challenge = await stream.readJson()
+  if (
+    answering !== peer.id &&
+    formerIdOf((challenge as Partial<Challenge> | undefined)?.endorsement, answering) !== peer.id
+  )
+    throw new TunnelError('peer-not-allowed', answering)
+  await stream.writeJson(answerChallenge(challenge, pem, answering))
   const verdict = (await stream.readJson()) as { welcome?: unknown } | undefined
   if (verdict?.welcome !== true) throw new TunnelError('refused-by-peer', 'the standby does not allow this key')
   return stream
 }
 
 /**
- * The certificate that answers there, if its key is the one that is expected. The session is then made to that very
- * certificate: the package knows hashes of certificates, we pin keys.
+ * What answers there. The session is then made to that very certificate, and to its key if that is the one that is
+ * expected, or endorsed by it: the package knows hashes of certificates, we pin keys.
  */
-async function pinnedCertificate(peer: PeerAddress): Promise<X509Certificate> {
+async function answeringCertificate(peer: PeerAddress): Promise<X509Certificate> {
   const raw = await new Promise<Buffer>((resolve, reject) => {
     const socket = connect({ host: peer.host, port: peer.port, rejectUnauthorized: false, timeout: handshakeMs })
     socket.once('secureConnect', () => {
@@ -82,10 +90,7 @@ async function pinnedCertificate(peer: PeerAddress): Promise<X509Certificate> {
       reject(error instanceof TunnelError ? error : new TunnelError('timeout', `${error.message}${refused}`))
     })
   })
-  const certificate = new X509Certificate(raw)
-  const id = idOfKey(certificate.publicKey.export({ format: 'der', type: 'spki' }))
-  if (id !== peer.id) throw new TunnelError('peer-not-allowed', id)
-  return certificate
+  return new X509Certificate(raw)
 }
 
 function bindLoopback(socket: Socket): Promise<number> {

@@ -5,6 +5,8 @@ export interface TunnelIdentity {
   pem: string
   /** Of the same key; WebTransport wants one that is valid for at most two weeks. */
   certificatePem: string
+  /** While the key is being rotated: why the id before is this host's too; else ''. */
+  endorsement: string
   id: string
 }
 
@@ -14,6 +16,8 @@ export type ToWorker =
   /** `target`: where the QUIC endpoint is. */
   | { type: 'listen'; address: HostPort; target: HostPort; allowed: string[] }
   | { type: 'allow'; allowed: string[] }
+  /** For tunnels that are opened from now on. */
+  | { type: 'identity'; identity: TunnelIdentity }
 
 /** Why a tunnel ended, in the words of a session's end. */
 export type TunnelEnd = 'peer' | 'timeout' | 'peer-not-allowed' | 'refused-by-peer' | 'protocol'

@@ -19,6 +19,10 @@ export class TunnelWorker {
     this.#started().postMessage(message)
   }
 
+  renewIdentity(): void {
+    this.#worker?.postMessage({ type: 'identity', identity: this.identity() } satisfies ToWorker)
+  }
+
   /** Ends all tunnels. */
   stop(): void {
     const worker = this.#worker

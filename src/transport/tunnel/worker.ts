@@ -6,7 +6,7 @@ import { IncomingTunnels } from './incoming.js'
 import { runTunnel, TunnelError } from './outgoing.js'
 import type { FromWorker, ToWorker, TunnelIdentity } from './tunnel-messages.js'
 
-const identity = workerData as TunnelIdentity
+let identity = workerData as TunnelIdentity
 const outgoing = new Map<number, AbortController>()
 let incoming: IncomingTunnels | undefined
 let allowed: string[] = []
@@ -20,6 +20,7 @@ parentPort?.on('message', (message: ToWorker) => {
   if (message.type === 'open') void open(message)
   else if (message.type === 'close') outgoing.get(message.tunnel)?.abort()
   else if (message.type === 'listen') void listen(message)
+  else if (message.type === 'identity') identity = message.identity
   else {
     allowed = message.allowed
     incoming?.allow(allowed)

@@ -1,6 +1,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -82,6 +92,23 @@ t.test('the key is made once, for its owner only, and nothing else is left', asy
   t.equal(mode(join(state, 'identity')), 0o700)
   t.equal(mode(join(state, 'identity', 'key.pem')), 0o600)
   t.equal(readFileSync(join(state, 'identity', 'key.pem'), 'utf8'), first.pem)
+})
+
+t.test('a rotation that was cut short before its rename leaves the old key', async t => {
+  const state = scratch(t)
+  prepareStateDirectory(state)
+  const first = loadIdentity(state, addon)
+  const cut = { ...addon, createSuccessor: () => 'NEW' }
+  mkdirSync(join(state, 'identity', 'key.pem.new'))
+  t.throws(() => first.rotate(state, cut), { message: /identity .*key\.pem: cannot replace it/ })
+  t.equal(first.pem, loadIdentity(state, addon).pem, 'in memory as on disk')
+  rmdirSync(join(state, 'identity', 'key.pem.new'))
+  let told = 0
+  first.onChange(() => told++)
+  first.rotate(state, cut)
+  t.equal(told, 1)
+  t.equal(loadIdentity(state, addon).pem, 'NEW')
+  t.equal(mode(join(state, 'identity', 'key.pem')), 0o600)
 })
 
 t.test('a key that others can read is refused, with the command that mends it (exit code 2)', async t => {

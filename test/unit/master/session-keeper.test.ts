@@ -38,7 +38,7 @@ function makeKeeper() {
   const keeper = new SessionKeeper({
     transport,
     peer: { id: 'f'.repeat(64), host: '192.0.2.1', port: 7000 },
-    ownId: 'a'.repeat(64),
+    own: { id: 'a'.repeat(64) },
     clock,
     random: () => 1,
     log,

@@ -1,6 +1,7 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import t from 'tap'
-import { answerChallenge, idOfKey, newChallenge, provenId } from '../../../src/transport/tunnel/challenge.js'
+import { idOfKey } from '../../../src/core/endorsement.js'
+import { answerChallenge, newChallenge, provenIds } from '../../../src/transport/tunnel/challenge.js'
 
 const server = 'a'.repeat(64)
 const keys: KeyObject[] = [
@@ -13,18 +14,18 @@ const idOf = (pem: string): string =>
 
 t.test('an answer proves the key that signed it, to this server and for this challenge only (G6)', async t => {
   for (const pem of keys.map(pemOf)) {
-    const challenge = newChallenge()
+    const challenge = newChallenge('')
     const answer = answerChallenge(challenge, pem, server)
-    t.equal(provenId(answer, challenge, server), idOf(pem))
-    t.equal(provenId(answer, newChallenge(), server), undefined, 'another challenge')
-    t.equal(provenId(answer, challenge, 'b'.repeat(64)), undefined, 'another server')
+    t.same(provenIds(answer, challenge, server), [idOf(pem)])
+    t.same(provenIds(answer, newChallenge(''), server), [], 'another challenge')
+    t.same(provenIds(answer, challenge, 'b'.repeat(64)), [], 'another server')
     const other = answerChallenge(challenge, pemOf(generateKeyPairSync('ed25519').privateKey), server)
-    t.equal(provenId({ ...answer, key: other.key }, challenge, server), undefined, "another's key")
+    t.same(provenIds({ ...answer, key: other.key }, challenge, server), [], "another's key")
   }
 })
 
 t.test('garbage proves nothing', async t => {
   for (const answer of [undefined, null, 7, {}, { key: 'x', signature: 'y' }, { key: '', signature: '' }])
-    t.equal(provenId(answer, newChallenge(), server), undefined)
+    t.same(provenIds(answer, newChallenge(''), server), [])
   t.throws(() => answerChallenge({ nonce: 'short' }, pemOf(keys[0] as KeyObject), server), /no challenge/)
 })
