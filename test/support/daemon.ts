@@ -6,10 +6,12 @@
  * waited for and what it saw instead.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
+import { randomInt } from 'node:crypto'
+import { createSocket, type Socket } from 'node:dgram'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { open, truncate, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -70,31 +72,27 @@ export async function sparseFile(path: string, bytes: number): Promise<string> {
   return path
 }
 
-export function freeUdpPort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const socket = createSocket('udp4')
-    socket.once('error', reject)
-    socket.bind(0, '127.0.0.1', () => {
-      const { port } = socket.address()
-      socket.close(() => {
-        resolve(port)
-      })
-    })
-  })
-}
+/**
+ * Below the range from which the kernel gives ports to outgoing connections: a free port from that range may be somebody
+ * else's by the time a daemon listens there, or again when it is restarted.
+ */
+const PORTS: [number, number] = [12_000, 32_000]
 
-export function freeTcpPort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => {
-        if (address === null || typeof address === 'string') reject(new Error('no port'))
-        else resolve(address.port)
-      })
-    })
-  })
+export const freeUdpPort = (): Promise<number> => freePort(port => createSocket('udp4').bind(port, '127.0.0.1'))
+export const freeTcpPort = (): Promise<number> => freePort(port => createServer().listen(port, '127.0.0.1'))
+
+async function freePort(listener: (port: number) => Server | Socket): Promise<number> {
+  for (let tries = 0; tries < 100; tries++) {
+    const port = randomInt(...PORTS)
+    const socket = listener(port)
+    const free = await once(socket, 'listening').then(
+      () => true,
+      () => false,
+    )
+    await new Promise(resolve => socket.close(resolve))
+    if (free) return port
+  }
+  throw new Error(`no free port between ${PORTS.join(' and ')}`)
 }
 
 // ---- processes -------------------------------------------------------------------------------------------------------
