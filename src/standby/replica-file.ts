@@ -28,6 +28,13 @@ export interface Origin {
   accepted: boolean
   /** The master gave the reign away to its standby, which was to take over at once. */
   switchover: boolean
+  /** The master's history, once one has said hello: this copy's as soon as the first step is complete. */
+  next?: Lineage
+}
+
+export interface Lineage {
+  generation: string
+  history: Reign[]
 }
 
 /** This side has become the master; nothing of the old one is taken any more. */
@@ -125,7 +132,8 @@ function decodePosition(value: unknown): Position | undefined {
 /** What cannot be read of it makes more be compared, and less be allowed. */
 function decodeOrigin(value: unknown): Origin | undefined {
   if (value === undefined) return undefined
-  const { reign, position, suspects, accepted, switchover } = asTable(value)
+  const { reign, position, suspects, accepted, switchover, next } = asTable(value)
+  const history = decodeReigns(asTable(next)['history'])
   const last = decodePosition(position)
   const lists = Object.entries(asTable(suspects)).map(([name, ranges]) => [name, asBigs(ranges)] as const)
   const whole = suspects !== undefined && lists.every(([, ranges]) => ranges !== undefined)
@@ -135,6 +143,7 @@ function decodeOrigin(value: unknown): Origin | undefined {
     ...(whole ? { suspects: Object.fromEntries(lists) as Record<string, bigint[]> } : {}),
     accepted: accepted === true,
     switchover: switchover === true,
+    ...(history === undefined ? {} : { next: { generation: textOr(asTable(next)['generation'], ''), history } }),
   }
 }
 

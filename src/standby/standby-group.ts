@@ -78,7 +78,6 @@ export class StandbyGroup {
   #live: LiveSession | undefined
   #error = ''
   #follow: Following | undefined
-  #hello: Hello | undefined
   /** Why the master's history is not followed; '' when it is. */
   #divergence = ''
   /** Said to the old master, and not yet on disk as a promotion. */
@@ -182,7 +181,7 @@ export class StandbyGroup {
     this.#lag.observe(clock.monotonicMs(), counters['received_sequence'] ?? 0n, counters['applied_sequence'] ?? 0n)
     this.#rate.observe(clock.monotonicMs(), Number(counters['received_bytes'] ?? 0n))
     if (counters['last_errno'] === 0n && this.#replica !== undefined) this.#error = ''
-    if (this.record.origin !== undefined && this.#hello !== undefined && isUsable(counters)) this.#isWhole(this.#hello)
+    this.#noteWhole(counters)
     const { state } = standbyState({
       counters,
       sessionAddress: this.#address(),
@@ -499,6 +498,7 @@ export class StandbyGroup {
     }
     const counters = this.#counters()
     const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
+    if (virgin === undefined) this.#noteWhole(counters)
     this.#replica = undefined
     addon.closeReplica(handle)
     this.#reign.seal(virgin ?? applied)
@@ -534,16 +534,17 @@ export class StandbyGroup {
     }
   }
 
-  /** The first step is complete: what the image was before is over, and it is a cut of the master's history. */
-  #isWhole(hello: Hello): void {
+  /** Once the first step is complete, what the image was before is over, and it is a cut of the master's history. */
+  #noteWhole(counters: Counters): void {
+    const next = this.record.origin?.next
+    if (next === undefined || !isUsable(counters)) return
     delete this.record.origin
-    this.#noteHello(hello)
+    Object.assign(this.record, next)
+    this.deps.store.save(this.record)
   }
 
-  #noteHello(hello: Hello): void {
+  #noteHello({ durability, generation, history, volumes }: Hello): void {
     const { record } = this
-    const { durability, generation, history, volumes } = hello
-    this.#hello = hello
     const before = JSON.stringify(encodeReplica(record))
     record.durability = durability
     delete record.final
@@ -552,10 +553,8 @@ export class StandbyGroup {
       if (excluded.length > 0) volume.excluded = excluded
       else delete volume.excluded
     }
-    if (record.origin === undefined) {
-      record.generation = generation
-      record.history = history
-    }
+    if (record.origin === undefined) Object.assign(record, { generation, history })
+    else record.origin.next = { generation, history }
     if (JSON.stringify(encodeReplica(record)) !== before) this.deps.store.save(record)
   }
 

@@ -395,6 +395,32 @@ t.test('a promotion that was cut short by a crash is carried on by the next star
   t.same(fakeAfter.calls, ['openReplica', 'sealReplica', 'closeReplica', 'openGroup', 'fillMap'])
 })
 
+// A switchover in the fraction of a second after the former master's device had become whole went on from the history of
+// before: both sides reigned, and each called the other diverged (found by test/torture, switchover and back).
+t.test('a reign that begins right after the first step goes on from the history of the master before it', async t => {
+  const store = scratch(t)
+  const first = await open(t, store)
+  await first.greet()
+  await first.standby.close({ drainMs: 0 })
+  const stored = JSON.parse(readFileSync(replicaFile(store), 'utf8')) as object
+  const origin = { reign: '01', position: { incarnation: '5', sequence: '9' }, suspects: {}, switchover: true }
+  writeFileSync(replicaFile(store), JSON.stringify({ ...stored, origin }))
+  const { greet, setReplica } = await open(t, store)
+  const fork = { incarnation: '5', sequence: '9' }
+  const history = [
+    { id: '01', parent: '', since: '', fork: { incarnation: '0', sequence: '0' } },
+    { id: '02', parent: '01', since: '', fork },
+  ]
+  const session = await greet(hello({ incarnation: '6', generation: '02', history }))
+  setReplica({ phase: cut, incarnation: 6n, durable_sequence: 3n, applied_sequence: 3n })
+  session.receive({ type: 'abdicate', takeOver: true, incarnation: '6', sequence: '3' })
+  await settle()
+  session.end('peer')
+  await settle()
+  const { history: reigns } = JSON.parse(readFileSync(replicaFile(store), 'utf8')) as { history: unknown[] }
+  t.match(reigns, [{ id: '01' }, { id: '02' }, { parent: '02', fork: { incarnation: '6', sequence: '3' } }])
+})
+
 t.test('a copy that is being exported is not promoted under its clients', async t => {
   const { standby, greet, setReplica } = await open(t, scratch(t))
   await greet()
