@@ -16,6 +16,7 @@ export class Observer {
   constructor(
     readonly pair: Pair,
     readonly sizeBytes: number,
+    private readonly sockets = { master: pair.socket, standby: '' },
   ) {
     this.#clients = { master: new ControlClient(pair.master.state), standby: new ControlClient(pair.standby.state) }
   }
@@ -62,7 +63,12 @@ export class Observer {
 
   /** The device as the master's clients read it. */
   masterContent(): Promise<Buffer> {
-    return readAll(this.pair.socket, this.pair.volume, this.sizeBytes)
+    return this.content('master')
+  }
+
+  /** The same of either side, while it reigns. */
+  content(side: 'master' | 'standby'): Promise<Buffer> {
+    return readAll(this.sockets[side], this.pair.volume, this.sizeBytes)
   }
 }
 

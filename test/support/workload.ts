@@ -86,12 +86,13 @@ export class Workload {
     while (this.#outstanding > 0) await sleep(2)
   }
 
-  /** Goes on; with a history of its own from here, if one is given (only after pause()). */
-  resume(history?: History): void {
+  /** Goes on; with a history of its own from here, and at another address, if they are given (only after pause()). */
+  resume(history?: History, address: Address = this.#options.address): void {
     if (history !== undefined) {
       this.#before += this.#history.writes.length
       this.#history = history
     }
+    this.#options.address = address
     this.#paused = undefined
     this.#resume()
   }

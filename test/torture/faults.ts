@@ -2,45 +2,17 @@
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from '../support/daemon.js'
-import type { Judge } from './judge.js'
-import { type Side, type Stage, cutPower, peerTimeoutMs } from './stage.js'
-import type { Watch } from './watch.js'
-import type { Workload } from '../support/workload.js'
+import { type Fault, goOn, masterGone, startMaster, type Torture } from './fault.js'
+import { failover, switchover } from './roles.js'
+import { type Side, cutPower, peerTimeoutMs } from './stage.js'
 
-export interface Torture {
-  stage: Stage
-  workload: Workload
-  judge: Judge
-  watch: Watch
-  random: () => number
-  /** Judges what the standby shows now, if it can show anything. */
-  judgeStandby: (when: string) => Promise<void>
-  /** The master is up again: what its clients read is judged, and begins a new epoch. */
-  masterReturned: (how: 'kept' | 'power-cut' | 'failover') => Promise<void>
-  note: (text: string) => void
-}
-
-export interface Fault {
-  name: string
-  kill: boolean
-  /** Undefined: can be done here; otherwise why not. */
-  missing?: (stage: Stage) => string | undefined
-  run: (torture: Torture) => Promise<void>
-}
-
-const durabilities = ['flush', 'flush', 'durable', 'received', 'async'] as const
-
-/** The end of the master: nothing is in flight any more, and the windows of acknowledgements are closed. */
-async function masterGone({ workload, watch }: Torture): Promise<void> {
-  await workload.pause()
-  watch.died()
-}
-
-async function startMaster(torture: Torture, how: 'kept' | 'power-cut'): Promise<void> {
-  const { stage, random } = torture
-  stage.durability = durabilities[Math.floor(random() * durabilities.length)] ?? 'flush'
-  await stage.pair.master.restart()
-  await torture.masterReturned(how)
+/** It is up again: what its clients read is judged. */
+async function masterReturns(torture: Torture, how: 'kept' | 'power cut'): Promise<void> {
+  await startMaster(torture)
+  const content = await torture.stage.observer.content('master')
+  const { judge } = torture
+  torture.loses(how === 'kept' ? judge.masterAfterKill(content) : judge.masterAfterPowerCut(content))
+  goOn(torture, 'master', content)
 }
 
 function down(name: string, sides: Side[], power: Side[]): Fault {
@@ -48,13 +20,14 @@ function down(name: string, sides: Side[], power: Side[]): Fault {
     name,
     kill: true,
     run: async torture => {
-      const { stage, random, watch } = torture
+      const { stage, random, watch, judge } = torture
       const { pair } = stage
       const masterDies = sides.includes('master')
       // The standby first: the master must not find out and go on alone.
       for (const side of [...sides].sort().reverse()) await pair[side].kill()
       if (masterDies) await masterGone(torture)
-      else watch.disturbed = true
+      else watch.disturb()
+      if (sides.includes('standby')) judge.standbyDied()
       for (const side of power) {
         const { names, sectors } = await cutPower(stage, side, random)
         torture.note(`${side}: ${sectors} sectors and ${names} names taken back`)
@@ -62,7 +35,7 @@ function down(name: string, sides: Side[], power: Side[]): Fault {
       if (masterDies && !sides.includes('standby')) await torture.judgeStandby('with the master down')
       if (sides.includes('standby')) await pair.standby.restart()
       if (masterDies && sides.includes('standby')) await torture.judgeStandby('before the master is back')
-      if (masterDies) await startMaster(torture, power.includes('master') ? 'power-cut' : 'kept')
+      if (masterDies) await masterReturns(torture, power.includes('master') ? 'power cut' : 'kept')
     },
   }
 }
@@ -73,7 +46,7 @@ function network(name: string, milliseconds: [number, number], change: (torture:
     kill: false,
     run: async torture => {
       const { relay } = torture.stage
-      torture.watch.disturbed = true
+      torture.watch.disturb()
       change(torture)
       await sleep(milliseconds[0] + torture.random() * (milliseconds[1] - milliseconds[0]))
       Object.assign(relay, { loss: 0, duplication: 0, reordering: 0, delayMs: 0 })
@@ -86,7 +59,7 @@ function frozen(name: string, side: Side, milliseconds: number): Fault {
     name,
     kill: false,
     run: async ({ stage, watch }) => {
-      watch.disturbed = true
+      watch.disturb()
       stage.pair[side].program.signal('SIGSTOP')
       await sleep(milliseconds)
       stage.pair[side].program.signal('SIGCONT')
@@ -102,7 +75,7 @@ const restartMaster: Fault = {
     await stage.pair.master.stop()
     await workload.pause()
     torture.watch.reset()
-    await startMaster(torture, 'kept')
+    await masterReturns(torture, 'kept')
   },
 }
 
@@ -110,7 +83,7 @@ const restartStandby: Fault = {
   name: 'stop of the standby',
   kill: false,
   run: async ({ stage, watch }) => {
-    watch.disturbed = true
+    watch.disturb()
     await stage.pair.standby.stop()
     await stage.pair.standby.restart()
   },
@@ -121,7 +94,7 @@ const fullDisk: Fault = {
   kill: false,
   missing: stage => (stage.standbyDisk === undefined ? 'not allowed to mount a small file system' : undefined),
   run: async ({ stage, watch, judgeStandby }) => {
-    watch.disturbed = true
+    watch.disturb()
     const filler = join(stage.standbyDisk ?? '', 'filler')
     const descriptor = openSync(filler, 'w')
     try {
@@ -164,6 +137,8 @@ export const faults: Fault[] = [
   restartMaster,
   restartStandby,
   fullDisk,
+  switchover,
+  failover,
   frozen('standby frozen beyond the peer timeout', 'standby', peerTimeoutMs + 500),
   network('network cut beyond the peer timeout', [1400, 1800], torture => (torture.stage.relay.loss = 1)),
   ...light,

@@ -8,12 +8,17 @@ import type { HistoryFlush, HistoryWrite, Requirement } from '../support/history
 
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 
+/**
+ * What an acknowledgement promises of the standby: everything that was acknowledged is on its disk, or in its memory
+ * (gone with its process), or only what a FLUSH or FUA covers is on its disk.
+ */
+export type Promised = 'every' | 'received' | 'flushed'
+
 /** A stretch of an epoch in which the pair was seen in sync: acknowledgements in it count for the standby too. */
 interface Window {
   from: number
   until: number
-  /** What they promise: everything that was acknowledged, or what a FLUSH or FUA covers. */
-  what: 'every' | 'flushed'
+  what: Promised
 }
 
 interface Epoch {
@@ -65,8 +70,14 @@ export class Judge {
   }
 
   /** Between two looks at the pair, at ticks of the current epoch, nothing was acknowledged that the standby may lack. */
-  inSync(from: number, until: number, what: Window['what']): void {
+  inSync(from: number, until: number, what: Promised): void {
     this.#current().windows.push({ from, until, what })
+  }
+
+  /** The standby's process is gone, and with it what it had only in memory. */
+  standbyDied(): void {
+    for (const { windows } of this.#epochs)
+      for (const window of windows) if (window.what === 'received') window.what = 'flushed'
   }
 
   /** What has been promised by now: a copy that is asked for from here on must have it. */
@@ -129,16 +140,11 @@ function countAcknowledged(history: History): number {
 /** Of requests that were made and answered inside of a window. */
 function promised({ history, windows }: Epoch): Requirement {
   if (windows.length === 0) return noRequirement
-  const inside = (operation: HistoryWrite | HistoryFlush, what?: Window['what']): boolean =>
+  const inside = (operation: HistoryWrite | HistoryFlush, counts = (_what: Promised): boolean => true): boolean =>
     operation.outcome === 'acknowledged' &&
-    windows.some(
-      window =>
-        operation.submitted > window.from &&
-        operation.ended <= window.until &&
-        (what === undefined || window.what === what),
-    )
+    windows.some(window => operation.submitted > window.from && operation.ended <= window.until && counts(window.what))
   const ids = history.writes
-    .filter(write => inside(write, 'every') || (write.fua && inside(write)))
+    .filter(write => inside(write, write.fua ? undefined : what => what !== 'flushed'))
     .map(write => write.id)
   const before = history.flushes
     .filter(flush => inside(flush))

@@ -35,6 +35,10 @@ export interface Stage {
   /** The standby's disk is a file system of this size; undefined: not allowed to make one. */
   standbyDisk: string | undefined
   sizeBytes: number
+  /** Whose clients write; but for faults of the roles it is the master. */
+  reigning: Side
+  /** Where clients find the volume when that side reigns. */
+  sockets: Record<Side, string>
 }
 
 export type Side = 'master' | 'standby'
@@ -55,8 +59,9 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
     master: new PowerHost(roots.master, files.path('mj'), library),
     standby: new PowerHost(roots.standby, files.path('sj'), library),
   }
-  const socket = files.path('nbd.sock')
-  const stage = { durability: 'flush' as Durability }
+  const sockets = { master: files.path('nbd.sock'), standby: files.path('nbd2.sock') }
+  const socket = sockets.master
+  const stage: Pick<Stage, 'durability' | 'reigning'> = { durability: 'flush', reigning: 'master' }
   const masterArgs = (): string[] => [
     ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
     ...['--standby', `${standbyId}@127.0.0.1:${relay.port}`, '--metrics', `127.0.0.1:${masterMetrics}`],
@@ -80,7 +85,16 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
     standbyAddress: `127.0.0.1:${port}`,
     metrics: { master: masterMetrics, standby: standbyMetrics },
   }
-  return Object.assign(stage, { pair, observer: new Observer(pair, sizeBytes), relay, power, standbyDisk, sizeBytes })
+  return Object.assign(stage, {
+    pair,
+    observer: new Observer(pair, sizeBytes, sockets),
+    relay,
+    power,
+    standbyDisk,
+    sizeBytes,
+    reigning: 'master',
+    sockets,
+  })
 }
 
 /** SIGKILL, and what was not synced is gone, in part or as a whole. */

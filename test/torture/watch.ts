@@ -1,6 +1,6 @@
 /** Looks at the pair a few times a second: how long it was protected, and when acknowledgements counted for the standby. */
 import { metric } from '../support/daemon.js'
-import type { Judge } from './judge.js'
+import type { Judge, Promised } from './judge.js'
 import { type Stage, volume } from './stage.js'
 
 interface Look {
@@ -17,8 +17,8 @@ const everyMs = 150
 export class Watch {
   protectedMs = 0
   totalMs = 0
-  /** A fault is on that may make the standby count as away between two looks. */
-  disturbed = false
+  #disturbed = false
+  #calm: NodeJS.Timeout | undefined
   #last: Look | undefined
   #timer: NodeJS.Timeout | undefined
   #looking: Promise<void> | undefined
@@ -36,7 +36,20 @@ export class Watch {
 
   async stop(): Promise<void> {
     clearInterval(this.#timer)
+    clearTimeout(this.#calm)
     await this.#looking
+  }
+
+  /** A fault is on that may make the standby count as away between two looks. */
+  disturb(): void {
+    clearTimeout(this.#calm)
+    this.#disturbed = true
+  }
+
+  /** The fault is over. What it has begun (a silence that counts as away) may show a moment later. */
+  calm(): void {
+    clearTimeout(this.#calm)
+    this.#calm = setTimeout(() => (this.#disturbed = false), 300)
   }
 
   /** An epoch has begun: windows do not reach across. */
@@ -47,7 +60,7 @@ export class Watch {
   /** The master is dead and every request has ended: what was acknowledged after the last look was no different. */
   died(): void {
     const last = this.#last
-    if (last?.healthy === true && last.epoch === this.judge.epoch && !this.disturbed)
+    if (last?.healthy === true && last.epoch === this.judge.epoch && !this.#disturbed)
       this.#inSync(last.tick, Infinity, this.#what())
     this.#last = undefined
   }
@@ -56,7 +69,7 @@ export class Watch {
     const { stage, judge } = this
     const [epoch, tick] = [judge.epoch, judge.history.now]
     const [status, alone] = await Promise.all([
-      stage.observer.status(),
+      stage.observer.status(stage.reigning),
       metric(stage.pair.metrics.master, 'understudy_alone_flushes_total', { group: volume }).catch(() => undefined),
     ])
     const ended = performance.now()
@@ -64,19 +77,21 @@ export class Watch {
     this.totalMs += elapsedMs
     if (status?.protected === true) this.protectedMs += elapsedMs
     // The tick is from before the look, the facts from after it.
-    const healthy = status?.state === 'replicating' && alone !== undefined && status.reason === ''
+    const healthy =
+      stage.reigning === 'master' && status?.state === 'replicating' && alone !== undefined && status.reason === ''
     const look = { epoch, tick, healthy, alone: alone ?? -1, timeMs: ended }
     const last = this.#last
     this.#last = look
     if (last === undefined || !last.healthy || !healthy || last.epoch !== epoch || judge.epoch !== epoch) return
-    if (alone === last.alone) this.#inSync(last.tick, tick, this.disturbed ? 'flushed' : this.#what())
+    if (alone === last.alone) this.#inSync(last.tick, tick, this.#disturbed ? 'flushed' : this.#what())
   }
 
-  #inSync(from: number, until: number, what: 'every' | 'flushed'): void {
+  #inSync(from: number, until: number, what: Promised): void {
     if (this.stage.durability !== 'async') this.judge.inSync(from, until, what)
   }
 
-  #what(): 'every' | 'flushed' {
-    return this.stage.durability === 'flush' ? 'flushed' : 'every'
+  #what(): Promised {
+    const promised = { async: 'flushed', flush: 'flushed', received: 'received', durable: 'every' } as const
+    return promised[this.stage.durability]
   }
 }

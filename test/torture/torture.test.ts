@@ -1,0 +1,32 @@
+// timeout: 330
+// serial
+/**
+ * The torture as everybody runs it (main.ts): two minutes without a loss, and that it would have seen one.
+ */
+import t from 'tap'
+import { execute, ROOT } from '../support/daemon.js'
+
+const torture = (...args: string[]) =>
+  execute(process.execPath, [`${ROOT}/dist-test/test/torture/main.js`, ...args], { limitMs: 200_000 })
+
+t.test('two minutes of kills, power cuts, networks, full disks and changed roles lose nothing (G1-G5)', async t => {
+  const { code, stdout, stderr } = await torture('--minutes', '2')
+  const figures =
+    /(\d+) faults of (\d+) kinds, (\d+) kills, .* (\d+) writes checked, protected (\d+) %, lost (\d+)$/m.exec(stdout)
+  t.comment(figures?.[0] ?? '')
+  if (code !== 0) t.comment(`${stdout.slice(-20_000)}${stderr.slice(-10_000)}`)
+  const [faults = 0, kinds = 0, kills = 0, writes = 0, protectedPart = 0, lost = NaN] =
+    figures?.slice(1).map(Number) ?? []
+  t.equal(code, 0)
+  t.equal(lost, 0)
+  t.ok(faults >= 100 && kinds >= 20, `${faults} faults of ${kinds} kinds`)
+  t.ok(kills >= 20, `${kills} kills`)
+  t.ok(writes >= 500_000, `${writes} writes were checked`)
+  t.ok(protectedPart >= 50, `protected for ${protectedPart} % of the time`)
+})
+
+t.test('with every sync a lie it finds a loss within the two minutes', async t => {
+  const { code, stdout } = await torture('--minutes', '2', '--lie', '--faults', 'power cut')
+  t.equal(code, 1)
+  t.match(stdout, / LOST |is damaged/, 'a write is lost, or a file that was synced is not whole and a daemon says so')
+})
