@@ -38,6 +38,21 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::close_listener>(exports, "closeListener");
   add<&Addon::adopt>(exports, "adopt");
   add<&Addon::release>(exports, "release");
+  add<&Addon::pause_listeners>(exports, "pauseListeners");
+  add<&Addon::waiting_connections>(exports, "waitingConnections");
+  add<&Addon::take_listener>(exports, "takeListener");
+  add<&Addon::listening_socket>(exports, "listeningSocket");
+  add<&Addon::duplicate>(exports, "duplicate");
+  add<&Addon::pause_clients>(exports, "pauseClients");
+  add<&Addon::resume_clients>(exports, "resumeClients");
+  add<&Addon::take_clients>(exports, "takeClients");
+  add<&Addon::adopt_client>(exports, "adoptClient");
+  add<&Addon::channel_connect>(exports, "channelConnect");
+  add<&Addon::channel_accept>(exports, "channelAccept");
+  add<&Addon::channel_send>(exports, "channelSend");
+  add<&Addon::channel_receive>(exports, "channelReceive");
+  add<&Addon::channel_peer>(exports, "channelPeer");
+  add<&Addon::channel_close>(exports, "channelClose");
   add<&Addon::tls_credentials>(exports, "tlsCredentials");
   add<&Addon::drop_tls_credentials>(exports, "dropTlsCredentials");
   add<&Addon::start_tls>(exports, "startTls");
@@ -74,9 +89,9 @@ void Addon::need_started(Napi::Env env) const {
 }
 
 Napi::Value Addon::start(Call call) {
-  if (pool_) throw Napi::Error::New(call.Env(), "the addon is started already");
-  queue_.open(call.Env());
   on_event_ = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[0].As<Napi::Function>()));
+  if (pool_) return call.Env().Undefined();
+  queue_.open(call.Env());
   pool_ = std::make_unique<WorkPool>(kWorkers);
   closing_ = std::make_unique<WorkPool>(2);
   pumps_ = std::make_unique<tls::Pumps>();
@@ -106,6 +121,9 @@ void Addon::emit(Event event) {
 
 void Addon::stop() {
   if (!pool_) return;
+  for (auto &[handle, channel] : channels_) channel->shut();
+  channel_thread_.reset();
+  channels_.clear();
   acceptor_.reset();
   groups_.clear();  // engines before what they use
   pumps_.reset();   // what the engines have said last is on its way out

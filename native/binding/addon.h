@@ -12,6 +12,7 @@
 #include "engine/listener.h"
 #include "link/link.h"
 #include "replay/replica.h"
+#include "takeover/channel.h"
 #include "tls/pumps.h"
 
 namespace understudy::binding {
@@ -37,6 +38,22 @@ class Addon {
   Napi::Value close_listener(Call call);
   Napi::Value adopt(Call call);
   Napi::Value release(Call call);
+  // takeover-calls.cc
+  Napi::Value pause_listeners(Call call);
+  Napi::Value waiting_connections(Call call);
+  Napi::Value take_listener(Call call);
+  Napi::Value listening_socket(Call call);
+  Napi::Value duplicate(Call call);
+  Napi::Value pause_clients(Call call);
+  Napi::Value resume_clients(Call call);
+  Napi::Value take_clients(Call call);
+  Napi::Value adopt_client(Call call);
+  Napi::Value channel_connect(Call call);
+  Napi::Value channel_accept(Call call);
+  Napi::Value channel_send(Call call);
+  Napi::Value channel_receive(Call call);
+  Napi::Value channel_peer(Call call);
+  Napi::Value channel_close(Call call);
   // tls-calls.cc
   Napi::Value tls_credentials(Call call);
   Napi::Value drop_tls_credentials(Call call);
@@ -103,6 +120,9 @@ class Addon {
   std::pair<engine::Group *, engine::Volume *> volume_of(Call call, size_t argument = 0);
   link::Link *link_of_session(uint64_t session);
   void need_started(Napi::Env env) const;
+  std::shared_ptr<takeover::Channel> channel_of(Call call);
+  uint32_t keep_channel(Fd socket);
+  void on_channel_thread(std::function<void()> job);
 
   JsQueue queue_;
   std::shared_ptr<Napi::FunctionReference> on_event_;
@@ -116,7 +136,13 @@ class Addon {
   std::map<uint32_t, std::unique_ptr<GroupEntry>> groups_;
   std::map<uint32_t, std::shared_ptr<ReplicaEntry>> replicas_;
   std::map<uint32_t, std::unique_ptr<Device>> views_;
+  std::map<uint32_t, std::shared_ptr<takeover::Channel>> channels_;
+  std::unique_ptr<WorkPool> channel_thread_;  // null: there was no hand-over yet
   uint32_t last_handle_ = 0;
 };
+
+// nbd-calls.cc
+engine::Negotiated negotiated_from(const Napi::Object &flags);
+engine::ListenAddress address_from(const Napi::Object &spec);
 
 }  // namespace understudy::binding

@@ -2,10 +2,18 @@
 
 namespace understudy::binding {
 
-Napi::Value Addon::listen(Call call) {
-  need_started(call.Env());
-  const Napi::Object spec = call[0].As<Napi::Object>();
+engine::Negotiated negotiated_from(const Napi::Object &flags) {
+  engine::Negotiated negotiated;
+  negotiated.structured_replies = flag(flags, "structuredReplies");
+  negotiated.extended_headers = flag(flags, "extendedHeaders");
+  negotiated.base_allocation_id = static_cast<uint32_t>(number(flags, "baseAllocationId"));
+  negotiated.read_only = flag(flags, "readOnly");
+  return negotiated;
+}
+
+engine::ListenAddress address_from(const Napi::Object &spec) {
   engine::ListenAddress address;
+  address.inherited = static_cast<int>(number(spec, "inherited", -1));
   if (text(spec, "kind") == "unix") {
     address.unix_path = text(spec, "path");
     address.mode = static_cast<uint32_t>(number(spec, "mode", 0600));
@@ -14,7 +22,12 @@ Napi::Value Addon::listen(Call call) {
     address.host = text(spec, "host");
     address.port = static_cast<uint16_t>(number(spec, "port"));
   }
-  auto listening = acceptor_->listen(address);
+  return address;
+}
+
+Napi::Value Addon::listen(Call call) {
+  need_started(call.Env());
+  auto listening = acceptor_->listen(address_from(call[0].As<Napi::Object>()));
   require_ok(call.Env(), listening.status);
   Napi::Object result = Napi::Object::New(call.Env());
   result.Set("listener", listening.value.listener);
@@ -33,17 +46,12 @@ Napi::Value Addon::adopt(Call call) {
   auto [group, volume] = volume_of(call, 1);
   const Napi::Object flags = call[2].As<Napi::Object>();
   const auto early = call[3].As<Napi::Uint8Array>();
-  engine::Negotiated negotiated;
-  negotiated.structured_replies = flag(flags, "structuredReplies");
-  negotiated.extended_headers = flag(flags, "extendedHeaders");
-  negotiated.base_allocation_id = static_cast<uint32_t>(number(flags, "baseAllocationId"));
-  negotiated.read_only = flag(flags, "readOnly");
-  auto socket = std::make_shared<Fd>(acceptor_->take(id));
-  if (!*socket) return call.Env().Undefined();
-  std::vector<uint8_t> bytes(early.Data(), early.Data() + early.ByteLength());
-  group->post([group = group, volume = volume, id, socket, negotiated, bytes = std::move(bytes)]() mutable {
-    group->adopt(id, std::move(*socket), *volume, negotiated, std::move(bytes));
-  });
+  auto state = std::make_shared<engine::ClientState>();
+  state->socket = acceptor_->take(id);
+  if (!state->socket) return call.Env().Undefined();
+  state->negotiated = negotiated_from(flags);
+  state->unread.assign(early.Data(), early.Data() + early.ByteLength());
+  group->post([group = group, volume = volume, id, state] { group->adopt(id, std::move(*state), *volume); });
   return call.Env().Undefined();
 }
 

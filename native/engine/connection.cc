@@ -14,8 +14,21 @@ constexpr uint64_t kSkipMax = 1ull << 32;       // a longer refused payload ends
 constexpr size_t kExtentsMax = 1024;            // in one BLOCK_STATUS reply
 }  // namespace
 
-Connection::Connection(uint64_t connection_id, Fd socket, Volume &served, const Negotiated &agreed)
-    : id(connection_id), volume(served), negotiated(agreed), socket_(std::move(socket)) {}
+Connection::Connection(uint64_t connection_id, ClientState state, Volume &served)
+    : id(connection_id),
+      volume(served),
+      negotiated(state.negotiated),
+      closing(state.closing),
+      socket_(std::move(state.socket)),
+      skip_bytes_(state.skip_bytes) {
+  in_.append(state.unread.data(), state.unread.size());
+  out_.append(state.unsent.data(), state.unsent.size());
+}
+
+ClientState Connection::give_up() {
+  const auto rest = [](Buffer &buffer) { return std::vector<uint8_t>(buffer.begin(), buffer.end()); };
+  return {std::move(socket_), negotiated, rest(in_), rest(out_), skip_bytes_, closing};
+}
 
 bool Connection::receive() {
   // A large payload is received into its place, with little behind it that would have to be moved afterwards.

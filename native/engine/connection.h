@@ -18,6 +18,16 @@ struct Negotiated {
   bool read_only = false;
 };
 
+// A client at a request boundary, with nothing of it in flight: what another engine needs to go on with it.
+struct ClientState {
+  Fd socket;
+  Negotiated negotiated;
+  std::vector<uint8_t> unread;  // received and not carried out: whole requests, and the beginning of one
+  std::vector<uint8_t> unsent;  // replies, in the order they are owed
+  uint64_t skip_bytes = 0;      // payload of a refused WRITE that is still to come
+  bool closing = false;         // it has sent its last request; what is unsent is still owed to it
+};
+
 struct ParsedRequest {
   uint16_t type, flags;
   uint64_t cookie, offset, length;
@@ -27,7 +37,8 @@ struct ParsedRequest {
 
 class Connection {
  public:
-  Connection(uint64_t id, Fd socket, Volume &volume, const Negotiated &negotiated);
+  Connection(uint64_t id, ClientState state, Volume &volume);
+  ClientState give_up();  // what is left is to be destroyed
 
   const uint64_t id;
   Volume &volume;
@@ -52,8 +63,6 @@ class Connection {
 
   int fd() const { return socket_.get(); }
 
-  // Bytes that were read during the handshake, before anything else.
-  void feed(const uint8_t *data, size_t bytes) { in_.append(data, bytes); }
   // One recv. False: nothing came (EAGAIN), or the stream has ended (closing/dead is set).
   bool receive();
 

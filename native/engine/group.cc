@@ -92,9 +92,9 @@ void Group::run() {
       link_->published(news == Capture::News::kUrgent);
     answer_waiters();
     send_outputs();
-    if (quiesced_ && operations_ == 0 &&
+    if (!quiesced_.empty() && operations_ == 0 &&
         std::all_of(connections_.begin(), connections_.end(), [](auto &c) { return c.second->outstanding == 0; }))
-      std::exchange(quiesced_, nullptr)();
+      for (auto &done : std::exchange(quiesced_, {})) done();
   }
 }
 
@@ -169,9 +169,8 @@ void Group::wait(int limit_ms) {
   resync_waits_ = false;
 }
 
-void Group::adopt(uint64_t id, Fd socket, Volume &volume, const Negotiated &negotiated, std::vector<uint8_t> early) {
-  auto connection = std::make_unique<Connection>(id, std::move(socket), volume, negotiated);
-  connection->feed(early.data(), early.size());
+void Group::adopt(uint64_t id, ClientState state, Volume &volume) {
+  auto connection = std::make_unique<Connection>(id, std::move(state), volume);
   connection->readable = true;
   connection->last_byte_ns = monotonic_ns();
   epoll_event event{};
@@ -224,6 +223,15 @@ void Group::drop_stalled() {
 
 void Group::settle(Connection &connection) {
   if (!connection.closing || connection.outstanding || (connection.has_output() && !connection.dead)) return;
+  events_({"disconnected",
+           {{"connection", static_cast<double>(connection.id)},
+            {"volume", static_cast<double>(connection.volume.handle)},
+            {"reason", connection.failure}},
+           ""});
+  (void)forget(connection);
+}
+
+std::unique_ptr<Connection> Group::forget(Connection &connection) {
   std::erase(readable_, &connection);
   std::erase(parked_, &connection);
   std::erase(touched_, &connection);
@@ -231,17 +239,30 @@ void Group::settle(Connection &connection) {
   // Closing our descriptor would not do: the handshake's duplicate may still be open, and with it the registration.
   (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
   connection.volume.page.add(kConnections, ~uint64_t{0});
-  events_({"disconnected",
-           {{"connection", static_cast<double>(connection.id)},
-            {"volume", static_cast<double>(connection.volume.handle)},
-            {"reason", connection.failure}},
-           ""});
-  connections_.erase(&connection);
+  return std::move(connections_.extract(&connection).mapped());
 }
 
 void Group::quiesce(std::function<void()> done) {
   quiescing_ = true;
-  quiesced_ = std::move(done);
+  quiesced_.push_back(std::move(done));
+}
+
+void Group::resume() {
+  quiescing_ = false;
+  quiesced_.clear();
+}
+
+std::vector<ClientState> Group::take_clients(const Volume &volume) {
+  std::vector<ClientState> taken;
+  for (auto entry = connections_.begin(); entry != connections_.end();) {
+    Connection &connection = *(entry++)->second;
+    if (&connection.volume != &volume) continue;
+    CHECK(quiescing_ && connection.outstanding == 0);
+    const bool lives = !connection.dead;
+    ClientState state = forget(connection)->give_up();
+    if (lives) taken.push_back(std::move(state));
+  }
+  return taken;
 }
 
 void Group::attach(const AttachRequest &request) {

@@ -54,7 +54,7 @@ class Group {
   Volume *volume_by_handle(uint32_t handle);
 
   // Engine thread (through post).
-  void adopt(uint64_t connection, Fd socket, Volume &volume, const Negotiated &negotiated, std::vector<uint8_t> early);
+  void adopt(uint64_t connection, ClientState state, Volume &volume);
   void attach(const AttachRequest &request);
   void session_lost(uint64_t session);
   void detach(const char *reason);
@@ -73,6 +73,10 @@ class Group {
   void finish_marks(Volume &volume, Marks::Done done);
   // No request is taken any more; done is called when all that were taken are answered.
   void quiesce(std::function<void()> done);
+  // Ends that: as if nothing had been.
+  void resume();
+  // Once quiet: the volume's clients, which are this engine's no more. None that has failed is among them.
+  std::vector<ClientState> take_clients(const Volume &volume);
 
  private:
   enum class Outcome { kDone, kPark, kAwaitOutput };
@@ -132,6 +136,7 @@ class Group {
   void touch(Connection &connection);
   void send_outputs();
   void settle(Connection &connection);  // frees it when it has ended
+  std::unique_ptr<Connection> forget(Connection &connection);
   void drop_stalled();
   bool needs_acks() const;
 
@@ -160,7 +165,7 @@ class Group {
   Admission admission_;
   uint64_t stall_check_ns_ = 0;
   bool quiescing_ = false;
-  std::function<void()> quiesced_;
+  std::vector<std::function<void()>> quiesced_;
   uint64_t turn_ns_ = 0;      // when this turn began: the start of every request taken in it
   uint64_t session_ = 0;      // 0: none
   StandbyWatch watch_;

@@ -83,6 +83,13 @@ Result<Fd> listen_tcp(const ListenAddress &wanted) {
   return fd;
 }
 
+}  // namespace
+
+Result<Fd> listening_socket(const ListenAddress &address) {
+  return address.unix_path.empty() ? listen_tcp(address) : listen_unix(address);
+}
+
+namespace {
 uint16_t port_of(int fd) {
   sockaddr_storage address{};
   socklen_t bytes = sizeof address;
@@ -115,7 +122,7 @@ Acceptor::~Acceptor() {
 }
 
 Result<Acceptor::Listening> Acceptor::listen(const ListenAddress &address) {
-  auto fd = address.unix_path.empty() ? listen_tcp(address) : listen_unix(address);
+  auto fd = address.inherited >= 0 ? Result<Fd>(Fd(address.inherited)) : listening_socket(address);
   if (!fd.ok()) return std::move(fd.status);
   const uint16_t port = port_of(fd.value.get());
   std::lock_guard lock(mutex_);
@@ -131,6 +138,32 @@ void Acceptor::close(uint32_t listener) {
   if (!found->second.unix_path.empty()) unlink(found->second.unix_path.c_str());
   listeners_.erase(found);
   waker_.wake();
+}
+
+Fd Acceptor::take_listener(uint32_t listener) {
+  std::lock_guard lock(mutex_);
+  const auto found = listeners_.find(listener);
+  if (found == listeners_.end()) return Fd();
+  Fd fd = std::move(found->second.fd);
+  listeners_.erase(found);
+  waker_.wake();
+  return fd;
+}
+
+void Acceptor::pause(bool paused) {
+  std::lock_guard lock(mutex_);
+  paused_ = paused;
+  waker_.wake();
+}
+
+size_t Acceptor::waiting() {
+  std::lock_guard lock(mutex_);
+  return waiting_.size();
+}
+
+uint32_t Acceptor::number_for_adopted() {
+  std::lock_guard lock(mutex_);
+  return ++last_id_;
 }
 
 bool Acceptor::put(uint32_t connection, Fd stream) {
@@ -157,6 +190,7 @@ void Acceptor::run() {
     {
       std::lock_guard lock(mutex_);
       for (auto &[id, listener] : listeners_) {
+        if (paused_) break;
         polled.push_back({listener.fd.get(), POLLIN, 0});
         ids.push_back(id);
       }
@@ -175,7 +209,7 @@ void Acceptor::accept_from(uint32_t id, int fd) {
   int duplicate;
   {
     std::lock_guard lock(mutex_);
-    if (!listeners_.contains(id)) return;  // closed meanwhile: the number may be another file by now
+    if (paused_ || !listeners_.contains(id)) return;  // closed meanwhile: the number may be another file by now
     Fd client(accept4(fd, reinterpret_cast<sockaddr *>(&address), &bytes, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!client) {
       const bool passing = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;

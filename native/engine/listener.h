@@ -20,7 +20,11 @@ struct ListenAddress {
   int64_t group_id = -1;  // -1: unchanged
   std::string host;
   uint16_t port = 0;
+  int inherited = -1;  // this socket listens there already, and is taken over; -1: none
 };
+
+// A socket that listens there; `inherited` is not looked at.
+Result<Fd> listening_socket(const ListenAddress &address);
 
 class Acceptor {
  public:
@@ -35,6 +39,12 @@ class Acceptor {
   };
   Result<Listening> listen(const ListenAddress &address);
   void close(uint32_t listener);
+  // The listener's socket, which goes on listening with nobody who accepts; a unix socket keeps its file.
+  Fd take_listener(uint32_t listener);
+  // Nobody is accepted meanwhile: clients wait in the kernel's queue.
+  void pause(bool paused);
+  size_t waiting();      // accepted, and neither taken nor released
+  uint32_t number_for_adopted();  // of a connection that was accepted elsewhere
   // A plaintext stream in place of the connection that was taken to be secured. False: too many wait.
   bool put(uint32_t connection, Fd stream);
   Fd take(uint32_t connection);  // not open: it was released, or never there
@@ -53,6 +63,7 @@ class Acceptor {
   std::map<uint32_t, Listener> listeners_;
   std::map<uint32_t, Fd> waiting_;
   uint32_t last_id_ = 0;
+  bool paused_ = false;
   Waker waker_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;

@@ -84,7 +84,13 @@ void fuzz::round(fuzz::Random &random) {
   int sockets[2];
   CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0);
   Fd peer(sockets[1]);
-  Connection connection(1, Fd(sockets[0]), volume, negotiated);
+  ClientState state{Fd(sockets[0]), negotiated};
+  if (random.one_in(3) && !stream.empty()) {  // bytes read during the handshake
+    const auto early = stream.begin() + static_cast<ptrdiff_t>(random.below(stream.size()));
+    state.unread.assign(stream.begin(), early);
+    stream.erase(stream.begin(), early);
+  }
+  Connection connection(1, std::move(state), volume);
   bool broken = false;
   const auto parse = [&] {
     ParsedRequest request;
@@ -98,12 +104,7 @@ void fuzz::round(fuzz::Random &random) {
     drain(connection, peer.get());
     CHECK(connection.held_bytes() < 40u << 20);
   };
-  if (random.one_in(3) && !stream.empty()) {  // bytes read during the handshake
-    const size_t early = random.below(stream.size());
-    connection.feed(stream.data(), early);
-    stream.erase(stream.begin(), stream.begin() + static_cast<ptrdiff_t>(early));
-    parse();
-  }
+  parse();
   fuzz::in_pieces(stream, random, [&](std::span<const uint8_t> part) {
     if (broken) return;
     CHECK(send(peer.get(), part.data(), part.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(part.size()));

@@ -273,7 +273,7 @@ std::string run(uint64_t seed, int operations) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) return "socketpair";
   auto theirs = std::make_shared<Fd>(sockets[1]);
-  group.post([&group, theirs] { group.adopt(1, std::move(*theirs), *group.volumes()[0], {}, {}); });
+  group.post([&group, theirs] { group.adopt(1, {std::move(*theirs)}, *group.volumes()[0]); });
   Client client(sockets[0]);
   std::atomic<bool> done{false};
   std::thread writer([&] {
@@ -343,7 +343,7 @@ bool resumes_in_time() {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) return false;
   auto theirs = std::make_shared<Fd>(sockets[1]);
-  group.post([&group, theirs] { group.adopt(1, std::move(*theirs), *group.volumes()[0], {}, {}); });
+  group.post([&group, theirs] { group.adopt(1, {std::move(*theirs)}, *group.volumes()[0]); });
   Client client(sockets[0]);
   const auto attach = [&](uint64_t session, bool all_dirty) {
     AttachRequest request;
