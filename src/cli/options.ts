@@ -38,9 +38,9 @@ export function addTlsOptions(command: Command, otherwise = 'off'): Command {
 export const connectTo = (flags: StateFlag): ControlClient => new ControlClient(flags.state)
 
 /** Loads the daemon's modules only now: the other commands start in half the time without them. */
-export async function startDaemon(config: Config): Promise<void> {
+export async function startDaemon(config: Config, options: { takeover?: boolean } = {}): Promise<void> {
   const { runDaemon } = await import('../daemon/main.js')
-  await runDaemon(config)
+  await runDaemon(config, options)
 }
 
 /** commander would name a missing flag before an unknown one, and hide the slip of the pen that is the reason. */

@@ -47,6 +47,10 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   [standby.devices]
   disk7 = "/dev/vg0/disk7"                # instead of STORE/disk7/image.raw
 
+--takeover starts beside the daemon that runs on the same state directory, with the same groups and addresses, and goes
+on in its place: for a new version, or settings that need a restart. Clients keep their connections (but TLS ones) and
+wait for a moment. When that does not work out the old daemon goes on, and this one says why and ends.
+
 docs/examples/understudy.toml explains every key. SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
 Example: understudy check-config understudy.toml && understudy run --config understudy.toml
 `
@@ -55,8 +59,9 @@ export function runCommand(): Command {
   return new Command('run')
     .description('run the daemon: many groups, in either role, from one understudy.toml')
     .option('--config <file>', 'the configuration', '/etc/understudy/understudy.toml')
+    .option('--takeover', 'go on in place of the daemon that runs; its clients notice nothing')
     .addHelpText('after', help)
-    .action(async (flags: { config: string }) => {
-      await startDaemon(loadConfig(flags.config))
+    .action(async (flags: { config: string; takeover?: boolean }) => {
+      await startDaemon(loadConfig(flags.config), { takeover: flags.takeover === true })
     })
 }

@@ -15,6 +15,7 @@
  *   POST /rotate    {finish}        -> RotateReply
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
+ *   POST /takeover  TakeoverRequest -> TakeoverReply; the rest is said on the socket that the request names
  *
  * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
  */
@@ -170,6 +171,13 @@ export class Fields {
     if (value === undefined || value === null) return value
     if (typeof value !== 'object' || Array.isArray(value)) throw new UsageError(`request: '${name}' must be an object`)
     return new Fields(value as Record<string, unknown>)
+  }
+
+  strings(name: string): string[] {
+    const value = this.body[name]
+    if (!Array.isArray(value) || !value.every(one => typeof one === 'string'))
+      throw new UsageError(`request: '${name}' must be a list of strings`)
+    return value
   }
 
   limit(name: string): number | null {

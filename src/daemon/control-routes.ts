@@ -22,6 +22,7 @@ import {
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
 import type { StandbyRole } from './roles.js'
+import { takeoverRequest } from './takeover-request.js'
 import { waitFor } from './wait.js'
 
 export function controlRoutes(daemon: Daemon): Routes {
@@ -66,6 +67,7 @@ export function controlRoutes(daemon: Daemon): Routes {
     },
     'POST /rotate': fields => reply<RotateReply>(daemon.rotateIdentity(fields.flag('finish'))),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
+    'POST /takeover': fields => reply(daemon.options.takeover(takeoverRequest(fields))),
     'POST /stop': () => {
       daemon.options.stop('asked over the control socket')
       return { document: {} }

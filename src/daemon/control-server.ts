@@ -2,11 +2,12 @@
  * Serves control-protocol.ts on a unix socket that only its owner may open. Bounded: connections, body and header
  * sizes, the time a request may take to arrive, and what a reader that does not read makes us hold.
  */
-import { chmodSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 
-import { describe, NativeError, UnderstudyError, UsageError } from '../core/errors.js'
+import { describe, UnderstudyError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
+import { ListeningSocket } from '../native/listening-socket.js'
 import { Fields, toErrorBody } from './control-protocol.js'
 
 /** The answer to a request: one document, or a stream of lines for as long as the caller stays. */
@@ -24,6 +25,7 @@ export class ControlServer {
   private readonly server: Server
 
   private constructor(
+    private readonly socket: ListeningSocket,
     private readonly path: string,
     private readonly routes: Routes,
     private readonly log: Logger,
@@ -38,39 +40,29 @@ export class ControlServer {
     this.server.keepAliveTimeout = 1_000
   }
 
-  /** The caller holds the lock of the state directory, so that a socket file found at `path` is nobody's. */
-  static async open(path: string, routes: Routes, log: Logger): Promise<ControlServer> {
-    const control = new ControlServer(path, routes, log)
-    rmSync(path, { force: true })
-    await control.listen()
+  /**
+   * The caller holds the lock of the state directory, so that a socket file found at `path` is nobody's. `inherited`: a
+   * socket that listens there already.
+   */
+  static async open(path: string, routes: Routes, log: Logger, inherited?: ListeningSocket): Promise<ControlServer> {
+    if (inherited === undefined) rmSync(path, { force: true })
+    const socket = inherited ?? ListeningSocket.bind({ kind: 'unix', path, mode: 0o600 }, `control socket ${path}`)
+    const control = new ControlServer(socket, path, routes, log)
+    await socket.serve(control.server)
+    control.server.on('error', error => log.error(`control socket: ${describe(error)}`))
     return control
   }
 
   /** Open connections (waits, exports) end. */
-  close(): Promise<void> {
-    return new Promise(resolve => {
-      this.server.close(() => resolve())
-      this.server.closeAllConnections()
-    })
+  async close(): Promise<void> {
+    await this.giveUp(0)
+    this.socket.close()
+    rmSync(this.path, { force: true })
   }
 
-  private listen(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.server.once('error', error => reject(new NativeError(`control socket ${this.path}`, error)))
-      // listen() binds before it returns: nobody can connect to a socket of a wider mode in between.
-      const umask = process.umask(0o177)
-      this.server.listen(this.path, () => {
-        this.server.removeAllListeners('error')
-        this.server.on('error', error => this.log.error(`control socket: ${describe(error)}`))
-        resolve()
-      })
-      process.umask(umask)
-      try {
-        chmodSync(this.path, 0o600)
-      } catch {
-        // It was not bound: 'error' says why.
-      }
-    })
+  /** As close(), but the socket goes on listening: the caller's from now on. */
+  giveUp(graceMs: number): Promise<number> {
+    return this.socket.giveUp(this.server, graceMs)
   }
 
   private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -6,54 +6,36 @@
  * before any history is written; clients are answered once everything is open. close() lets the masters drain first,
  * then the standby, and keeps status and metrics readable until the end.
  */
-import { existsSync, rmSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
-import type { Logger } from '../core/log.js'
 import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
-import { formatAddress, formatHostPort, nbdUri, parseAddress } from '../core/units.js'
+import { formatAddress, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
-import { createMetricsRegistry } from '../metrics/registry.js'
-import { type MetricsServer, startMetricsServer } from '../metrics/server.js'
-import type { Addon } from '../native/binding.js'
-import { CounterReader } from '../native/counters.js'
+import { addressesOf } from './addresses.js'
 import { AllowList } from './allow-list.js'
-import { controlRoutes } from './control-routes.js'
 import type { RotateReply } from './control-protocol.js'
-import { ControlServer } from './control-server.js'
 import { Copies } from './copies.js'
+import type { DaemonOptions } from './daemon-options.js'
+import { Doors } from './doors.js'
+import { adoptClients, type Estate, handOverDrainMs, takeClients, untilReleased } from './estate.js'
 import { EventHub } from './event-hub.js'
 import { type HostIdentity, loadIdentity } from './identity.js'
-import { metricsSource } from './metrics-source.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
-import { configAfter, planReload } from './reload.js'
+import { carryOut, configAfter, planReload } from './reload.js'
 import { Promoted } from './promoted.js'
 import { RoleChanges, type RoleHost } from './role-changes.js'
 import type { ExportedVolume, MasterRole, RoleDeps, StandbyRole } from './roles.js'
 import {
-  controlSocketPath,
+  inheritLock,
   lockStateDirectory,
   prepareStateDirectory,
   removeNewState,
   type StateLock,
 } from './state-directory.js'
-
-export interface DaemonOptions {
-  addon: Addon
-  log: Logger
-  openMaster(config: GroupConfig, deps: RoleDeps & { outranked: (group: MasterRole) => void }): Promise<MasterRole>
-  openStandby(
-    config: StandbyConfig,
-    deps: RoleDeps & { groups: GroupConfig[]; changed: () => void },
-  ): Promise<StandbyRole>
-  suspects: RoleHost['suspects'] extends (...args: infer A) => infer R ? (deps: RoleDeps, ...args: A) => R : never
-  saveRegions(folder: string, volumes: Parameters<RoleHost['saveRegions']>[0]): Promise<string[]>
-  /** POST /stop. */
-  stop(reason: string): void
-}
 
 export class Daemon {
   readonly errors = new ErrorCounts()
@@ -61,7 +43,7 @@ export class Daemon {
   readonly promoted: Promoted
   readonly roles: RoleChanges
   private readonly hub: EventHub
-  private readonly front: NbdFront
+  readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
   /** Not to be served before askStandbys(). */
   private readonly unasked = new Set<MasterRole>()
@@ -74,8 +56,7 @@ export class Daemon {
   /** What a start that fails takes away again: the first directory that was made for STATE. */
   private newState: string | undefined
   private host: HostIdentity | undefined
-  private control: ControlServer | undefined
-  private metrics: MetricsServer | undefined
+  private readonly doors = new Doors()
   private starting: Promise<void> | undefined
   /** Reloads run one after the other, and none while leaving. */
   private changing: Promise<unknown> = Promise.resolve()
@@ -129,20 +110,8 @@ export class Daemon {
 
   /** Where everything is to be found, one line each. */
   addresses(): string[] {
-    const lines: string[] = []
-    for (const group of this.groups()) {
-      for (const { name } of group.exports()) {
-        for (const { address } of this.listeners.values())
-          lines.push(`export ${name} at ${nbdUri(address, name, this.config.nbd.tls?.required)}`)
-      }
-    }
-    const listen = this.standbyRole?.config.listen
-    if (this.standbyRole !== undefined && listen !== undefined) {
-      const { host } = listen
-      lines.push(`standby ${this.id}@${formatHostPort({ host, port: this.standbyRole.port })}`)
-    }
-    if (this.metrics !== undefined) lines.push(`metrics at http://${formatHostPort(this.metrics.address)}/metrics`)
-    return lines
+    const listening = [...this.listeners.values()].map(({ address }) => address)
+    return addressesOf(this, listening, this.doors.metricsAddress)
   }
 
   /** Kept across restarts. Throws UsageError when this is no standby. */
@@ -195,8 +164,7 @@ export class Daemon {
     await attempt(this.copies.close())
     await Promise.all([...this.masters.values()].map(group => attempt(this.closeGroup(group))))
     await attempt(this.closeStandby())
-    await attempt(this.metrics?.close() ?? Promise.resolve())
-    await attempt(this.control?.close() ?? Promise.resolve())
+    await attempt(this.doors.close())
     this.cleanUp()
     if (this.newState !== undefined) removeNewState(this.config.state, this.newState)
     this.lock?.release()
@@ -208,38 +176,79 @@ export class Daemon {
   /** Synchronous: what must not stay behind, whatever happens. */
   cleanUp(): void {
     this.front.cleanUp()
-    if (this.lock !== undefined) rmSync(controlSocketPath(this.config.state), { force: true })
+    this.doors.cleanUp(this.config)
+  }
+
+  get configuration(): Config {
+    return this.config
+  }
+
+  get isServing(): boolean {
+    return this.front.isServing && !this.closing
+  }
+
+  /** Opens, on what a predecessor has handed over, what it has closed. Nobody is answered before adopt(). */
+  take(estate: Estate): Promise<void> {
+    this.options.addon.pauseListeners(true)
+    this.lock = inheritLock(estate.lock)
+    this.front.inherit(estate.listeners)
+    this.starting = this.openInOrder(estate).then(() => {
+      this.unasked.clear() // They were in force a moment ago; clients do not wait for an answer of the standby.
+      this.serve()
+    })
+    return this.starting
+  }
+
+  /** The predecessor is no more: its clients are answered from here on. */
+  async adopt(estate: Estate): Promise<void> {
+    adoptClients(this.front, this.groups(), estate.clients)
+    this.front.serve()
+    this.options.addon.pauseListeners(false)
+    await this.doors.open(this, this.config, this.options.log, estate.doors)
+  }
+
+  /**
+   * The other half: closes all but what goes to a successor, or back to a daemon of this process. Its clients are quiet.
+   * Rejects with nothing changed; what could not be closed well is logged, and as after a crash for whoever is next.
+   */
+  async release(): Promise<Estate> {
+    const { addon, log } = this.options
+    const clients = await takeClients(addon, this.groups())
+    this.closing = true
+    const doors = await this.doors.giveUp()
+    const listeners = this.front.giveUp()
+    const port = this.standbyRole?.port
+    const attempt = (part: Promise<unknown>): Promise<unknown> =>
+      part.catch((error: unknown) => log.error(describe(error)))
+    const masters = [...this.masters.values()].map(group => attempt(this.closeGroup(group, handOverDrainMs)))
+    await Promise.all([...masters, attempt(this.closeStandby(handOverDrainMs))])
+    return { clients, listeners, lock: this.lock?.fd ?? -1, doors, standbyPort: port }
   }
 
   private async startInOrder(): Promise<void> {
-    const { config, options } = this
+    const { config } = this
     this.newState = prepareStateDirectory(config.state)
     this.lock = lockStateDirectory(config.state)
-    options.addon.start(this.hub.emit)
-    this.host = loadIdentity(config.state, options.addon)
-    for (const address of config.nbd.listen)
-      this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
-    await this.startDoors()
-    if (config.standby !== undefined || existsSync(join(config.state, 'store', '.groups'))) await this.needStandby()
-    for (const group of config.groups) {
-      if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
-      if (this.standbyRole?.has(group.name) !== true) await this.openMaster(group)
-    }
+    await this.openInOrder()
     await this.askStandbys([...this.masters.values()])
     this.front.serve()
     this.newState = undefined
   }
 
-  private async startDoors(): Promise<void> {
+  private async openInOrder(estate?: Estate): Promise<void> {
     const { config, options } = this
-    const registry = createMetricsRegistry(metricsSource(this, new CounterReader(options.addon)))
-    if (config.metrics !== undefined)
-      this.metrics = await startMetricsServer(config.metrics, registry, options.log.area('metrics'))
-    this.control = await ControlServer.open(
-      controlSocketPath(config.state),
-      controlRoutes(this),
-      options.log.area('control'),
-    )
+    options.addon.start(this.hub.emit)
+    this.host = loadIdentity(config.state, options.addon)
+    for (const address of config.nbd.listen)
+      this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
+    if (estate === undefined) await this.doors.open(this, config, options.log)
+    const step = estate === undefined ? <T>(open: () => Promise<T>): Promise<T> => open() : untilReleased
+    if (config.standby !== undefined || existsSync(join(config.state, 'store', '.groups')))
+      await step(() => this.needStandby(estate?.standbyPort))
+    for (const group of config.groups) {
+      if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
+      if (this.standbyRole?.has(group.name) !== true) await step(() => this.openMaster(group))
+    }
   }
 
   private deps(area: string): RoleDeps {
@@ -273,7 +282,7 @@ export class Daemon {
   }
 
   /** The store of the configuration; or one of this daemon's own, for groups that it has ceased to be the master of. */
-  private async needStandby(): Promise<StandbyRole> {
+  private async needStandby(port?: number): Promise<StandbyRole> {
     if (this.standbyRole !== undefined) return this.standbyRole
     const { state, standby, groups } = this.config
     const own: StandbyConfig = {
@@ -286,6 +295,7 @@ export class Daemon {
     // The list belongs to the door that others come by: without [standby] there is none.
     if (standby !== undefined) this.allowList = new AllowList(state, standby.allow)
     const configured = standby === undefined ? own : { ...standby, allow: this.allowList?.ids ?? [] }
+    if (configured.listen !== undefined && port !== undefined) configured.listen = { ...configured.listen, port }
     this.standbyRole = await this.options.openStandby(configured, {
       ...this.deps('standby'),
       groups,
@@ -338,21 +348,21 @@ export class Daemon {
     }
   }
 
-  private async closeGroup(group: MasterRole): Promise<void> {
-    const { name, drainTimeoutMs } = group.config
+  private async closeGroup(group: MasterRole, drainMs = group.config.drainTimeoutMs): Promise<void> {
+    const { name } = group.config
     for (const { name: exported } of group.exports()) {
       this.front.remove(exported)
       this.served.delete(exported)
     }
-    const { drained } = await group.close({ drainMs: drainTimeoutMs })
+    const { drained } = await group.close({ drainMs })
     this.masters.delete(name)
     // What was not drained the group has said itself, with the number of bytes.
     if (drained) this.options.log.info(`group ${name}: closed, drained`)
   }
 
-  private async closeStandby(): Promise<void> {
+  private async closeStandby(drainMs = this.standbyRole?.config.drainTimeoutMs ?? 0): Promise<void> {
     if (this.standbyRole === undefined) return
-    const { drained } = await this.standbyRole.close({ drainMs: this.standbyRole.config.drainTimeoutMs })
+    const { drained } = await this.standbyRole.close({ drainMs })
     this.standbyRole = undefined
     if (drained) this.options.log.info('standby: closed, everything received is applied')
     else this.options.log.warn('standby: closed before everything was applied; the rest is in its log')
@@ -364,32 +374,17 @@ export class Daemon {
     if (config.file === undefined)
       throw new OperationError('NO_FILE', 'reload: this daemon was started from flags, there is no file to read again')
     const wanted = loadConfig(config.file)
-    const plan = planReload(config, wanted)
-    const messages = [...plan.needRestart]
-    const apply = async (what: string, change: () => Promise<void> | void, otherwise = ''): Promise<void> => {
-      try {
-        await change()
-        messages.push(what)
-      } catch (error) {
-        messages.push(`failed: ${what}: ${describe(error)}${otherwise === '' ? '' : `; ${otherwise}`}`)
-      }
-    }
-    for (const name of plan.removeGroups) {
-      const group = this.masters.get(name)
-      if (group !== undefined) await apply(`group '${name}' closed`, () => this.closeGroup(group))
-    }
-    for (const address of plan.removeListeners)
-      await apply(`no longer listening on ${formatAddress(address)}`, () => this.unlisten(formatAddress(address)))
-    for (const address of plan.addListeners) {
-      await apply(`listening on ${formatAddress(address)}`, () => {
-        this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
-      })
-    }
-    for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => this.openGroup(group))
-    if (config.nbd.tls !== undefined)
-      await apply('TLS files read again', () => this.front.readTlsAgain(), 'the old ones stay in force')
-    const { allow } = plan
-    if (allow !== undefined) await apply(`${allow.length} masters listed in allow`, () => this.listMasters(allow))
+    const messages = await carryOut(planReload(config, wanted), {
+      closeGroup: name => {
+        const group = this.masters.get(name)
+        return group && this.closeGroup(group)
+      },
+      openGroup: group => this.openGroup(group),
+      listen: address => this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd)),
+      unlisten: address => this.unlisten(formatAddress(address)),
+      allow: ids => this.listMasters(ids),
+      ...(config.nbd.tls === undefined ? {} : { readTlsAgain: () => this.front.readTlsAgain() }),
+    })
     const listening = [...this.listeners.keys()].map(parseAddress)
     this.config = configAfter(
       config,

@@ -11,7 +11,7 @@ import type { NbdConfig } from '../core/config-types.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import { formatAddress, isLoopback, type ListenAddress } from '../core/units.js'
-import type { Addon, AddonEvent } from '../native/binding.js'
+import type { Addon, AddonEvent, TakenClient } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { ConnectionLimit } from '../nbd/connection-limit.js'
 import type { ExportSource, NbdExport } from '../nbd/exports.js'
@@ -27,6 +27,12 @@ export interface OpenListener {
   close(): void
 }
 
+/** A socket that listens; the address as it was asked for. */
+export interface ListenerSocket {
+  address: string
+  fd: number
+}
+
 export interface NbdFrontOptions {
   addon: Addon
   events: EventSource
@@ -39,7 +45,9 @@ const waitingMax = 256
 
 export class NbdFront {
   private readonly exported = new Map<string, ExportedVolume>()
-  private readonly servers = new Map<NbdServer, ExportSource>()
+  private readonly servers = new Map<NbdServer, { exports: ExportSource; address: string }>()
+  /** Of a predecessor, by address, until they are listened on. */
+  private readonly inherited = new Map<string, number>()
   private readonly unixPaths = new Set<string>()
   private readonly waiting: AcceptedEvent[] = []
   private readonly tls: TlsStore
@@ -68,9 +76,12 @@ export class NbdFront {
     const tls = config.tls === undefined ? {} : { tls: this.tls.open(config.tls) }
     const { addon: engine, log } = this.options
     const server = new NbdServer({ engine, exports, log, limit: this.limit, ...tls })
+    const text = formatAddress(address)
+    const fd = this.inherited.get(text)
+    this.inherited.delete(text)
     const native = address.kind === 'unix' ? { ...address, mode: config.unixMode, ...groupOf(config) } : address
-    const { port } = server.listen(native)
-    this.servers.set(server, exports)
+    const { port } = server.listen(fd === undefined ? native : { ...native, inherited: fd })
+    this.servers.set(server, { exports, address: text })
     if (address.kind === 'unix') this.unixPaths.add(address.path)
     return {
       address: address.kind === 'unix' ? address : { ...address, port },
@@ -91,9 +102,39 @@ export class NbdFront {
     this.exported.delete(name)
   }
 
+  get isServing(): boolean {
+    return this.serving
+  }
+
   serve(): void {
     this.serving = true
     for (const event of this.waiting.splice(0)) this.accepted(event)
+  }
+
+  /** Sockets that listen() takes instead of new ones. */
+  inherit(listeners: readonly ListenerSocket[]): void {
+    for (const { address, fd } of listeners) this.inherited.set(address, fd)
+  }
+
+  /** A client that was in transmission already. */
+  adopt(client: TakenClient, volume: number): void {
+    const connection = this.options.addon.adoptClient(volume, client)
+    this.limit.entered(connection, () => undefined)
+    this.limit.adopted(connection, volume)
+  }
+
+  /** Connections that negotiate, or are about to. */
+  get negotiating(): number {
+    const counts = [...this.servers.keys()].map(({ negotiating }) => negotiating)
+    return counts.reduce((sum, count) => sum + count, this.options.addon.waitingConnections())
+  }
+
+  /** As close(), but the sockets go on listening, and keep their files: the caller's from now on. */
+  giveUp(): ListenerSocket[] {
+    const sockets = [...this.servers].flatMap(([server, { address }]) => server.giveUp().map(fd => ({ address, fd })))
+    this.unixPaths.clear()
+    this.close()
+    return sockets
   }
 
   close(): void {
@@ -128,7 +169,7 @@ export class NbdFront {
   }
 
   private offers(volume: number): boolean {
-    return [...this.servers.values()].some(exports => exports.list().some(exported => exported.volume === volume))
+    return [...this.servers.values()].some(({ exports }) => exports.list().some(other => other.volume === volume))
   }
 
   private refuse(event: AcceptedEvent): void {

@@ -1,5 +1,6 @@
 /** What a changed understudy.toml asks of a running daemon, and what of it needs a restart. */
 import type { Config, GroupConfig } from '../core/config-types.js'
+import { describe } from '../core/errors.js'
 import { formatAddress, type ListenAddress } from '../core/units.js'
 
 export interface ReloadPlan {
@@ -29,6 +30,44 @@ export function planReload(before: Config, after: Config): ReloadPlan {
     plan.allow = after.standby.allow
   }
   return plan
+}
+
+export interface ReloadSteps {
+  /** Undefined: it is not open. */
+  closeGroup(name: string): Promise<void> | undefined
+  openGroup(group: GroupConfig): Promise<void>
+  listen(address: ListenAddress): void
+  unlisten(address: ListenAddress): void
+  allow(ids: string[]): void
+  /** Absent: there are none. */
+  readTlsAgain?(): void
+}
+
+/** A step that fails does not keep the others from being taken. Returns what was done and what was not. */
+export async function carryOut(plan: ReloadPlan, steps: ReloadSteps): Promise<string[]> {
+  const messages = [...plan.needRestart]
+  const apply = async (what: string, change: () => Promise<void> | void, otherwise = ''): Promise<void> => {
+    try {
+      await change()
+      messages.push(what)
+    } catch (error) {
+      messages.push(`failed: ${what}: ${describe(error)}${otherwise === '' ? '' : `; ${otherwise}`}`)
+    }
+  }
+  for (const name of plan.removeGroups) {
+    const closing = steps.closeGroup(name)
+    if (closing !== undefined) await apply(`group '${name}' closed`, () => closing)
+  }
+  for (const address of plan.removeListeners)
+    await apply(`no longer listening on ${formatAddress(address)}`, () => steps.unlisten(address))
+  for (const address of plan.addListeners)
+    await apply(`listening on ${formatAddress(address)}`, () => steps.listen(address))
+  for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => steps.openGroup(group))
+  if (steps.readTlsAgain !== undefined)
+    await apply('TLS files read again', () => steps.readTlsAgain?.(), 'the old ones stay in force')
+  const { allow } = plan
+  if (allow !== undefined) await apply(`${allow.length} masters listed in allow`, () => steps.allow(allow))
+  return messages
 }
 
 /** What is in force after the plan was carried out, as far as it could be: `groups` and `listen` are what is open. */

@@ -44,7 +44,7 @@ export class RoleChanges {
   constructor(private readonly host: RoleHost) {}
 
   demote(volume: string, takeOver: boolean): Promise<string[]> {
-    return this.#exclusively(async () => {
+    return this.exclusively(async () => {
       const group = this.#masterOf(volume)
       const lines =
         group === undefined ? await this.#demoteReign(volume, takeOver) : await this.#stepDown(group, volume, takeOver)
@@ -53,7 +53,7 @@ export class RoleChanges {
   }
 
   resolve(volume: string, keep: Keep): Promise<string[]> {
-    return this.#exclusively(async () => {
+    return this.exclusively(async () => {
       const lines = await (keep === 'peer' ? this.#yieldTo(volume) : this.#prevail(volume))
       return [...lines, ...this.host.serve()]
     })
@@ -84,7 +84,7 @@ export class RoleChanges {
     const position = group.provenPosition()
     const proven = contains(refused?.history ?? [], own, position)
     if (!proven && refused?.yield !== true) return
-    void this.#exclusively(async () => {
+    void this.exclusively(async () => {
       if (!this.host.masters().includes(group)) return
       const lines = await this.#follow(group, proven ? position : undefined)
       this.host.log.warn(`group ${group.config.name}: the other side is the master: ${lines.join('; ')}`)
@@ -206,7 +206,8 @@ export class RoleChanges {
     throw new OperationError('NO_VOLUME', `${action}: there is no volume '${volume}' here; ${there}`)
   }
 
-  #exclusively<T>(task: () => Promise<T>): Promise<T> {
+  /** After the changes that are under way, and before any other. */
+  exclusively<T>(task: () => Promise<T>): Promise<T> {
     const done = this.#queue.then(task)
     this.#queue = done.catch(() => undefined)
     return done

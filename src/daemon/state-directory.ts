@@ -26,6 +26,8 @@ export const identityPath = (state: string): string => join(state, 'identity', '
 export const controlSocketPath = (state: string): string => join(state, 'control.sock')
 
 export interface StateLock {
+  /** Whoever has a duplicate of it has the lock. */
+  readonly fd: number
   release(): void
 }
 
@@ -93,13 +95,18 @@ export function lockStateDirectory(state: string): StateLock {
     })
     if (result.error !== undefined) throw new NativeError('flock (package util-linux)', result.error)
     if (result.status !== 0) throw inUse(state, path)
-    ftruncateSync(descriptor)
-    writeSync(descriptor, `${process.pid}\n`, 0)
+    return inheritLock(descriptor)
   } catch (error) {
     closeSync(descriptor)
     throw error
   }
-  return { release: () => closeSync(descriptor) }
+}
+
+/** The lock is held already; now it names this process. */
+export function inheritLock(descriptor: number): StateLock {
+  ftruncateSync(descriptor)
+  writeSync(descriptor, `${process.pid}\n`, 0)
+  return { fd: descriptor, release: () => closeSync(descriptor) }
 }
 
 function openLock(path: string): number {

@@ -56,7 +56,7 @@ export function withChangeMarks(clean: CleanStop): CleanStop {
 }
 
 /** fsync through a descriptor of our own: the kernel writes back whatever any descriptor wrote. */
-async function flushDevice(path: string): Promise<void> {
+export async function flushDevice(path: string): Promise<void> {
   const file = await open(path, 'r')
   try {
     await file.sync()

@@ -2,11 +2,12 @@
  * GET /metrics and GET /healthz over HTTP, for both roles. Bounded: connections, header size and the time for each part
  * of a request have a maximum, so that a stalling client costs a socket for some seconds and nothing else.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import { describe, NativeError } from '../core/errors.js'
+import { describe } from '../core/errors.js'
 import { createLogger, type Logger } from '../core/log.js'
 import type { HostPort } from '../core/units.js'
+import { ListeningSocket } from '../native/listening-socket.js'
 import type { MetricsRegistry } from './registry.js'
 
 const connectionsMax = 64
@@ -20,14 +21,22 @@ export interface MetricsServer {
   readonly address: HostPort
   /** Stops listening and closes every connection. */
   close(): Promise<void>
+  /** As close(), but the socket goes on listening: the caller's from now on. */
+  giveUp(graceMs: number): Promise<number>
 }
 
-/** Fails with a NativeError that names the address (exit code 1) when it cannot listen there. */
+/**
+ * Fails with a NativeError that names the address (exit code 1) when it cannot listen there. `inherited`: a socket that
+ * does already.
+ */
 export async function startMetricsServer(
   address: HostPort,
   registry: MetricsRegistry,
   logger: Logger = createLogger('metrics'),
+  inherited?: ListeningSocket,
 ): Promise<MetricsServer> {
+  const { host, port: wanted } = address
+  const socket = inherited ?? ListeningSocket.bind({ kind: 'tcp', ...address }, `metrics: listen on ${host}:${wanted}`)
   const server = createServer(
     {
       maxHeaderSize: headerBytesMax,
@@ -41,10 +50,17 @@ export async function startMetricsServer(
   server.keepAliveTimeout = idleTimeoutMs
   server.setTimeout(idleTimeoutMs, socket => socket.destroy()) // also a client that does not read its answer
   server.on('clientError', refuseGarbage)
-  await listen(server, address)
+  await socket.serve(server)
   server.on('error', error => logger.error(`accept: ${describe(error)}`))
   const { port } = server.address() as AddressInfo
-  return { address: { host: address.host, port }, close: () => close(server) }
+  return {
+    address: { host, port },
+    close: async () => {
+      await socket.giveUp(server, 0)
+      socket.close()
+    },
+    giveUp: graceMs => socket.giveUp(server, graceMs),
+  }
 }
 
 async function answer(
@@ -86,22 +102,4 @@ function reply(response: ServerResponse, status: number, line: string): void {
 function refuseGarbage(_error: Error, socket: Socket): void {
   if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n')
   socket.destroySoon()
-}
-
-function listen(server: Server, { host, port }: HostPort): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const failed = (cause: Error) => reject(new NativeError(`metrics: listen on ${host}:${port}`, cause))
-    server.once('error', failed)
-    server.listen({ host, port, exclusive: true }, () => {
-      server.off('error', failed)
-      resolve()
-    })
-  })
-}
-
-function close(server: Server): Promise<void> {
-  return new Promise(resolve => {
-    server.close(() => resolve())
-    server.closeAllConnections()
-  })
 }

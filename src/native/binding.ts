@@ -12,8 +12,12 @@ export type OnStandbyLoss = 'continue' | 'block'
 export type OnMaxLag = 'block' | 'detach'
 
 /** Where NBD clients connect. A unix socket's mode and group are set before anyone can connect. */
-export type ListenAddress =
+export type ListenAddress = (
   { kind: 'unix'; path: string; mode?: number; groupId?: number } | { kind: 'tcp'; host: string; port: number }
+) & {
+  /** A socket that listens there already: the callee's from now on. */
+  inherited?: number
+}
 
 export interface DeviceInfo {
   sizeBytes: bigint
@@ -166,6 +170,22 @@ export interface NegotiatedFlags {
   readOnly: boolean
 }
 
+/** A client in transmission, taken out of its engine at the end of a request. Whoever has this has its descriptors. */
+export interface TakenClient {
+  flags: NegotiatedFlags
+  fd: number
+  /** Holds what was read and not carried out, then what is to be sent; -1: there is neither. */
+  bytesFd: number
+  unreadBytes: number
+  unsentBytes: number
+  /** Of the payload of a refused write: still to come. */
+  skipBytes: number
+  /** It has sent its last request. */
+  closing: boolean
+  /** The other end is in this process, as of a TLS session: of no use to another one. */
+  endsInProcess: boolean
+}
+
 /** Server credentials for NBD clients; PEM texts. */
 export interface TlsCredentialsSpec {
   /** X.509: both or neither. */
@@ -186,7 +206,7 @@ export interface SecuredStream {
 }
 
 export interface Addon {
-  /** Starts the worker pool. Events arrive on the JavaScript thread. */
+  /** Starts the worker pool. Events arrive on the JavaScript thread. Again: whoever gets them from now on. */
   start(onEvent: (event: AddonEvent) => void): void
   /** Stops and joins every native thread. Idempotent. */
   stop(): void
@@ -211,6 +231,33 @@ export interface Addon {
   adopt(connection: number, volume: number, flags: NegotiatedFlags, early: Uint8Array): void
   /** Negotiation failed or ended: forget the connection's own descriptor. */
   release(connection: number): void
+
+  /** Meanwhile nobody is accepted: clients wait in the kernel's queue. */
+  pauseListeners(paused: boolean): void
+  /** Accepted, and neither adopted nor released. */
+  waitingConnections(): number
+  /** Ends the listener, not its socket: a descriptor for the caller; -1: there is no such listener. */
+  takeListener(listener: number): number
+  /** A socket that listens, for a server of node's. Needs no start(). */
+  listeningSocket(address: ListenAddress): number
+  duplicate(fd: number): number
+  /** quiesce() of the volume's group; ended by resumeClients(). */
+  pauseClients(volume: number): Promise<void>
+  resumeClients(volume: number): void
+  /** Only after pauseClients(). They hear nothing of it. Rejects with all of them where they were. */
+  takeClients(volume: number): Promise<TakenClient[]>
+  /** Returns the connection's number. */
+  adoptClient(volume: number, client: TakenClient): number
+
+  /** Messages with descriptors between two processes (native/takeover/channel.h); ETIMEDOUT, ECONNRESET, EPIPE. */
+  channelConnect(path: string): number
+  channelAccept(listeningFd: number, limitMs: number): Promise<number>
+  /** The descriptors stay the caller's. */
+  channelSend(channel: number, text: string, fds: number[], limitMs: number): Promise<void>
+  channelReceive(channel: number, limitMs: number): Promise<{ text: string; fds: number[] }>
+  /** The process at the other end; 0: unknown. */
+  channelPeer(channel: number): number
+  channelClose(channel: number): void
 
   /** Throws EPROTO with GnuTLS's words when a PEM cannot be used. */
   tlsCredentials(spec: TlsCredentialsSpec): number

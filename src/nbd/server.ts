@@ -31,7 +31,7 @@ import { HandshakeError, handshakeBufferBytes } from './wire.js'
 export type AcceptedEvent = Extract<AddonEvent, { type: 'accepted' }>
 
 /** The part of the addon this needs; tests put their own in its place. */
-export type NbdEngine = Pick<Addon, 'listen' | 'closeListener' | 'adopt' | 'release' | 'startTls'>
+export type NbdEngine = Pick<Addon, 'listen' | 'closeListener' | 'takeListener' | 'adopt' | 'release' | 'startTls'>
 
 export interface ServerTls {
   required: boolean
@@ -129,6 +129,13 @@ export class NbdServer {
     this.#limit?.entered(event.connection, why => this.#drop(negotiation, new HandshakeError('NBD_REFUSED', why)))
     void this.#serve(negotiation)
     return true
+  }
+
+  /** As close(), but the sockets go on listening: the caller's from now on. */
+  giveUp(): number[] {
+    const sockets = [...this.#listeners].map(listener => this.#engine.takeListener(listener))
+    this.close()
+    return sockets.filter(fd => fd >= 0)
   }
 
   /** No new connections; options of those that negotiate are answered with ERR_SHUTDOWN. */

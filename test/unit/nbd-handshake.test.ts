@@ -74,6 +74,7 @@ async function serve(test: Test, options: FixtureOptions = {}): Promise<Fixture>
     engine: {
       listen: () => ({ listener: 1, port: 0 }),
       closeListener: () => undefined,
+      takeListener: () => -1,
       adopt: (connection, volume, flags, early) => {
         options.adopt?.()
         adopted.push({ connection, volume, flags, early: Buffer.from(early) })

@@ -53,6 +53,7 @@ function stage(
     suspects: () => Promise.resolve(undefined),
     saveRegions: () => Promise.resolve([]),
     stop: reason => void notes.push(`stop: ${reason}`),
+    takeover: () => ({ pid: 0 }),
   })
   const state = join(directory, 'state')
   return { daemon, addon, notes, state, write, client: new ControlClient(state) }

@@ -1,0 +1,114 @@
+/**
+ * What one daemon hands over to the next: everything that clients hold on to, as descriptors of this process. Devices,
+ * copies and sessions with peers are no part of it: they are closed as at a clean stop, and opened again.
+ *
+ * Whoever has an Estate has its descriptors: they are open until somebody takes them over, or the process ends.
+ */
+import { closeSync } from 'node:fs'
+
+import { sleep, systemClock } from '../core/clock.js'
+import { OperationError } from '../core/errors.js'
+import type { Addon, TakenClient } from '../native/binding.js'
+import type { DoorSockets } from './doors.js'
+import type { ListenerSocket, NbdFront } from './nbd-front.js'
+import type { MasterRole } from './roles.js'
+
+export interface Estate {
+  /** Of the state directory. */
+  lock: number
+  /** Control socket and metrics; absent: they were never open. */
+  doors: DoorSockets | undefined
+  listeners: ListenerSocket[]
+  clients: { name: string; client: TakenClient }[]
+  /** Where masters connect. */
+  standbyPort: number | undefined
+}
+
+/** While clients wait: for the standby to have what was written last. What it has not is marked dirty, and sent again. */
+export const handOverDrainMs = 100
+
+/** Rejects with all of them where they were. */
+export async function takeClients(addon: Addon, groups: MasterRole[]): Promise<Estate['clients']> {
+  const taken: (Estate['clients'][number] & { volume: number })[] = []
+  try {
+    for (const { name, volume } of groups.flatMap(group => group.exports()))
+      for (const client of await addon.takeClients(volume)) taken.push({ name, client, volume })
+    return taken.map(({ name, client }) => ({ name, client }))
+  } catch (error) {
+    for (const { client, volume } of taken) addon.adoptClient(volume, client)
+    throw error
+  }
+}
+
+export function adoptClients(front: NbdFront, groups: MasterRole[], clients: Estate['clients']): void {
+  const exports = groups.flatMap(group => group.exports())
+  for (const { name, client } of clients) {
+    const volume = exports.find(exported => exported.name === name)
+    if (volume !== undefined) front.adopt(client, volume.volume)
+    else for (const fd of [client.fd, client.bytesFd]) if (fd >= 0) closeSync(fd)
+  }
+}
+
+const releasedMs = 5_000
+const againMs = 20
+
+/** Opens what another process may hold for a moment longer: the kernel closes its files after it has ended. */
+export async function untilReleased<T>(open: () => Promise<T>): Promise<T> {
+  for (const began = systemClock.monotonicMs(); ; await sleep(systemClock, againMs)) {
+    try {
+      return await open()
+    } catch (error) {
+      if (systemClock.monotonicMs() - began > releasedMs) throw error
+    }
+  }
+}
+
+/** For a channel that carries descriptors beside the text: in the document they are numbers of their places. */
+export function encodeEstate(estate: Estate): { document: object; fds: number[] } {
+  const fds: number[] = []
+  const place = (fd: number): number => (fd < 0 ? -1 : fds.push(fd) - 1)
+  const { lock, doors, listeners, clients, standbyPort } = estate
+  const document = {
+    lock: place(lock),
+    ...(doors === undefined
+      ? {}
+      : { control: place(doors.control), metrics: doors.metrics === undefined ? -1 : place(doors.metrics) }),
+    listeners: listeners.map(({ address, fd }) => ({ address, fd: place(fd) })),
+    clients: clients.map(({ name, client }) => ({
+      name,
+      client: { ...client, fd: place(client.fd), bytesFd: place(client.bytesFd) },
+    })),
+    standbyPort,
+  }
+  return { document, fds }
+}
+
+interface EstateDocument {
+  lock: number
+  control?: number
+  metrics?: number
+  listeners: ListenerSocket[]
+  clients: Estate['clients']
+  standbyPort?: number
+}
+
+/** Of a daemon of the same user, which was asked for it. */
+export function decodeEstate(document: object, fds: number[]): Estate {
+  const at = (place: number): number => {
+    const fd = place < 0 ? -1 : fds[place]
+    if (fd === undefined) throw new OperationError('TAKEOVER', `takeover: descriptor ${place} did not come`)
+    return fd
+  }
+  const { lock, control, metrics = -1, listeners, clients, standbyPort } = document as EstateDocument
+  return {
+    lock: at(lock),
+    doors:
+      control === undefined ? undefined : { control: at(control), ...(metrics < 0 ? {} : { metrics: at(metrics) }) },
+    listeners: listeners.map(({ address, fd }) => ({ address, fd: at(fd) })),
+    clients: clients.map(({ name, client }) => ({
+      name,
+      client: { ...client, fd: at(client.fd), bytesFd: at(client.bytesFd) },
+    })),
+    standbyPort,
+  }
+}

@@ -1,0 +1,123 @@
+// timeout: 200
+/**
+ * Takeovers that do not work out: whatever happens to the successor before it may serve, the daemon goes on with the
+ * same client sockets, and no client hears of an error; whatever is different is refused, in one line. And a daemon that
+ * dies when it has handed everything over is no loss.
+ */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { command, inSync, ROOT, sameBytes, scratch } from '../support/daemon.js'
+import { Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
+
+t.jobs = 1
+const MiB = 1 << 20
+const hook = (phase: string, fate = 'kill'): NodeJS.ProcessEnv => ({
+  NODE_OPTIONS: `--import ${join(ROOT, 'test/support/takeover-hook.mjs')}`,
+  TAKEOVER_PHASE: phase,
+  TAKEOVER_FATE: fate,
+})
+
+t.test('a successor killed at any phase leaves the daemon serving, and its clients without an error', async t => {
+  const pair = await startSuccession(t)
+  const { pid } = pair.master.program
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 1024 })
+  for (const phase of ['asked', 'begun', 'heir', 'open']) {
+    await prober.answered(50)
+    const successor = successorOf(t, pair.config, hook(phase))
+    t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, `killed: ${phase}`)
+    await prober.answered(100)
+    t.equal(successor.stdout, '', `${phase}: it has never been ready`)
+    await pair.master.until(pair.volume, phase, volume => volume.state === 'replicating')
+    t.equal(readFileSync(join(pair.master.state, 'lock'), 'utf8'), `${pid}\n`, `${phase}: the lock names the daemon`)
+    t.same(leftOvers(pair.master.state), [], `${phase}: nothing lies about`)
+  }
+  const { stderr } = pair.master.program
+  t.equal(stderr.match(/this daemon takes everything back/g)?.length, 3, 'for begun, heir and open')
+  t.equal(stderr.match(/everything is compared/g)?.length, 1, 'at the first synchronisation and never again')
+  t.match(await takeOver(t, pair.master, pair.config), { code: 0 }, 'and a takeover works as before')
+  await prober.answered(100)
+  await prober.stop()
+  t.equal(prober.failure, undefined, 'all on one connection')
+  await inSync(pair)
+  t.match(await pair.master.stop(), { code: 0 })
+  t.match(await pair.standby.stop(), { code: 0 })
+  await sameBytes(t, pair.device, pair.image)
+})
+
+/** A pid may be gone and its socket's file not: nobody listens there, and the next one has another name. */
+const leftOvers = (state: string): string[] =>
+  readdirSync(state).filter(name => name.startsWith('takeover-') && !name.endsWith('.sock'))
+
+t.test('a successor that says nothing is ended, and the daemon goes on', async t => {
+  const pair = await startSuccession(t)
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+  await prober.answered(50)
+  const successor = successorOf(t, pair.config, hook('open', 'stop'))
+  t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, 'by the daemon')
+  await prober.answered(50)
+  await prober.stop()
+  t.equal(prober.failure, undefined)
+  t.match(pair.master.program.stderr, /the successor does not serve: .*ETIMEDOUT/)
+  t.ok(pair.master.program.running)
+})
+
+t.test('a daemon that dies when it has handed over everything is no loss: the successor serves', async t => {
+  const pair = await startSuccession(t, { masterEnv: hook('yours') })
+  const before = pair.master.program
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+  await prober.answered(50)
+  const successor = successorOf(t, pair.config)
+  await successor.printed(/^understudy: ready/m)
+  t.match(await before.gone(), { signal: 'SIGKILL' })
+  pair.master.program = successor
+  await prober.answered(100)
+  await prober.stop()
+  t.equal(prober.failure, undefined)
+  await inSync(pair)
+})
+
+t.test('what is not the same is refused with exit code 3 and one line that says what', async t => {
+  const pair = await startSuccession(t)
+  const other = pair.scratch.path('other.toml')
+  const text = readFileSync(pair.config, 'utf8')
+  const attempt = async (from: string | RegExp, to: string): Promise<{ code: number | null; stderr: string }> => {
+    writeFileSync(other, text.replace(from, to))
+    const { code, stderr } = await command(['run', '--config', other, '--takeover'])
+    return { code, stderr: stderr.trimEnd() }
+  }
+  const refused = 'understudy: takeover: refused: the configurations differ: '
+  const renamed = `${pair.device}.other`
+  writeFileSync(renamed, Buffer.alloc(MiB))
+  t.match(await attempt(`device = "${pair.device}"`, `device = "${renamed}"`), {
+    code: 3,
+    stderr: `${refused}only the running daemon has group 'disk1': export 'disk1' of ${pair.device}; only the new one has group 'disk1': export 'disk1' of ${renamed}. Reload or restart the daemon for that`,
+  })
+  t.match(await attempt('"127.0.0.1:0"', '"127.0.0.1:1"'), {
+    code: 3,
+    stderr: `${refused}only the running daemon has [nbd] listen 127.0.0.1:0; only the new one has [nbd] listen 127.0.0.1:1. Reload or restart the daemon for that`,
+  })
+  t.match(await attempt(/\[metrics\]\nlisten.*\n/, ''), {
+    code: 3,
+    stderr: /^\S+ takeover: refused: .*only the running daemon has \[metrics\] listen [^\n]*$/,
+  })
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+  await prober.answered(50)
+  await prober.stop()
+  t.equal(prober.failure, undefined, 'nobody noticed')
+  t.notMatch(pair.master.program.stderr, /asks for everything/)
+})
+
+t.test('where no daemon runs a takeover says so, and makes nothing', async t => {
+  const files = scratch(t)
+  const config = files.path('u.toml')
+  writeFileSync(files.path('disk.img'), Buffer.alloc(MiB))
+  writeFileSync(
+    config,
+    `state = "state"\n[nbd]\nlisten = ["unix:nbd.sock"]\n[[group]]\n[[group.volume]]\nexport = "disk1"\ndevice = "disk.img"\n`,
+  )
+  const { code, stderr } = await command(['run', '--config', config, '--takeover'])
+  t.equal(code, 1)
+  t.match(stderr, /^understudy: no daemon runs on state directory \S*\/state; start one [^\n]*\n$/)
+  t.notOk(existsSync(files.path('state')))
+})
