@@ -82,6 +82,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::seal_replica>(exports, "sealReplica");
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view>(exports, "replicaView");
+  add<&Addon::open_log_file>(exports, "openLogFile");
 }
 
 void Addon::need_started(Napi::Env env) const {
@@ -132,6 +133,7 @@ void Addon::stop() {
   replicas_.clear();
   endpoints_.clear();
   views_.clear();
+  log_files_.clear();
   pool_.reset();
   queue_.close();
   on_event_.reset();

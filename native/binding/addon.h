@@ -87,6 +87,7 @@ class Addon {
   Napi::Value seal_replica(Call call);
   Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view(Call call);
+  Napi::Value open_log_file(Call call);
 
  private:
   struct GroupEntry {
@@ -138,6 +139,7 @@ class Addon {
   std::map<uint32_t, std::unique_ptr<Device>> views_;
   std::map<uint32_t, std::shared_ptr<takeover::Channel>> channels_;
   std::unique_ptr<WorkPool> channel_thread_;  // null: there was no hand-over yet
+  std::map<uint32_t, std::shared_ptr<log::SpillFile>> log_files_;  // until the group that is to have it is opened
   uint32_t last_handle_ = 0;
 };
 

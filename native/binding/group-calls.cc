@@ -109,10 +109,25 @@ void Addon::open_map(engine::Volume &volume, Napi::Object spec) {
   emit({"log", {{"level", std::string("warn")}, {"message", "volume " + volume.name + ": " + message}}, ""});
 }
 
+Napi::Value Addon::open_log_file(Call call) {
+  need_started(call.Env());
+  const Napi::Object spec = call[0].As<Napi::Object>();
+  auto opened = log::SpillFile::open(text(spec, "path"), static_cast<uint64_t>(number(spec, "bytesMax")));
+  require_ok(call.Env(), opened.status);
+  log_files_[++last_handle_] = std::move(opened.value);
+  return Napi::Number::New(call.Env(), last_handle_);
+}
+
 Napi::Value Addon::open_group(Call call) {
   Napi::Env env = call.Env();
   need_started(env);
   const Napi::Object spec = call[0].As<Napi::Object>();
+  std::shared_ptr<log::SpillFile> log_file;
+  if (has(spec, "logFile")) {
+    auto found = log_files_.extract(static_cast<uint32_t>(number(spec, "logFile")));
+    if (found.empty()) throw Napi::Error::New(env, "no such log file");
+    log_file = std::move(found.mapped());
+  }
   const Napi::Array specs = spec.Get("volumes").As<Napi::Array>();
   std::vector<std::unique_ptr<engine::Volume>> volumes;
   for (uint32_t i = 0; i < specs.Length(); i++)
@@ -120,7 +135,8 @@ Napi::Value Addon::open_group(Call call) {
   if (volumes.empty()) throw Napi::RangeError::New(env, "a group has at least one volume");
   engine::GroupOptions options;
   options.name = text(spec, "name");
-  options.capture = {big(spec, "incarnation"), static_cast<size_t>(number(spec, "logBytes")), flag(spec, "replicated")};
+  options.capture = {big(spec, "incarnation"), static_cast<size_t>(number(spec, "logBytes")), flag(spec, "replicated"),
+                     std::move(log_file)};
   options.durability = durability_from(env, text(spec, "durability", "flush"));
   options.standby = standby_policy(spec);
   options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));

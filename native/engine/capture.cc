@@ -18,6 +18,7 @@ Capture::Capture(const Options &options, std::vector<std::unique_ptr<Volume>> &v
   page_.set(kGroup_incarnation, options.incarnation);
   page_.set(kGroup_log_bytes_max, options.log_bytes);
   page_.set(kGroup_state, static_cast<uint64_t>(state_));
+  if (options.log_file) spilling_ = std::make_unique<Spilling>(options.log_file, volumes, page);
 }
 
 uint64_t Capture::log_bytes_needed(const Volume &volume, uint64_t start, uint64_t end, bool payload) const {
@@ -30,7 +31,9 @@ uint64_t Capture::log_bytes_needed(const Volume &volume, uint64_t start, uint64_
 }
 
 bool Capture::room(const Volume &volume, uint64_t start, uint64_t end, bool payload) const {
-  return state_ != CaptureState::kStreaming || log_->room(log_bytes_needed(volume, start, end, payload));
+  if (state_ != CaptureState::kStreaming) return true;
+  const uint64_t bytes = log_bytes_needed(volume, start, end, payload);
+  return spare_room(bytes) || (spilling_ && spilling_->room(bytes));
 }
 
 void Capture::append(Volume &volume, RecordType type, uint8_t flags, uint64_t start, uint64_t length,
@@ -49,7 +52,9 @@ void Capture::append(Volume &volume, RecordType type, uint8_t flags, uint64_t st
   header.written_bytes = written_bytes_;
   header.payload_bytes = payload_bytes;
   header.time_ns = wall_ns();
-  log_->append(header, payload);
+  const uint64_t bytes = log::ReplicationLog::record_bytes(header);
+  if (spilled() || (spilling_ && !log_->room(bytes) && spilling_->room(bytes))) spilling_->append(header, payload);
+  else log_->append(header, payload);
   logged_ = sequence_;
   urgent_ |= (flags & (wire::kWantReceived | wire::kWantDurable)) != 0;
 }
@@ -93,7 +98,12 @@ void Capture::record_flush(Volume &volume, uint8_t wants) {
   if (state_ == CaptureState::kStreaming) append(volume, RecordType::kFlush, wants, 0, 0, nullptr, 0);
 }
 
+void Capture::dirty_again(Volume &volume, uint64_t start, uint64_t end) {
+  if (step_open_) volume.resent.mark(start, end);
+}
+
 void Capture::refused(Volume &volume, uint64_t start, uint64_t end) {
+  dirty_again(volume, start, end);
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { volume.dirty.mark(from, to); });
   if (state_ == CaptureState::kStreaming && volume.dirty.any()) open_step(false);
 }
@@ -139,11 +149,16 @@ void Capture::close_step() {
   sequence_++;
   append(*volumes_.front(), RecordType::kStep, 0, 0, 0, nullptr, 0);
   step_open_ = false;
+  forget_resent();
   events_({"resync-done", {{"sequence", sequence_}}, ""});
 }
 
+void Capture::forget_resent() {
+  for (auto &volume : volumes_) (void)volume->resent.take();
+}
+
 bool Capture::find_resume_position(uint64_t received, uint64_t *position) const {
-  if (received == logged_) {
+  if (received == (spilled() ? spilling_->ring_sequence() : logged_)) {
     *position = log_->head();
     return true;
   }
@@ -168,6 +183,7 @@ Result<Capture::Attached> Capture::attach(const AttachRequest &request) {
   auto log = log::ReplicationLog::create(options_.log_bytes);
   if (!log.ok()) return std::move(log.status);
   log_ = std::move(log.value);
+  if (spilling_) spilling_->begin(log_);
   if (request.fresh || request.all_dirty)
     for (auto &volume : volumes_)
       volume->excluded.outside(0, volume->size_bytes,
@@ -196,12 +212,15 @@ void Capture::mark_unacknowledged(uint64_t durable) {
     volume.excluded.outside(header.offset, header.offset + header.length,
                             [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
   }
+  if (spilling_) spilling_->mark_dirty();
 }
 
 void Capture::give_up_log(uint64_t durable) {
   mark_unacknowledged(durable);
+  if (spilling_) spilling_->end();
   state_ = CaptureState::kDetached;
   step_open_ = false;
+  forget_resent();
   log_.reset();  // the session may hold it a moment longer
 }
 
@@ -211,6 +230,7 @@ void Capture::detach(const char *reason, uint64_t durable) {
   const std::string why = reason;
   page_.add(why == "log-full"       ? kGroup_detaches_log_full
             : why == "max-lag"      ? kGroup_detaches_max_lag
+            : why == "log-file"     ? kGroup_detaches_log_file
                                     : kGroup_detaches_requested,
             1);
   events_({"detached", {{"reason", why}}, ""});
@@ -221,6 +241,7 @@ Capture::News Capture::publish() {
   page_.set(kGroup_written_bytes, written_bytes_);
   page_.set(kGroup_state, step_open_ ? kStateResync : static_cast<uint64_t>(state_));
   publish_volumes();
+  if (spilling_) spilling_->show();
   if (!log_) {
     page_.set(kGroup_log_bytes, 0);
     return News::kNone;

@@ -2,7 +2,8 @@
 //
 //   alone      no standby configured: counted, marked dirty
 //   detached   marked dirty
-//   streaming  logged; with a step open, what is dirty and not read yet stays dirty instead
+//   streaming  logged (in memory, or through a file: spilling.h); with a step open, what is dirty and not read yet
+//              stays dirty instead
 //
 // Engine thread only. A record is made when the device has answered, so its outcome is known before it is published:
 // `committed` is always the newest sequence, and a refused write never reaches the log (it only dirties its range).
@@ -15,6 +16,7 @@
 
 #include "core/event.h"
 #include "engine/peer.h"
+#include "engine/spilling.h"
 #include "engine/volume.h"
 
 namespace understudy::engine {
@@ -34,6 +36,7 @@ class Capture {
     uint64_t incarnation = 0;
     size_t log_bytes = 0;
     bool replicated = false;
+    std::shared_ptr<log::SpillFile> log_file;  // null: the log is in memory only
   };
   Capture(const Options &options, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page, EventSink events);
 
@@ -45,15 +48,24 @@ class Capture {
   uint64_t last_logged() const { return logged_; }
   uint64_t written_bytes() const { return written_bytes_; }
   const std::shared_ptr<log::ReplicationLog> &log() const { return log_; }
+  Spilling *spilling() { return spilling_.get(); }  // null: no log file
+  bool spilled() const { return spilling_ && spilling_->active(); }
 
   // Whether the records of an operation on [start, end) find room, `payload` bytes of it with data. Always, unless
   // streaming. Hold and unhold reserve that room while the operation is on a worker.
   bool room(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
+  // For records of our own making: they do not go through the log file, but wait.
+  bool spare_room(uint64_t bytes) const { return !spilled() && log_->room(bytes); }
   uint64_t log_bytes_needed(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
 
   // wants: RecordFlags that say what a reply waits for.
   void record(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload, uint8_t wants);
   void record_flush(Volume &volume, uint8_t wants);
+  // Before a range becomes dirty: in the middle of a step the standby may be asked for its hash before the records of
+  // this step that are on the way have arrived, so what is there is sent whatever it answers.
+  //   1. the step begins  2. a write there is logged  3. the device refuses another: dirty  4. the standby, which has
+  //   not received 2 yet, has what the device has  5. nothing would be sent, and 2 becomes visible
+  void dirty_again(Volume &volume, uint64_t start, uint64_t end);
   // The device failed an operation: its range may differ from the standby's.
   void refused(Volume &volume, uint64_t start, uint64_t end);
 
@@ -89,6 +101,7 @@ class Capture {
 
  private:
   void give_up_log(uint64_t durable);
+  void forget_resent();
   bool find_resume_position(uint64_t received, uint64_t *position) const;
   void append(Volume &volume, wire::RecordType type, uint8_t flags, uint64_t start, uint64_t length,
               const void *payload, uint32_t payload_bytes);
@@ -107,6 +120,7 @@ class Capture {
   uint64_t written_bytes_ = 0;
   bool urgent_ = false;         // since the last publish() something was logged that a reply waits for
   std::shared_ptr<log::ReplicationLog> log_;
+  std::unique_ptr<Spilling> spilling_;
 };
 
 }  // namespace understudy::engine

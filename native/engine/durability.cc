@@ -6,7 +6,7 @@
 //   FLUSH, FUA        a flush of the device; but for `async` also the standby's disk
 //
 // The standby's half holds while the pair is in sync. Once it made no progress for the peer timeout it is `away`, and
-// (unless the policy is to block) nobody waits for it: such a flush counts as alone. If the policy is to block, a reply
+// (unless the policy is to block) nobody waits for it: such a flush counts as alone. The same holds while it is `behind`. If the policy is to block, a reply
 // waits through a resynchronisation: what the standby has of one is nothing that it would put on stage before the step.
 #include <algorithm>
 
@@ -18,7 +18,7 @@ namespace understudy::engine {
 bool Group::standby_counts() const {
   if (capture_.state() == CaptureState::kAlone) return false;
   if (watch_.blocks()) return true;
-  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !watch_.away();
+  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !watch_.away() && !watch_.behind();
 }
 
 // What the reply to this request will wait for at the standby, so that it is told at once.
@@ -136,7 +136,7 @@ void Group::release_alone() {
 void Group::watch_standby() {
   updates_seen_ = peer_.updates();
   const bool streaming = capture_.state() == CaptureState::kStreaming;
-  const auto news = watch_.look({turn_ns_, streaming, capture_.step_open(), capture_.last_logged(),
+  const auto news = watch_.look({turn_ns_, streaming, capture_.step_open(), capture_.spilled(), capture_.last_logged(),
                                  capture_.written_bytes(), peer_.received(), peer_.durable(),
                                  page_.get(kGroup_applied_sequence), page_.get(kGroup_durable_bytes),
                                  page_.get(kGroup_acked_position)});
@@ -145,10 +145,16 @@ void Group::watch_standby() {
     page_.set(kGroup_away, watch_.away());
     events_({"standby-away", {{"away", watch_.away()}}, ""});
   }
+  page_.set(kGroup_behind, watch_.behind());
   if (options_.standby.lag_detaches && watch_.lags(capture_.written_bytes())) detach("max-lag");
   // Detached while replies were waiting: they will not hear of the standby before a resynchronisation.
-  const bool lost = capture_.state() != CaptureState::kStreaming || watch_.away();
+  const bool lost = capture_.state() != CaptureState::kStreaming || watch_.away() || watch_.behind();
   if (capture_.state() != CaptureState::kAlone && !watch_.blocks() && (lost || options_.standby.block)) release_alone();
+}
+
+void Group::bind_spilling() {
+  if (Spilling *spilling = capture_.spilling())
+    spilling->bind({[this](std::function<void()> task) { post(std::move(task)); }, [this] { detach("log-file"); }, events_});
 }
 
 }  // namespace understudy::engine

@@ -37,6 +37,7 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
   }
   capture_.publish_volumes();
   bind_marks();
+  bind_spilling();
   epoll_event event{};
   event.events = EPOLLIN;
   CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, waker_.fd(), &event) == 0);
@@ -78,7 +79,8 @@ void Group::run_tasks() {
 
 void Group::run() {
   // Stopping waits for what is on workers: their buffers and locks are ours.
-  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading() || marks_busy()) {
+  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading() || marks_busy() ||
+         (capture_.spilling() && capture_.spilling()->working())) {
     wait(wait_limit_ms());
     turn_ns_ = monotonic_ns();
     run_tasks();
@@ -87,6 +89,7 @@ void Group::run() {
     if (!resync_.turn()) resync_waits_ = true;
     verifier_.turn(turn_ns_);
     turn_marks();
+    if (Spilling *spilling = capture_.spilling()) spilling->turn(turn_ns_, stopping_.load());
     start_flushes();
     if (const Capture::News news = capture_.publish(); news != Capture::News::kNone)
       link_->published(news == Capture::News::kUrgent);
@@ -115,7 +118,7 @@ void Group::enqueue(Connection &connection) {
 }
 
 bool Group::needs_acks() const {
-  if (log_blocked_ || capture_.step_open() || verifier_.running()) return true;
+  if (log_blocked_ || capture_.step_open() || capture_.spilled() || verifier_.running()) return true;
   return std::any_of(volumes_.begin(), volumes_.end(), [](const auto &volume) {
     return !volume->received_waiters.empty() || !volume->flush_waiters.empty();
   });
@@ -123,7 +126,8 @@ bool Group::needs_acks() const {
 
 int Group::wait_limit_ms() {
   int limit = wait_limit_without_timers_ms();
-  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms()})
+  const int spill = capture_.spilling() ? capture_.spilling()->wait_limit_ms(turn_ns_) : -1;
+  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms(), spill})
     if (timer >= 0 && (limit < 0 || timer < limit)) limit = timer;
   return limit;
 }
@@ -313,7 +317,7 @@ void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
     volume.distrusted.mark(range.start, range.end);  // what was compared is what is sent
     volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
     volume.excluded.inside(range.start, range.end, [&](uint64_t start, uint64_t end) {
-      if (capture_.log()->room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
+      if (capture_.spare_room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
     });
   }
   resync_.start(session_, false);

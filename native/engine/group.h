@@ -100,6 +100,7 @@ class Group {
   Outcome flush(Connection &connection, const ParsedRequest &request);
   Outcome others(Connection &connection, const ParsedRequest &request);
   bool log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload);
+  bool room_will_come();
   void log_is_blocked();
   void log_unblocked();
   void finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error);
@@ -132,6 +133,7 @@ class Group {
   void answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable);
   void release_alone();
   void watch_standby();
+  void bind_spilling();
 
   void touch(Connection &connection);
   void send_outputs();

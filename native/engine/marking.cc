@@ -16,6 +16,7 @@ bool Group::marked(Volume &volume, uint64_t start, uint64_t end) {
 }
 
 void Group::note_dirty(Volume &volume, uint64_t start, uint64_t end) {
+  capture_.dirty_again(volume, start, end);
   volume.dirty.mark(start, end);
   if (volume.marks) volume.marks->note(start, end);
 }

@@ -208,14 +208,14 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
 }
 
 // False: no room, or too far ahead of the standby. The standby being alive, that is back-pressure; is it away, the log
-// is given up and there is room.
+// is given up and there is room. A log file whose disk has to answer first gets as long as a standby.
 bool Group::log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payload) {
   if (start != end && !options_.standby.lag_detaches && watch_.lags(capture_.written_bytes())) {
     log_is_blocked();
     return false;
   }
   if (!capture_.room(volume, start, end, payload)) {
-    if (!watch_.away() || watch_.blocks()) {
+    if (room_will_come()) {
       log_is_blocked();
       return false;
     }
@@ -223,6 +223,14 @@ bool Group::log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payl
   }
   log_unblocked();
   return true;
+}
+
+bool Group::room_will_come() {
+  if (Spilling *spilling = capture_.spilling(); spilling && spilling->busy()) {
+    if (turn_ns_ < spilling->busy_since_ns() + options_.standby.peer_timeout_ns) return true;
+    spilling->give_up();  // detaches, if it holds anything
+  }
+  return capture_.state() == CaptureState::kStreaming && (!watch_.away() || watch_.blocks());
 }
 
 void Group::log_is_blocked() {

@@ -123,7 +123,7 @@ bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
   if (!fresh_) {
     uint64_t parts = 0;
     volume.excluded.outside(start, end, [&](uint64_t, uint64_t) { parts++; });
-    if (!capture_.log()->room(parts * sizeof(wire::RecordHeader))) return false;
+    if (!capture_.spare_room(parts * sizeof(wire::RecordHeader))) return false;
     volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
   }
   if (volume.marks) volume.marks->keep(start, end);
@@ -162,7 +162,7 @@ void Resync::read(Chunk &chunk) {
   const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
   const uint64_t bytes = chunk.end - chunk.start + (regions + edges) * sizeof(wire::RecordHeader);
   const bool crowded = log->bytes_used() && log->bytes_used() + bytes > log->bytes_max() / 2;
-  if (crowded || !log->room(bytes) || !pace_.open(monotonic_ns())) return;
+  if (crowded || !capture_.spare_room(bytes) || !pace_.open(monotonic_ns())) return;
   pace_.take(chunk.end - chunk.start);
   log->hold(bytes);
   auto result = std::make_shared<ReadResult>();

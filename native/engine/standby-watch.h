@@ -5,6 +5,9 @@
 //           was applied; or, while it has made durable all it received, more arrived there (a record of 32 MiB takes
 //           its time on a slow link). A standby whose disk is full goes on receiving: that is none. Away ends when
 //           something becomes durable or is applied, or it owes nothing.
+//   behind  it has come back to a log that goes through the file, or the log has gone through the file for the peer
+//           timeout: what is asked for now arrives after all that is there, and nobody waits so long (but for the policy
+//           `block`). Ends when the file is empty.
 //   blocks  under the policy `block`: always, or for `block_ns` from the moment the pair was no longer in sync, with
 //           what follows (a resynchronisation) included, until it has been in sync again.
 //   lags    more than `lag_bytes_max` are written and not durable there, or the oldest such write is older than
@@ -33,6 +36,7 @@ class StandbyWatch {
     uint64_t now_ns;
     bool streaming;  // there is a log
     bool step_open;
+    bool spilled;            // a part of it is in the log file
     uint64_t logged;         // sequence of the last record in the log
     uint64_t written_bytes;  // of clients' writes
     uint64_t received, durable, applied;  // the standby's watermarks,
@@ -48,7 +52,8 @@ class StandbyWatch {
     const bool was_away = away_;
     if (sight.streaming) watch_progress(sight);
     else outstanding_ = false;
-    const bool in_sync = sight.streaming && !sight.step_open && !away_;
+    watch_file(sight.spilled);
+    const bool in_sync = sight.streaming && !sight.step_open && !away_ && !behind_;
     if (in_sync) lost_ = false;
     else if (!std::exchange(lost_, true)) lost_since_ns_ = now_ns_;
     watch_lag(sight, in_sync);
@@ -67,13 +72,14 @@ class StandbyWatch {
   }
 
   bool away() const { return away_; }
+  bool behind() const { return behind_; }
   bool outstanding() const { return outstanding_; }
   bool blocks() const {
     return policy_.block && !(policy_.block_ns && lost_ && now_ns_ - lost_since_ns_ >= policy_.block_ns);
   }
   // With so many bytes of clients' writes by now.
   bool lags(uint64_t written_bytes) const {
-    if (!judges_lag_ || away_) return false;
+    if (!judges_lag_ || away_ || behind_) return false;
     return over_bytes(written_bytes) || over_time();
   }
   bool has_lag_limit() const { return policy_.lag_bytes_max || policy_.lag_ns_max; }
@@ -95,6 +101,11 @@ class StandbyWatch {
     if (settles || !owes) away_ = false;
     outstanding_ = owes;
     if (owes && now_ns_ - std::min(progress_ns_, settled_ns_) >= policy_.peer_timeout_ns) away_ = true;
+  }
+
+  void watch_file(bool spilled) {
+    if (!std::exchange(spilled_, spilled)) spilled_since_ns_ = now_ns_;
+    behind_ = spilled && (behind_ || away_ || now_ns_ - spilled_since_ns_ >= policy_.peer_timeout_ns);
   }
 
   void watch_lag(const Sight &sight, bool in_sync) {
@@ -122,6 +133,8 @@ class StandbyWatch {
   const StandbyPolicy policy_;
   uint64_t now_ns_ = 0;
   bool away_ = false;
+  bool spilled_ = false, behind_ = false;
+  uint64_t spilled_since_ns_ = 0;
   bool outstanding_ = false;   // it owes something
   uint64_t progress_ns_ = 0;   // when anything moved, or it first owed something
   uint64_t settled_ns_ = 0;    // when something settled, or there was nothing received that had not

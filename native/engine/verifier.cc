@@ -90,7 +90,7 @@ void Verifier::turn(uint64_t now_ns) {
          now_ns >= due_ns_ && next_chunk(&start, &end)) {
     // A hole is a chunk like any other: the standby must have zeroes there too.
     if (volume_->dirty.touches(start, end) || volume_->flights.conflicts(start, end, false) ||
-        !capture_.log()->room(kChunkBytes)) {
+        !capture_.spare_room(kChunkBytes)) {
       retry_ = true;
       return;
     }
@@ -210,7 +210,6 @@ void Verifier::cancel(const char *why) {
 }
 
 void Verifier::finish(const Status &status) {
-  (void)volume_->resent.take();
   volume_ = nullptr;
   run_++;
   std::exchange(done_, nullptr)(status, outcome_);

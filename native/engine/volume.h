@@ -119,7 +119,7 @@ struct Volume {
   // A flush failed over these, or a verify found them different: the disk may not have what the page cache says, so that
   // a resynchronisation reads past it. Until the next start: only reading costs more.
   ExtentSet distrusted{size_bytes};
-  ExtentSet resent{size_bytes};  // a repair: what is dirty here is sent without asking for the standby's hashes
+  ExtentSet resent{size_bytes};  // in this step, what is dirty here is sent without asking for the standby's hashes
   FlightTable flights;
   FlushState flush;
   std::deque<Waiter> received_waiters, flush_waiters;  // each in the order of submission

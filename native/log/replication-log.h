@@ -29,8 +29,14 @@ class ReplicationLog {
   bool room(uint64_t bytes) const { return bytes_used() + held_ + bytes + kReserveBytes <= ring_.size(); }
   void hold(uint64_t bytes) { held_ += bytes; }  // room for a record whose operation is still under way
   void unhold(uint64_t bytes);
+  uint64_t held() const { return held_; }
   // Seals the header and copies both. There must be room().
   void append(wire::RecordHeader &header, const void *payload);
+  // For whole records that were put behind the head by other means (engine/spilling.h): how many bytes may be there,
+  // beside what is held; where they go; and that they are there.
+  uint64_t space() const;
+  uint8_t *behind_head(uint64_t position) { return ring_.at(position); }
+  void advance(uint64_t position);
   void publish() { published_.store(head_, std::memory_order_release); }
   uint64_t head() const { return head_; }
 
@@ -43,13 +49,16 @@ class ReplicationLog {
     return header;
   }
   static uint64_t record_bytes(const wire::RecordHeader &header);
+  // How a record lies in memory, on the link and on disk; returns its bytes.
+  static uint64_t put_record(uint8_t *at, wire::RecordHeader &header, const void *payload);
   const uint8_t *at(uint64_t position) const { return ring_.at(position); }
 
   // Link thread: nothing below `position` is needed any more.
   void release(uint64_t position) { tail_.store(position, std::memory_order_release); }
 
- private:
   static constexpr uint64_t kReserveBytes = 64u << 10;
+
+ private:
   MirroredRing ring_;
   uint64_t head_ = 0;  // engine thread
   uint64_t held_ = 0;  // engine thread

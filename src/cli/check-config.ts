@@ -61,7 +61,11 @@ function tlsPlan(config: Config): string {
 function groupPlan(group: GroupConfig): string[] {
   const peer = group.standby === undefined ? 'without a standby' : `standby ${formatPeer(group.standby)}`
   const policy = `durability ${group.durability}, on standby loss ${formatStandbyLoss(group.standbyLoss)}`
-  const limits = `log ${formatSize(group.logBytes)}, peer timeout ${formatDuration(group.peerTimeoutMs)}`
+  const log =
+    group.logFile === undefined
+      ? formatSize(group.logBytes)
+      : `${formatSize(group.logBytes)} and ${formatSize(group.logFile.bytes)} in ${group.logFile.path}`
+  const limits = `log ${log}, peer timeout ${formatDuration(group.peerTimeoutMs)}`
   const scrub = group.scrubEveryMs === undefined ? '' : `, scrub every ${formatDuration(group.scrubEveryMs)}`
   const lines = [`master of group ${group.name}: ${peer}, ${policy}, ${limits}${scrub}`]
   for (const volume of group.volumes) {

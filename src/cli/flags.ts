@@ -21,6 +21,7 @@ export interface MasterFlags extends TlsFlags {
   unixMode?: string
   unixGroup?: string
   logSize?: string
+  logFile?: string
   peerTimeout?: string
   replicate?: string[]
   exclude?: string[]
@@ -60,6 +61,7 @@ export function masterTree(flags: MasterFlags): Tree {
     on_standby_loss: flags.onStandbyLoss,
     transport: flags.transport,
     log_size: flags.logSize,
+    log_file: flags.logFile,
     peer_timeout: flags.peerTimeout,
     drain_timeout: flags.drainTimeout,
     packet_size: flags.packetSize,

@@ -47,7 +47,11 @@ export function masterCommand(): Command {
     .option('--unix-group <group>', 'group of unix sockets, name or number (default: that of this process)')
     .option(
       '--log-size <size>',
-      `replication log in memory (default: ${formatSize(defaults.logBytes)}, at least ${formatSize(defaults.logBytesMin)})`,
+      `replication log in memory (default: ${formatSize(defaults.logBytes)}, at least ${formatSize(defaults.logBytesMin)}); with --log-file: the size of the file`,
+    )
+    .option(
+      '--log-file <path>',
+      `a file where the replication log goes on when ${formatSize(defaults.logBytesMin)} of memory are full, so that a longer outage keeps the exact history (default: none; needs --log-size)`,
     )
     .option(
       '--peer-timeout <time>',

@@ -28,6 +28,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   on_standby_loss = "${defaults.onStandbyLoss}"            # continue | block | block:30s (then continue)
   max_lag = "1GiB,30s"                    # and on_max_lag = "block" | "detach"; default: no limit
   log_size = "${formatSize(defaults.logBytes).replace(' ', '')}"
+  log_file = "/var/lib/understudy/log1"   # the log goes on in a file of log_size; default: in memory only
   peer_timeout = "${defaults.peerTimeoutMs / 1000}s"
   drain_timeout = "${defaults.drainTimeoutMs / 1000}s"
   scrub_every = "24h"                     # default: verify when asked only

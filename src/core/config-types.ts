@@ -46,6 +46,8 @@ export interface GroupConfig {
   standbyLoss: StandbyLoss
   /** Size of the replication log in memory. */
   logBytes: number
+  /** Where it goes on when the memory is full: an absolute path, and how large the file may become. */
+  logFile?: { path: string; bytes: number }
   /** A standby without progress for so long is away. */
   peerTimeoutMs: number
   transport: Transport

@@ -5,7 +5,7 @@
  * line and key; nothing is opened or written here. Does not look at devices: whoever opens them says what is wrong.
  */
 import { readFileSync, realpathSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { dirname, isAbsolute, resolve } from 'node:path'
 import { parse, TomlError } from 'smol-toml'
 
 import {
@@ -219,7 +219,7 @@ function readGroup(table: TableReader, path: (text: string) => string): GroupCon
     name,
     volumes,
     durability: table.oneOf('durability', durabilities, defaults.durability),
-    logBytes: table.parsed('log_size', parseLogSize, true) ?? defaults.logBytes,
+    ...readLogSizes(table),
     peerTimeoutMs: table.parsed('peer_timeout', parsePeerTimeout, true) ?? defaults.peerTimeoutMs,
     transport: readTransport(table),
     ...readPolicies(table),
@@ -233,6 +233,17 @@ function readGroup(table: TableReader, path: (text: string) => string): GroupCon
   if (scrubEveryMs !== undefined) group.scrubEveryMs = scrubEveryMs
   table.end()
   return group
+}
+
+/** With a file, log_size is the size of the file, and what is in memory is what the link needs to be busy. */
+function readLogSizes(table: TableReader): Pick<GroupConfig, 'logBytes' | 'logFile'> {
+  const path = table.string('log_file')
+  if (path === undefined) return { logBytes: table.parsed('log_size', parseLogSize, true) ?? defaults.logBytes }
+  if (!isAbsolute(path)) table.fail('log_file', `'${path}' is not an absolute path, like /var/lib/understudy/log1`)
+  if (!table.has('log_size'))
+    table.fail('log_size', 'it is missing; with a log file it says how large the file may become, for example 10GiB')
+  const bytes = table.parsed('log_size', parseLogFileSize, true) ?? defaults.logBytesMin
+  return { logBytes: defaults.logBytesMin, logFile: { path: resolve(path), bytes } }
 }
 
 function readTransport(table: TableReader): Transport {
@@ -279,7 +290,12 @@ function checkWhole({ nbd, standby, groups }: Whole, problems: Problems): void {
   )
   if (standby !== undefined && devices.size < standby.devices.size)
     problems.add(['standby', 'devices'], 'two volumes have the same device')
+  const logFiles = new Set<string>()
   for (const [index, { group, table }] of groups.entries()) {
+    const logFile = group.logFile && realPath(group.logFile.path)
+    if (logFile !== undefined && logFiles.has(logFile))
+      table.fail('log_file', `'${logFile}' is also the log file of another group`)
+    if (logFile !== undefined) logFiles.add(logFile)
     if (group.name !== '' && names.has(group.name))
       table.fail('name', `there are two groups with the name '${group.name}'`)
     names.set(group.name, group.name)
@@ -342,6 +358,14 @@ function parseLogSize(text: string): number {
   }
   if (bytes > 64 * 2 ** 30)
     throw new UsageError(`${text} is too large: the replication log lies in memory; at most 64 GiB`)
+  return bytes
+}
+
+function parseLogFileSize(text: string): number {
+  const bytes = parseSize(text)
+  if (bytes < defaults.logBytesMin)
+    throw new UsageError(`${text} is too small: a log file needs at least ${formatSize(defaults.logBytesMin)}`)
+  if (bytes > 16 * 2 ** 40) throw new UsageError(`${text} is too large: a log file has at most 16 TiB`)
   return bytes
 }
 

@@ -45,6 +45,9 @@ export interface UnreadableRange {
   length: number
 }
 
+export const backlogs = ['memory', 'file', 'dirty-map'] as const
+export type Backlog = (typeof backlogs)[number]
+
 export interface VolumeStatus {
   name: string
   group: string
@@ -74,6 +77,11 @@ export interface VolumeStatus {
   sizeBytes: number
   logBytes: number
   logMaxBytes: number
+  /** Of a master: where what the standby lacks is kept now; the order of fallbacks. */
+  backlog?: Backlog
+  /** Of a master: what of the log is in its file, and the file's maximum; 0 without one. */
+  logFileBytes?: number
+  logFileMaxBytes?: number
   resync: ResyncStatus | null
   lastVerify: LastVerify | null
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */

@@ -7,7 +7,7 @@
 import { removeDurably, writeJson } from '../core/atomic-file.js'
 import type { Clock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { NativeError } from '../core/errors.js'
+import { errnoOf, NativeError, SafetyRefusal } from '../core/errors.js'
 import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
@@ -21,6 +21,7 @@ export interface OpeningDeps {
 
 export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: PreparedGroup): OpenedGroup {
   const trusted = prepared.clean !== undefined || prepared.live !== undefined
+  const logFile = config.logFile === undefined ? {} : { logFile: openLogFile(deps.addon, config.logFile) }
   try {
     return deps.addon.openGroup({
       name: config.name,
@@ -41,6 +42,7 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       maxLagMs: config.maxLag.milliseconds,
       onMaxLag: config.onMaxLag,
       logBytes: config.logBytes,
+      ...logFile,
       peerTimeoutMs: config.peerTimeoutMs,
       resyncBytesPerSecond: config.resyncRate,
       replicated: config.standby !== undefined,
@@ -50,6 +52,22 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       `open ${config.volumes.map(volume => `volume ${volume.name} (${volume.device})`).join(', ')}`,
       error,
     )
+  }
+}
+
+/** The file is the group's alone: what cannot be ours is refused, not overwritten. */
+function openLogFile(addon: Addon, { path, bytes }: NonNullable<GroupConfig['logFile']>): number {
+  try {
+    return addon.openLogFile({ path, bytesMax: bytes })
+  } catch (error) {
+    const errno = errnoOf(error)
+    if (errno === 'EBUSY')
+      throw new SafetyRefusal('LOG_FILE', `log file ${path}: another group or program has it open`, { cause: error })
+    if (errno === 'EEXIST')
+      throw new SafetyRefusal('LOG_FILE', `log file ${path}: it is there and is no log file of understudy`, {
+        cause: error,
+      })
+    throw new NativeError(`log file ${path}`, error)
   }
 }
 

@@ -2,7 +2,10 @@
  * What the counters of a group say, followed over time: watermarks of the current incarnation, the lag in seconds, the
  * rate of a resynchronisation, and since when the group has been in its state. Pure: time and counters come in.
  */
-import type { ResyncStatus, VolumeState } from '../core/status-types.js'
+import { getSystemErrorName } from 'node:util'
+
+import { describe } from '../core/errors.js'
+import type { Backlog, ResyncStatus, VolumeState } from '../core/status-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import type { Counters } from '../native/counters.js'
 import { Rate } from '../core/rate.js'
@@ -61,18 +64,38 @@ export function marksOf(counters: Counters): Marks {
   }
 }
 
+/** Where what the standby lacks is kept. */
+export function backlogOf(counters: Counters, groupDirtyBytes: bigint): Backlog {
+  const isLogged = counters['state'] === engine.streaming || counters['state'] === engine.resync
+  if (!isLogged || groupDirtyBytes > 0n) return 'dirty-map'
+  return (counters['log_file_bytes'] ?? 0n) > 0n ? 'file' : 'memory'
+}
+
+/** Why the log file is not used; '': it is, or there is none. */
+export function logFileTrouble(counters: Counters): string {
+  const errno = Number(counters['log_file_errno'] ?? 0n)
+  if (errno === 0) return ''
+  const code = getSystemErrorName(-errno)
+  return `the log file cannot be used (${describe(Object.assign(new Error(code), { code }))}); it is tried again`
+}
+
 /** Whether the standby's copy is a cut, as far as it has said so. */
 export function isUsable(counters: Counters): boolean {
   return (counters['peer_incarnation'] ?? 0n) !== 0n && ((counters['peer_flags'] ?? 0n) & peerFlags.unusable) === 0n
 }
 
 export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigint): GroupState {
+  const { state, reason } = linkState(counters, link, dirtyBytes)
+  return { state, reason: [reason, logFileTrouble(counters)].filter(Boolean).join('; ') }
+}
+
+function linkState(counters: Counters, link: LinkFacts, dirtyBytes: bigint): GroupState {
   const state = counters['state'] ?? engine.alone
   if (link.state === undefined) return { state: 'alone', reason: 'no standby is configured' }
   if (link.refusal === 'promoted' || link.refusal === 'diverged')
     return { state: 'diverged', reason: `${link.reason}; ${choices}` }
-  if (link.alone) return { state: 'alone', reason: withWhereabouts(link.reason, state) }
-  if (link.state !== 'connected') return { state: 'detached', reason: withWhereabouts(link.reason, state) }
+  if (link.alone) return { state: 'alone', reason: withWhereabouts(link.reason, counters) }
+  if (link.state !== 'connected') return { state: 'detached', reason: withWhereabouts(link.reason, counters) }
   if (!link.attached || state === engine.detached || state === engine.alone)
     return { state: 'detached', reason: 'the standby is connected; the session is being set up' }
   const flags = counters['peer_flags'] ?? 0n
@@ -86,13 +109,16 @@ export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigi
   if (dirtyBytes > 0n) return { state: 'resyncing', reason: `${dirtyBytes} bytes are marked dirty` }
   if (counters['away'] === 1n)
     return { state: 'replicating', reason: 'the standby makes no progress; its own status says why' }
+  if (counters['behind'] === 1n)
+    return { state: 'replicating', reason: 'the standby is being sent what is in the log file; no flush waits for it' }
   return { state: 'replicating', reason: '' }
 }
 
-function withWhereabouts(reason: string, state: bigint): string {
+function withWhereabouts(reason: string, counters: Counters): string {
+  const state = counters['state'] ?? engine.alone
   const where =
     state === engine.streaming || state === engine.resync
-      ? 'writes are kept in the replication log'
+      ? `writes are kept in the replication log${(counters['log_file_bytes'] ?? 0n) > 0n ? ' and its file' : ''}`
       : 'writes are marked in the dirty map'
   return reason === '' ? `connecting to the standby; ${where}` : `${reason}; ${where}`
 }

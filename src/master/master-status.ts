@@ -3,7 +3,15 @@ import type { GroupConfig } from '../core/config-types.js'
 import type { LastVerify, PeerStatus, UnreadableRange, VolumeStatus } from '../core/status-types.js'
 import { formatHostPort } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
-import { type GroupProgress, type GroupState, isUsable, type LinkFacts, type Marks, marksOf } from './group-progress.js'
+import {
+  backlogOf,
+  type GroupProgress,
+  type GroupState,
+  isUsable,
+  type LinkFacts,
+  type Marks,
+  marksOf,
+} from './group-progress.js'
 
 export interface MasterStatusFacts {
   config: GroupConfig
@@ -51,6 +59,9 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     sizeBytes: Number(facts.sizeBytes),
     logBytes: Number(counters['log_bytes'] ?? 0n),
     logMaxBytes: Number(counters['log_bytes_max'] ?? 0n),
+    backlog: backlogOf(counters, facts.groupDirtyBytes),
+    logFileBytes: Number(counters['log_file_bytes'] ?? 0n),
+    logFileMaxBytes: Number(counters['log_file_bytes_max'] ?? 0n),
     resync: progress.resync(counters),
     lastVerify: facts.lastVerify,
     unreadable: facts.unreadable,
@@ -59,8 +70,11 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
 }
 
 /** Nothing is dirty, and what is written becomes durable on the standby within the peer timeout. */
-function isProtected({ config, state, groupDirtyBytes, progress, now }: MasterStatusFacts, marks: Marks): boolean {
-  if (state.state !== 'replicating' || groupDirtyBytes > 0n) return false
+function isProtected(
+  { config, counters, state, groupDirtyBytes, progress, now }: MasterStatusFacts,
+  marks: Marks,
+): boolean {
+  if (state.state !== 'replicating' || groupDirtyBytes > 0n || counters['behind'] === 1n) return false
   return progress.lagSeconds(now.monotonicMs, now.wallMs, marks.durable) * 1000 <= config.peerTimeoutMs
 }
 

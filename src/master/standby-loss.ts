@@ -5,6 +5,7 @@ import { formatDuration } from '../core/units.js'
 export function whyDetached(reason: string): string {
   const known: Record<string, string> = {
     'log-full': 'the replication log is full',
+    'log-file': 'the log file failed',
     'max-lag': 'the standby lagged behind by more than max_lag',
     requested: 'as requested',
   }

@@ -16,6 +16,7 @@ const meanings: Record<WatermarkName, string> = {
 
 const detachReasons = {
   'log-full': 'detaches_log_full',
+  'log-file': 'detaches_log_file',
   'peer-timeout': 'detaches_peer_timeout',
   'max-lag': 'detaches_max_lag',
   requested: 'detaches_requested',
@@ -48,6 +49,18 @@ export const groupMetrics: MetricDefinition[] = [
     'Time for which clients waited because the log was full.',
     'backpressure_ns',
     1e9,
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_log_file_bytes',
+    'Bytes of the log that are in its file; 0 without one.',
+    'log_file_bytes',
+  ),
+  masterMetric(
+    'gauge',
+    'understudy_log_file_max_bytes',
+    'Most bytes the log may hold in its file; 0 without one.',
+    'log_file_bytes_max',
   ),
   masterMetric(
     'counter',

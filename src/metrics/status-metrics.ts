@@ -1,4 +1,5 @@
 /** What `status` shows, in the same words: one sample per volume (or group, where the volumes of a group share it). */
+import { backlogs } from '../core/status-types.js'
 import type { PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
 import type { MetricDefinition } from './definitions.js'
 import { errorKinds } from './error-counts.js'
@@ -70,6 +71,18 @@ export const statusMetrics: MetricDefinition[] = [
     'Most bytes the log may hold; 0 without a maximum.',
     status => status.logMaxBytes,
   ),
+  {
+    name: 'understudy_backlog',
+    type: 'gauge',
+    labels: [...groupLabels, 'in'],
+    help: 'Where a master keeps what the standby lacks: 1 for memory, file (of the log) or dirty-map, 0 for the others.',
+    samples: ({ groupStatus }) =>
+      groupStatus.flatMap(({ group, role, backlog }) =>
+        backlog === undefined
+          ? []
+          : backlogs.map(place => ({ labels: { group, role, in: place }, value: Number(place === backlog) })),
+      ),
+  },
   groupGauge(
     'understudy_resync_done_bytes',
     'Bytes compared or sent by the running resynchronisation; 0 when none runs.',

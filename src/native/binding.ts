@@ -58,6 +58,8 @@ export interface GroupSpec {
   maxLagMs?: number
   onMaxLag?: OnMaxLag
   logBytes: number
+  /** From openLogFile(): what the memory has no room for goes there. It is closed with the group, or when this call fails. */
+  logFile?: number
   peerTimeoutMs: number
   /** What a resynchronisation reads of the devices, at most; 0: no limit. */
   resyncBytesPerSecond?: number
@@ -129,7 +131,7 @@ export type AddonEvent =
   /** attach() was carried out. */
   | { type: 'attached'; group: number; session: bigint; mode: 'resume' | 'resync' }
   /** The log has been given up for the dirty map. */
-  | { type: 'detached'; group: number; reason: 'log-full' | 'max-lag' | 'requested' }
+  | { type: 'detached'; group: number; reason: 'log-full' | 'log-file' | 'max-lag' | 'requested' }
   /** The standby made no progress for the peer timeout (the log is kept), or makes some again. */
   | { type: 'standby-away'; group: number; away: boolean }
   | { type: 'resync-done'; group: number; sequence: bigint }
@@ -270,6 +272,11 @@ export interface Addon {
    */
   startTls(connection: number, credentials: number, early: Uint8Array, limitMs: number): Promise<SecuredStream>
 
+  /**
+   * Creates, locks and empties the file for the next openGroup(). Throws EBUSY: another log has it; EEXIST: it holds
+   * something else.
+   */
+  openLogFile(spec: { path: string; bytesMax: number }): number
   openGroup(spec: GroupSpec): OpenedGroup
   /** Closes the devices after answering what is in flight; connections are closed. */
   closeGroup(group: number): Promise<void>

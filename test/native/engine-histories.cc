@@ -1,8 +1,9 @@
-// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/durability.cc native/engine/group.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/verifier.cc  libs: -lgnutls
+// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/durability.cc native/engine/group.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc  libs: -lgnutls
 // Random histories through a real engine (sockets, threads, worker pool) against a standby that is a model: sessions
 // are lost, logs overflow, the device refuses writes, the standby forgets what it had not staged. Whenever the model
-// shows a cut, it must be one of the master's states, and never an older one than before (G2). The seed is printed;
-// give it as argument to run one history again.
+// shows a cut, it must be one of the master's states, and never an older one than before (G2). Half of the histories have
+// a log file, some of them one that fails or gives back something else. The seed is printed; give it as argument to run
+// one history again, with a log file if there is a second argument.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -70,6 +71,36 @@ class MemoryDevice final : public Device {
   std::atomic<unsigned> reads_{0}, writes_{0};
 };
 
+// A log file in memory. From its `fault_after`th write on it does what the kind of the history says.
+class MemorySpill final : public log::SpillFile {
+ public:
+  enum Fault : uint64_t { kNone, kWriteFails, kReadFails, kLies, kNoSpace, kFaults };
+  MemorySpill(Fault fault, uint64_t fault_after)
+      : SpillFile("in memory", 3u << 20), fault_(fault), fault_after_(fault_after), bytes_(bytes_max()) {}
+  int empty() override { return failing(kNoSpace) ? ENOSPC : 0; }
+  int sync() override { return 0; }
+  int write(const uint8_t *data, uint64_t bytes, uint64_t position) override {
+    writes++;
+    if (failing(kWriteFails)) return EIO;
+    for (uint64_t at = 0; at < bytes; at++) bytes_[(position + at) % bytes_.size()] = data[at];
+    return 0;
+  }
+  int read(uint8_t *data, uint64_t bytes, uint64_t position) override {
+    reads++;
+    if (failing(kReadFails)) return EIO;
+    for (uint64_t at = 0; at < bytes; at++) data[at] = bytes_[(position + at) % bytes_.size()];
+    if (failing(kLies)) data[bytes / 2] ^= 4;
+    return 0;
+  }
+  std::atomic<int> writes{0}, reads{0};
+
+ private:
+  bool failing(Fault fault) const { return fault_ == fault && static_cast<uint64_t>(writes) >= fault_after_; }
+  const Fault fault_;
+  const uint64_t fault_after_;
+  std::vector<uint8_t> bytes_;
+};
+
 uint32_t stamp_of(const uint8_t *block) {  // ~0: the block is torn
   uint32_t first;
   memcpy(&first, block, 4);
@@ -85,21 +116,15 @@ class Model final : public PeerLink {
   void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) override {
     std::lock_guard lock(mutex_);
     session_ = session;
+    asked_.clear();
     log_ = std::move(log);
     position_ = position;
   }
   void published(bool) override {}
   void request_hashes(uint64_t session, const wire::HashRequestBody &request) override {
     std::lock_guard lock(mutex_);
-    if (session != session_) return;
-    std::vector<wire::HashEntry> entries(request.count);
-    for (uint32_t i = 0; i < request.count; i++) {
-      const uint64_t start = request.offset + i * wire::kRegionBytes, end = std::min(kSize, start + wire::kRegionBytes);
-      for (const auto &[header, payload] : staged_)
-        if (header.offset < end && header.offset + header.length > start) entries[i].flags = wire::kHashUnknown;
-      hash_bytes(image_.data() + start, end - start, entries[i].hash);
-    }
-    group_->post([this, request, entries] { group_->hashes_arrived(request, entries); });
+    if (session == session_) asked_.push_back(request);
+    answer_hashes();
   }
 
   // Takes up to `records` from the log. False: a record did not follow the one before it.
@@ -112,7 +137,10 @@ class Model final : public PeerLink {
       const uint8_t *payload = log_->at(position_) + sizeof header;
       std::vector<uint8_t> copy(payload, payload + header.payload_bytes);
       position_ += log::ReplicationLog::record_bytes(header);
-      if (header.type == RecordType::kBegin) staging_ = true;
+      if (header.type == RecordType::kBegin) {
+        staging_ = true;
+        begin_ = header.sequence;
+      }
       if (staging_) staged_.emplace_back(header, std::move(copy));
       else apply(header, copy);
       if (header.type == RecordType::kStep) {
@@ -122,6 +150,7 @@ class Model final : public PeerLink {
         steps++;
       }
       log_->release(position_);
+      answer_hashes();
       wire::WatermarksBody marks;
       marks.incarnation = header.incarnation;
       marks.received = marks.durable = marks.committed = marks.applied = {chain_.last.sequence, header.written_bytes};
@@ -133,6 +162,7 @@ class Model final : public PeerLink {
     std::lock_guard lock(mutex_);
     group_->post([group = group_, id = session_] { group->session_lost(id); });
     session_ = 0;
+    asked_.clear();
     log_.reset();
   }
   wire::Position position() {
@@ -150,6 +180,22 @@ class Model final : public PeerLink {
   std::atomic<int> steps{0};
 
  private:
+  // An image that has not reached the begin of the step yet would give the hash of what records on the way change.
+  void answer_hashes() {
+    std::erase_if(asked_, [&](const wire::HashRequestBody &request) {
+      if (request.begin_sequence > chain_.last.sequence) return false;
+      if (request.begin_sequence != begin_) return true;
+      std::vector<wire::HashEntry> entries(request.count);
+      for (uint32_t i = 0; i < request.count; i++) {
+        const uint64_t start = request.offset + i * wire::kRegionBytes, end = std::min(kSize, start + wire::kRegionBytes);
+        for (const auto &[header, payload] : staged_)
+          if (header.offset < end && header.offset + header.length > start) entries[i].flags = wire::kHashUnknown;
+        hash_bytes(image_.data() + start, end - start, entries[i].hash);
+      }
+      group_->post([this, request, entries] { group_->hashes_arrived(request, entries); });
+      return true;
+    });
+  }
   void apply(const wire::RecordHeader &header, const std::vector<uint8_t> &data) {
     if (header.type == RecordType::kWrite || header.type == RecordType::kSync)
       memcpy(image_.data() + header.offset, data.data(), header.length);
@@ -162,6 +208,8 @@ class Model final : public PeerLink {
   std::shared_ptr<log::ReplicationLog> log_;
   wire::Chain chain_;
   bool staging_ = false;
+  uint64_t begin_ = 0;  // of the step that is open, or was last
+  std::vector<wire::HashRequestBody> asked_;
   std::vector<std::pair<wire::RecordHeader, std::vector<uint8_t>>> staged_;
   std::vector<uint8_t> image_ = std::vector<uint8_t>(kSize, 0xee);  // the first pass has to find every byte
 };
@@ -217,6 +265,7 @@ struct History {
     states.pop_back();
   }
   bool judge(const std::vector<uint8_t> &image, size_t &oldest);
+  void tell_nearest(const State &shown, size_t oldest) const;
 };
 
 void History::write_all(Client &client, MemoryDevice &device) {
@@ -253,10 +302,28 @@ bool History::judge(const std::vector<uint8_t> &image, size_t &oldest) {
       oldest = at;
       return true;
     }
+  tell_nearest(shown, oldest);
   return false;
 }
 
-std::string run(uint64_t seed, int operations) {
+void History::tell_nearest(const State &shown, size_t oldest) const {
+  size_t best = 0, fewest = kBlocks + 1;
+  for (size_t at = 0; at < states.size(); at++) {
+    size_t different = 0;
+    for (uint64_t block = 0; block < kBlocks; block++) different += states[at][block] != shown[block];
+    if (different < fewest) fewest = different, best = at;
+  }
+  printf("# nearest is state %zu of %zu (not older than %zu), in all but %zu blocks:", best, states.size(), oldest, fewest);
+  for (uint64_t block = 0, told = 0; block < kBlocks && told < 12; block++)
+    if (states[best][block] != shown[block]) {
+      printf(" %lu: %u for %u", static_cast<unsigned long>(block), shown[block], states[best][block]);
+      told++;
+    }
+  printf("\n");
+}
+
+// spilled: counts what went through log files.
+std::string run(uint64_t seed, int operations, bool spills, int &spilled) {
   History history(seed, operations);
   WorkPool pool(4);
   Model model;
@@ -265,7 +332,9 @@ std::string run(uint64_t seed, int operations) {
   std::vector<std::unique_ptr<Volume>> volumes;
   volumes.push_back(std::make_unique<Volume>("v", 0, std::move(device)));
   GroupOptions options;
-  options.capture = {77, 2u << 20, true};  // a small log: it overflows
+  options.capture = {77, 2u << 20, true, nullptr};  // a small log: it overflows
+  const auto spill = std::make_shared<MemorySpill>(static_cast<MemorySpill::Fault>(seed / 2 % MemorySpill::kFaults), 1 + seed / 8);
+  if (spills) options.capture.log_file = spill;
   options.durability = Durability::kAsync;
   options.standby.peer_timeout_ns = 20'000'000;
   Group group(options, std::move(volumes), pool, &model, [](Event) {});
@@ -284,6 +353,7 @@ std::string run(uint64_t seed, int operations) {
   bool connected = false, first = true;
   uint64_t session = 0;
   size_t oldest = 0;
+  uint64_t spilled_most = 0;
   const uint64_t limit = monotonic_ns() + 20'000'000'000;
   const auto attach = [&] {
     AttachRequest request;
@@ -311,20 +381,29 @@ std::string run(uint64_t seed, int operations) {
     if (event == 0) group.post([&group] { group.detach("requested"); }), connected = false;
     if (event == 1) model.lose_session(), connected = false;
     if (event == 2) usleep(30'000);  // nothing is taken: the log fills, the standby counts as away
+    if (spills && event >= 3 && event < 7) {  // ... or it spills
+      const auto spilled = [&] { return group.page().get(kGroup_log_file_bytes); };
+      for (int turn = 0; turn < 300 && !done && spilled() < (1 + history.pick(3)) << 20; turn++) usleep(1000);
+      spilled_most = std::max(spilled_most, spilled());
+    }
     if (connected && group.page().get(kGroup_state) == 1 && history.pick(4) == 0) connected = false;
     usleep(100);
   }
   if (history.fault.empty() && !history.broken && memory.content() != model.image()) history.fault = "the images differ in the end";
   if (!history.fault.empty()) shutdown(sockets[0], SHUT_RDWR);
   writer.join();
+  spilled += spill->reads;
   if (history.fault.empty()) history.fault = history.writer_fault;
   if (history.fault.empty()) {
     size_t last = history.states.size() - 1;
     if (!history.judge(model.image(), last)) history.fault = "the last state is not the one that is shown";
-    printf("# seed %lu: %zu states, %d steps, %lu detaches by overflow, %lu bytes of the last pass sent\n",
+    printf("# seed %lu: %zu states, %d steps, detaches: %lu by overflow, %lu by the log file; at most %lu KiB spilled, "
+           "%d writes, %d reads; it ended as %lu\n",
            static_cast<unsigned long>(seed), history.states.size(), model.steps.load(),
            static_cast<unsigned long>(group.page().get(kGroup_detaches_log_full)),
-           static_cast<unsigned long>(group.page().get(kGroup_resync_sent_bytes)));
+           static_cast<unsigned long>(group.page().get(kGroup_detaches_log_file)),
+           static_cast<unsigned long>(spilled_most >> 10), spill->writes.load(), spill->reads.load(),
+           static_cast<unsigned long>(group.page().get(kGroup_log_file_errno)));
   }
   return history.fault;
 }
@@ -370,16 +449,19 @@ bool resumes_in_time() {
 }  // namespace
 
 int main(int argc, char **argv) {
-  const int rounds = argc > 1 ? 1 : 8;
-  int failures = 0;
+  const int rounds = argc > 1 ? 1 : 16;
+  int failures = 0, spilled = 0;
   for (int round = 0; round < rounds; round++) {
     const uint64_t seed = argc > 1 ? strtoull(argv[1], nullptr, 10) : static_cast<uint64_t>(round + 1);
-    const std::string fault = run(seed, 1500);
+    const bool spills = argc > 1 ? argc > 2 : round % 2;
+    const std::string fault = run(seed, spills ? 4000 : 1500, spills, spilled);
     if (!fault.empty()) printf("# seed %lu: %s\n", static_cast<unsigned long>(seed), fault.c_str()), failures++;
   }
   printf("%sok 1 - every cut the standby shows is a state of the master, in order, through faults (G2)\n",
          failures ? "not " : "");
   const bool resumed = resumes_in_time();
-  printf("%sok 2 - a standby that comes back within the log is not away at once\n1..2\n", resumed ? "" : "not ");
-  return failures != 0 || !resumed;
+  printf("%sok 2 - a standby that comes back within the log is not away at once\n", resumed ? "" : "not ");
+  const bool passed = spilled > 0 || argc > 1;
+  printf("%sok 3 - some of it went through a log file and came back\n1..3\n", passed ? "" : "not ");
+  return failures != 0 || !resumed || !passed;
 }

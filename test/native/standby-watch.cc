@@ -19,7 +19,7 @@ constexpr uint64_t kMs = 1'000'000;
 struct Stage {
   explicit Stage(const StandbyPolicy &policy) : watch(policy) { watch.attached(sight.now_ns); }
   StandbyWatch watch;
-  StandbyWatch::Sight sight{1'000'000'000, true, false, 0, 0, 0, 0, 0, 0, 0};
+  StandbyWatch::Sight sight{1'000'000'000, true, false, false, 0, 0, 0, 0, 0, 0, 0};
   // Looks every 10 ms; `each` changes what is seen.
   template <typename Each>
   void pass(uint64_t ms, Each each) {
@@ -33,6 +33,28 @@ struct Stage {
     pass(ms, [](uint64_t) {});
   }
 };
+
+static StandbyPolicy policy();
+static void behind_tests() {
+  Stage stage(policy());
+  stage.sight.spilled = true;
+  stage.pass(990);
+  ok(!stage.watch.behind(), "a log that goes through the file for a moment is waited for");
+  stage.pass(20);
+  ok(stage.watch.behind(), "but not for longer than the peer timeout");
+  stage.sight.spilled = false;
+  stage.pass(10);
+  ok(!stage.watch.behind(), "until the file is empty");
+  stage.sight.logged = 5;
+  stage.pass(1020);
+  stage.sight.spilled = true;
+  stage.pass(10);
+  ok(stage.watch.away() && stage.watch.behind(), "nor is it once the standby is away");
+  stage.watch.attached(stage.sight.now_ns);
+  stage.sight.durable = 1;
+  stage.pass(10);
+  ok(!stage.watch.away() && stage.watch.behind(), "and not when it comes back");
+}
 
 static StandbyPolicy policy() {
   StandbyPolicy policy;
@@ -142,6 +164,7 @@ static void lag_tests() {
 }
 
 int main() {
+  behind_tests();
   away_tests();
   block_tests();
   lag_tests();

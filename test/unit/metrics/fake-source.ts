@@ -28,13 +28,18 @@ export const masterStatus: VolumeStatus = {
   sizeBytes: 0,
   logBytes: 0,
   logMaxBytes: 0,
+  backlog: 'memory',
+  logFileBytes: 0,
+  logFileMaxBytes: 0,
   resync: null,
   lastVerify: null,
   peers: [{ id: 'a'.repeat(64), address: 'standby.example:9450', session: 'connecting', rttSeconds: null }],
 }
 
+const { backlog: _backlog, logFileBytes: _bytes, logFileMaxBytes: _max, ...masterOnly } = masterStatus
+
 export const standbyStatus: VolumeStatus = {
-  ...masterStatus,
+  ...masterOnly,
   role: 'standby',
   peers: [{ id: 'b'.repeat(64), address: '192.0.2.1:54321', session: 'connected', rttSeconds: 0.002 }],
 }

@@ -1,0 +1,99 @@
+// timeout: 150
+/**
+ * The replication log's file (--log-file): what an outage longer than the memory becomes, and what happens when the file
+ * cannot keep it. UNDERSTUDY_SEED repeats a run's choices.
+ */
+import { statSync } from 'node:fs'
+import t from 'tap'
+import type { Test as Tap } from 'tap'
+import { inSync, metric, type Pair, type PairOptions, sameBytes, scratch, startPair } from '../support/daemon.js'
+import { blockBytes, checkCut, History } from '../support/history.js'
+import { Observer } from '../support/observer.js'
+import { Workload } from '../support/workload.js'
+
+const MiB = 2 ** 20
+const blocks = 4096
+const sizeBytes = blocks * blockBytes
+const seed = Number(process.env.UNDERSTUDY_SEED ?? Date.now() % 1_000_000)
+t.comment(`UNDERSTUDY_SEED=${seed}`)
+const files = scratch(t)
+
+interface Run {
+  pair: Pair
+  observer: Observer
+  history: History
+  workload: Workload
+  logFile: string
+}
+
+/** A pair with a log file and clients that write as fast as they can. */
+async function begin(t: Tap, name: string, size: string, options: PairOptions = {}): Promise<Run> {
+  const logFile = files.path(`${name}.log`)
+  const master = ['--log-file', logFile, '--log-size', size, '--peer-timeout', '1s', ...(options.master ?? [])]
+  const pair = await startPair(t, { ...options, sizeBytes, master })
+  const history = new History(seed, blocks)
+  const address = { path: pair.socket }
+  const workload = new Workload({ history, address, exportName: pair.volume, seed, blocksMax: 256, reconnect: true })
+  workload.start()
+  t.teardown(() => workload.stop())
+  return { pair, observer: new Observer(pair, sizeBytes), history, workload, logFile }
+}
+
+/** The standby is gone, and clients go on until so much is in the file, or something else has happened. */
+async function outage({ pair, observer }: Run, spilled: number): Promise<void> {
+  await pair.standby.kill()
+  await observer.until(`${spilled / MiB} MiB are in the file`, 60_000, async () => {
+    const status = await observer.status()
+    return (status?.logFileBytes ?? 0) >= spilled || status?.backlog === 'dirty-map'
+  })
+}
+
+async function endsEqual(t: Tap, { pair, observer, workload }: Run): Promise<void> {
+  await workload.stop()
+  t.strictSame(workload.errors, [], 'no client saw an error')
+  const status = await inSync(pair, 60_000)
+  t.match(status, { backlog: 'memory', logFileBytes: 0 })
+  t.ok((await observer.exported()).equals(await observer.masterContent()), 'both sides are equal')
+  for (const daemon of [pair.master, pair.standby]) t.equal((await daemon.stop()).code, 0)
+  await sameBytes(t, pair.device, pair.image)
+}
+
+/** How often the log was given up. */
+async function givenUp({ pair }: Run): Promise<number> {
+  const reasons = ['log-full', 'log-file', 'max-lag', 'requested']
+  const counts = reasons.map(reason => metric(pair.metrics.master, 'understudy_detaches_total', { reason }))
+  return (await Promise.all(counts)).reduce<number>((total, count) => total + (count ?? NaN), 0)
+}
+
+t.test('an outage longer than the memory, but within the file, keeps the exact history (G2, G4)', async t => {
+  const run = await begin(t, 'within', '512MiB', { master: ['--bandwidth', '48MiB'] })
+  const { pair, observer, history, workload, logFile } = run
+  t.equal(statSync(logFile).mode & 0o777, 0o600, 'the file is its own')
+  for (const place of ['memory', 'file', 'dirty-map'])
+    t.equal(await metric(pair.metrics.master, 'understudy_backlog', { in: place }), place === 'memory' ? 1 : 0)
+  await outage(run, 32 * MiB)
+  const away = await pair.master.volume(pair.volume)
+  t.match(away, { backlog: 'file', logFileMaxBytes: 512 * MiB, dirtyBytes: 0, protected: false })
+  t.equal(await metric(pair.metrics.master, 'understudy_backlog', { in: 'file' }), 1)
+  await workload.pause()
+  await pair.standby.restart()
+  await pair.master.until(pair.volume, 'connected', status => status.peers[0]?.session === 'connected')
+  workload.resume()
+
+  let tick = 0
+  let drained = false
+  for (let exports = 0; !drained; exports++) {
+    const content = await observer.exported()
+    const report = checkCut(history, content, { atomic: true, requirement: { ids: [], before: tick } })
+    t.strictSame(report.violations, [], `export ${exports} while it drains (cut at ${report.tick} of ${history.now})`)
+    tick = report.tick
+    const status = await pair.master.volume(pair.volume)
+    t.equal(status.dirtyBytes, 0, 'nothing is resynchronised')
+    drained = status.backlog === 'memory'
+    if (exports === 3) await workload.pause() // the rest drains by itself
+  }
+  t.equal(await givenUp(run), 0, 'the log was never given up')
+  workload.resume()
+  await endsEqual(t, run)
+  t.equal(statSync(logFile).size, 4096, 'a master that has stopped leaves nothing in the file')
+})
