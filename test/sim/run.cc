@@ -1,0 +1,326 @@
+#include "run.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "clients.h"
+#include "master-daemon.h"
+#include "standby-daemon.h"
+
+namespace sim {
+
+using namespace understudy;
+using engine::Range;
+
+Run *run = nullptr;
+
+namespace {
+constexpr uint64_t kAreaA = 1u << 20, kAreaAEnd = 3u << 19, kAreaB = 5u << 20, kAreaBEnd = (5u << 20) + (68u << 12);
+constexpr uint64_t kSettleNs = 120 * kSecond;
+MasterRecord master_record;  // STATE of the master; one run a process
+
+bool is_table(uint64_t value) { return value != 0 && !(value >> 63); }
+}  // namespace
+
+Settings::Settings(Random &random) {
+  using engine::Durability;
+  constexpr Durability kChoices[] = {Durability::kFlush, Durability::kFlush, Durability::kDurable, Durability::kReceived, Durability::kAsync};
+  durability = kChoices[random.below(5)];
+  block = random.one_in(5);
+  log_bytes = random.one_in(2) ? 2u << 20 : 4u << 20;
+  segment_bytes = 64u << (10 + random.below(5));
+  peer_timeout_ns = random.between(100, 600) * kMs;
+  filters = random.one_in(3);
+  writers = static_cast<int>(random.between(1, 3));
+  depth = random.between(1, 8);
+  faults = random.between(2, 7);
+  hot_blocks = random.between(20, 400);
+}
+
+std::vector<Range> excluded_by(uint64_t table) {
+  std::vector<Range> excluded;
+  if (is_table(table) && (table & 1)) excluded.push_back({kAreaA, kAreaAEnd});
+  if (is_table(table) && (table & 2)) excluded.push_back({kAreaB, kAreaBEnd});
+  return excluded;
+}
+
+Included included_by(uint64_t table) {
+  return [excluded = excluded_by(table)](uint64_t block) {
+    return std::none_of(excluded.begin(), excluded.end(), [block](const Range &range) {
+      return block * kBlockBytes >= range.start && block * kBlockBytes < range.end;
+    });
+  };
+}
+
+Run::Run(uint64_t seed)
+    : own_scheduler(std::make_unique<Scheduler>(seed)),
+      own_room(std::make_unique<Room>()),
+      own_network(std::make_unique<Network>()),
+      settings(own_scheduler->random) {
+  scheduler = own_scheduler.get();
+  room = own_room.get();
+  network = own_network.get();
+  run = this;
+  master_record = {};
+  for (const char *path : {"/sim", "/sim/state"}) room->hosts[kMaster].disk.make_directory(path);
+  for (const char *path : {"/sim", "/sim/store", "/sim/store/v"}) room->hosts[kStandby].disk.make_directory(path);
+  auto device = std::make_shared<File>();
+  device->apply({Change::Kind::kResize, 0, kVolumeBytes, {}});
+  device->end_sync(device->begin_sync());
+  Directory &folder = *room->hosts[kMaster].disk.directory("/sim");
+  folder.link("device", device);
+  folder.end_sync(folder.begin_sync());
+}
+
+Run::~Run() = default;
+
+void Run::fail(const std::string &what) {
+  if (fault.empty()) fault = what;
+  if (verbose) scheduler->list();
+  scheduler->stop();
+}
+
+void Run::say(int host, const std::string &what) const {
+  static constexpr const char *kNames[] = {"", "master", "standby", "clients"};
+  if (verbose) printf("%12.6f %-8s %s\n", static_cast<double>(scheduler->now_ns) / 1e9, kNames[host], what.c_str());
+}
+
+void Run::boot(int number) {
+  say(number, "starts");
+  Host &host = room->hosts[static_cast<size_t>(number)];
+  host.alive = true;
+  host.died = [this, number] {
+    say(number, "ends");
+    (number == kMaster ? reinterpret_cast<void *&>(master) : reinterpret_cast<void *&>(standby)) = nullptr;
+    network->host_died(number);
+  };
+  scheduler->spawn(number, "daemon", [this, number] {
+    if (number == kMaster) MasterDaemon::main(*this, master_record);
+    else StandbyDaemon::main(*this);
+  });
+}
+
+// ---- judging
+
+std::vector<uint64_t> Run::values_of(const Content &content) const {
+  std::vector<uint64_t> values;
+  uint8_t block[kBlockBytes];
+  for (uint64_t at = 0; at < kVolumeBlocks; at++) {
+    const bool hole = content.is_hole(at * kBlockBytes);
+    if (!hole) content.read(block, sizeof block, at * kBlockBytes);
+    values.push_back(hole ? 0 : value_of(block));
+  }
+  return values;
+}
+
+const Content &Run::content_of(int host, const std::string &folder, const std::string &name) {
+  return room->hosts[static_cast<size_t>(host)].disk.directory(folder)->find(name)->content();
+}
+
+Promise Run::promised() const {
+  return {lives.size() - 1, lives.back()->history.promised(), lives.back()->shown};
+}
+
+// The cut is of the life that was shown last, or of a later one; not older than anything shown or promised before.
+void Run::judge_view(const std::vector<uint64_t> &values, const Promise &promise) {
+  views++;
+  const Included included = included_by(values[0]);
+  std::string why;
+  for (size_t at = lives.size(); at-- > shown_life;) {
+    Life &life = *lives[at];
+    // A later life begins with a step: what an earlier one has promised is no matter any more.
+    History::Promised least;
+    if (at == promise.life) least = promise.promised, least.tick = std::max(least.tick, promise.shown);
+    else least = life.history.promised(), least.tick = std::max(least.tick, life.shown);
+    if (at > promise.life) least = {};
+    uint64_t tick = 0;
+    const std::string fault = life.history.judge(values, included, least, &tick);
+    if (fault.empty()) {
+      life.shown = std::max(life.shown, tick);
+      shown_life = at;
+      return;
+    }
+    why += "; of life " + std::to_string(at) + ": " + fault;
+  }
+  fail("the standby shows no legal cut" + why);
+}
+
+void Run::export_view() {
+  scheduler->spawn(kStandby, "export", [this] {
+    StandbyDaemon *daemon = standby;
+    if (!daemon) return;
+    struct Looking {  // the process does not end meanwhile, unless it is killed
+      explicit Looking(int &count) : count(++count) {}
+      ~Looking() { count--; }
+      int &count;
+    } looking(daemon->looking);
+    const Promise promise = promised();
+    auto view = daemon->view();
+    if (view.status.error == ENODATA) {
+      if (had_cut) fail("the standby had a cut and has none any more");
+      return;
+    }
+    if (!view.ok()) return;  // it is being stopped, or a step takes long
+    had_cut = true;
+    std::vector<uint8_t> piece(256u << 10);
+    for (int looks = scheduler->random.one_in(4) ? 2 : 1; looks; looks--) {
+      std::vector<uint64_t> values;
+      for (uint64_t at = 0; at < kVolumeBytes; at += piece.size()) {
+        const uint64_t bytes = std::min<uint64_t>(piece.size(), kVolumeBytes - at);
+        if (const int error = view.value.device->read(piece.data(), bytes, at)) return fail("a view answers " + std::to_string(error));
+        for (uint64_t block = 0; block < bytes; block += kBlockBytes) values.push_back(value_of(piece.data() + block));
+      }
+      judge_view(values, promise);
+      if (looks > 1) scheduler->sleep(scheduler->random.below(20 * kMs));
+    }
+    view.value.device.reset();
+  });
+}
+
+// ---- what goes wrong
+
+void Run::kill_soon(int number, Death death) {
+  Host &host = room->hosts[static_cast<size_t>(number)];
+  if (!host.alive) return;
+  host.death = death;
+  host.dies_in = scheduler->random.between(1, scheduler->random.one_in(3) ? 400 : 40);
+}
+
+void Run::wait_dead(int number) {
+  Host &host = room->hosts[static_cast<size_t>(number)];
+  for (const uint64_t limit = scheduler->now_ns + 50 * kMs; host.alive && scheduler->now_ns < limit;) scheduler->sleep(kMs);
+  if (host.alive) room->kill(number, host.death);
+  scheduler->sleep(scheduler->random.below(300 * kMs));
+  boot(number);
+}
+
+void Run::one_fault() {
+  Random &random = scheduler->random;
+  const Death death = random.one_in(3) ? Death::kKill : Death::kPower;
+  const uint64_t kind = random.below(12);
+  say(kOutside, "fault " + std::to_string(kind));
+  switch (kind) {
+    case 0:
+    case 1:
+      kill_soon(kStandby, death);
+      return wait_dead(kStandby);
+    case 2:
+    case 3:
+      kill_soon(kMaster, death);
+      return wait_dead(kMaster);
+    case 4:
+      kill_soon(kMaster, death);
+      kill_soon(kStandby, death);
+      wait_dead(kMaster);
+      return wait_dead(kStandby);
+    case 5:
+    case 6:
+      network->set_down(true);
+      scheduler->sleep(random.below(3 * settings.peer_timeout_ns));
+      return network->set_down(false);
+    case 7:
+      network->damage_next = random.between(1, 20);
+      return;
+    case 8:
+      if (master) master->cut_session();
+      return;
+    case 9:
+      if (master && master->serves()) master->group().post([group = &master->group()] { group->detach("requested"); });
+      return;
+    case 10:
+      if (random.one_in(2) && master) {
+        master->stop_cleanly(random.below(3 * kSecond));
+        for (int i = 0; i < 1000 && room->hosts[kMaster].alive; i++) scheduler->sleep(10 * kMs);
+        return wait_dead(kMaster);
+      }
+      if (standby) standby->stop_cleanly();
+      for (int i = 0; i < 3000 && room->hosts[kStandby].alive; i++) scheduler->sleep(10 * kMs);
+      return wait_dead(kStandby);
+    default: return power_after_cooling();
+  }
+}
+
+// A slow disk, and nobody writes, until a round of the marks has ended (engine/marks.h); right then the power goes.
+void Run::power_after_cooling() {
+  Random &random = scheduler->random;
+  quiet = random.one_in(2);
+  calm = true;
+  Host &host = room->hosts[kMaster];
+  host.slow = random.one_in(2) ? 200 : 1;
+  MasterDaemon *const daemon = master;
+  uint64_t hot = 0;
+  for (const uint64_t limit = scheduler->now_ns + 22 * kSecond; scheduler->now_ns < limit && master && master == daemon;) {
+    const uint64_t now = daemon->group().volumes()[0]->page.get(kHotBytes);
+    if (now < hot) {
+      say(kMaster, "has cooled");
+      break;
+    }
+    hot = now;
+    scheduler->sleep(kMs);
+  }
+  kill_soon(kMaster, Death::kPower);
+  wait_dead(kMaster);
+  quiet = calm = false;
+  host.slow = 1;
+}
+
+void Run::trouble() {
+  boot(kStandby);
+  boot(kMaster);
+  for (int i = 0; i < settings.writers; i++) {
+    writers_left++;
+    scheduler->spawn(kClients, "client", [this, i] { client_main(*this, i); });
+  }
+  Random &random = scheduler->random;
+  for (faults = 0; faults < settings.faults; faults++) {
+    for (uint64_t i = random.between(1, 4); i; i--) {
+      scheduler->sleep(random.below(random.one_in(4) ? 200 * kMs : 15 * kMs));
+      if (standby && master) export_view();
+    }
+    one_fault();
+  }
+  scheduler->sleep(random.below(50 * kMs));
+  if (settle()) compare();
+  scheduler->stop();
+}
+
+// ---- the end
+
+bool Run::in_sync() {
+  if (!master || !master->serves() || !standby || !standby->usable() || !master->in_sync()) return false;
+  CounterPage page = master->group().page();
+  return page.get(kGroup_written_sequence) == page.get(kGroup_applied_sequence) &&
+         master->group().volumes()[0]->page.get(kDirtyBytes) == 0;
+}
+
+bool Run::settle() {
+  network->damage_next = 0;
+  ending = true;
+  const uint64_t limit = scheduler->now_ns + kSettleNs;
+  while (writers_left && scheduler->now_ns < limit) scheduler->sleep(5 * kMs);
+  while (!in_sync() && scheduler->now_ns < limit) scheduler->sleep(5 * kMs);
+  if (writers_left) fail("a client waits for ever");
+  else if (!in_sync()) fail("the pair is not in sync two minutes after all faults ended");
+  return fault.empty();
+}
+
+void Run::compare() {
+  const auto device = values_of(content_of(kMaster, "/sim", "device"));
+  const auto image = values_of(content_of(kStandby, "/sim/store/v", "image.raw"));
+  const Included included = included_by(device[0]);
+  for (uint64_t block = 0; block < kVolumeBlocks; block++) {
+    const uint64_t wanted = included(block) ? device[block] : 0;
+    if (image[block] == wanted) continue;
+    return fail("in sync, and block " + std::to_string(block) + " holds " + std::to_string(image[block]) +
+                " on the standby and " + std::to_string(wanted) + " on the master");
+  }
+  judge_view(image, promised());
+}
+
+bool Run::go() {
+  scheduler->spawn(kOutside, "trouble", [this] { trouble(); });
+  if (!scheduler->run()) fail("nothing can go on: every thread waits for another");
+  return fault.empty();
+}
+
+}  // namespace sim

@@ -1,0 +1,107 @@
+// Run: one seed: a master, a standby and clients for some seconds of their time, what goes wrong meanwhile, and the
+// judgement of what the standby shows. Everything of it is drawn from the seed.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/event.h"
+#include "engine/group.h"
+#include "history.h"
+#include "network.h"
+#include "room.h"
+
+namespace sim {
+
+constexpr uint64_t kMs = 1'000'000, kSecond = 1'000 * kMs;
+constexpr uint64_t kVolumeBlocks = 2307, kVolumeBytes = kVolumeBlocks * kBlockBytes;  // 9 MiB and a bit: three extents
+
+struct Settings {
+  explicit Settings(Random &random);
+  understudy::engine::Durability durability;
+  bool block;               // --on-standby-loss block
+  uint64_t log_bytes, segment_bytes, peer_timeout_ns;
+  bool filters;             // block 0 says what is left out
+  int writers;
+  uint64_t depth;           // requests under way of each
+  uint64_t faults;          // so many things go wrong
+  uint64_t hot_blocks;      // most writes go to so many blocks
+};
+
+// The filter that a table (the value of block 0) asks for.
+std::vector<understudy::engine::Range> excluded_by(uint64_t table);
+Included included_by(uint64_t table);
+constexpr uint64_t kWatchedBytes = 64u << 10;
+
+// One life of the master's process.
+struct Life {
+  explicit Life(std::vector<uint64_t> base) : history(std::move(base)) {}
+  History history;
+  uint64_t flushed = 0;      // everything that had ended before is on the master's disk
+  uint64_t shown = 0;        // the newest cut that the standby showed of it
+  uint64_t turns = 0;        // how often the pair fell out of sync or came back
+};
+
+// What was promised when somebody began to look.
+struct Promise {
+  size_t life;
+  History::Promised promised;
+  uint64_t shown;
+};
+
+class MasterDaemon;
+class StandbyDaemon;
+
+struct Run {
+  explicit Run(uint64_t seed);
+  ~Run();
+
+  const std::unique_ptr<Scheduler> own_scheduler;
+  const std::unique_ptr<Room> own_room;
+  const std::unique_ptr<Network> own_network;
+  const Settings settings;
+  std::string fault;
+  uint64_t tick = 0, stamps = 0;
+  bool quiet = false;        // writers hold still
+  bool calm = false;         // writers take their time
+  bool ending = false;       // writers end
+  int writers_left = 0;
+  std::vector<std::unique_ptr<Life>> lives;
+  size_t shown_life = 0;     // of what the standby showed last
+  bool had_cut = false;
+  MasterDaemon *master = nullptr;    // while its process runs
+  StandbyDaemon *standby = nullptr;
+  uint64_t views = 0, writes = 0, faults = 0;
+
+  // Runs to its end; false: `fault` says what is wrong.
+  bool go();
+  void fail(const std::string &what);
+  // With --verbose: what happens, with the time.
+  void say(int host, const std::string &what) const;
+  bool verbose = false;
+  void boot(int host);
+  uint64_t new_stamp(uint64_t variant) { return ++stamps << 2 | variant; }
+
+  std::vector<uint64_t> values_of(const Content &content) const;
+  const Content &content_of(int host, const std::string &folder, const std::string &name);
+  Promise promised() const;
+  void judge_view(const std::vector<uint64_t> &values, const Promise &promise);
+
+ private:
+  void trouble();            // things go wrong, one after the other
+  void one_fault();
+  void power_after_cooling();
+  void kill_soon(int host, Death death);
+  void wait_dead(int host);
+  void export_view();
+  bool settle();             // everything heals; both sides have to become equal
+  bool in_sync();
+  void compare();
+};
+
+extern Run *run;
+
+}  // namespace sim
