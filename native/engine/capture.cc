@@ -144,12 +144,6 @@ void Capture::open_step(bool initial) {
   append(*volumes_.front(), RecordType::kBegin, initial ? wire::kBeginInitial : 0, 0, 0, nullptr, 0);
 }
 
-void Capture::begin_again() {
-  CHECK(state_ == CaptureState::kStreaming && step_open_);
-  begin_sequence_ = ++sequence_;
-  append(*volumes_.front(), RecordType::kBegin, 0, 0, 0, nullptr, 0);
-}
-
 void Capture::close_step() {
   CHECK(step_open_ && !any_dirty());
   sequence_++;

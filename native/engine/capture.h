@@ -79,8 +79,6 @@ class Capture {
   void record_verify(Volume &volume, uint64_t start, uint64_t end, const wire::VerifyPayload &payload);
 
   void open_step(bool initial);
-  // Another kBegin inside the step: a question that names it is answered behind everything logged before.
-  void begin_again();
   void close_step();
 
   // Resumes within the log, or starts over with a step; says which and from which position of the log the session

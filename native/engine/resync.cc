@@ -30,7 +30,6 @@ Resync::Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>>
 void Resync::start(uint64_t session, bool fresh) {
   if (active_) return;  // a step is open already: what became dirty since is found by the cursor
   active_ = true;
-  begins_again_ = false;
   fresh_ = fresh;
   session_ = session;
   // Not the last sequence: a watched write opens its step long before the new ranges are known.
@@ -53,17 +52,6 @@ void Resync::replan() {
   cursor_volume_ = 0;
   cursor_ = 0;
   fresh_ = false;
-  begins_again_ = true;
-}
-
-// False: the log has no room for it now.
-bool Resync::begin_again() {
-  if (!begins_again_ || chunks_.empty()) return true;
-  if (!capture_.log()->room(sizeof(wire::RecordHeader))) return false;
-  capture_.begin_again();
-  begin_sequence_ = capture_.begin_sequence();
-  begins_again_ = false;
-  return true;
 }
 
 void Resync::cancel() {
@@ -77,7 +65,6 @@ void Resync::cancel() {
 bool Resync::turn() {
   if (!active_) return true;
   plan();
-  if (!begin_again()) return false;
   for (Chunk &chunk : chunks_) {
     if (chunk.stage == Chunk::kWanted) ask(chunk);
     if (chunk.stage == Chunk::kReady) read(chunk);

@@ -33,9 +33,7 @@ class Resync {
   // The session is gone, or another one carries on: answers still owed by the old one must be asked for again.
   void session_changed(uint64_t session);
   // The filter has changed, or something behind the cursor became dirty: reads under way are not believed (their runs
-  // are still dirty), and the standby is no longer all zeroes where nothing was sent. What is dirty now may have been
-  // written to in this step, by records that the standby has not got yet; a hash that it took before them would say
-  // "equal" of what they are about to change. So it is asked anew, behind another kBegin.
+  // are still dirty), and the standby is no longer all zeroes where nothing was sent.
   void replan();
   void cancel();
   void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries);
@@ -60,14 +58,12 @@ class Resync {
   void emit(const std::shared_ptr<ReadResult> &result);
   void emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero);
   bool may_finish() const;
-  bool begin_again();
 
   Host host_;
   Capture &capture_;
   std::vector<std::unique_ptr<Volume>> &volumes_;
   CounterPage page_;
   bool active_ = false;
-  bool begins_again_ = false;  // before anything is asked
   bool fresh_ = false;
   uint64_t session_ = 0;
   uint64_t begin_sequence_ = 0;
