@@ -118,7 +118,7 @@ void MasterDaemon::begin(const std::vector<Range> &excluded_now) {
 
 void MasterDaemon::give_client(int descriptor) {
   auto socket = std::make_shared<Fd>(descriptor);
-  group_->post([this, socket, id = ++connections_] { group_->adopt(id, std::move(*socket), *volume_, {}, {}); });
+  group_->post([this, socket, id = ++connections_] { group_->adopt(id, {std::move(*socket)}, *volume_); });
 }
 
 // ---- trust in the maps (map-trust.ts)
