@@ -31,7 +31,12 @@ const char *reason_name(quic::CloseReason reason) {
 }
 }  // namespace
 
-Link::~Link() { endpoint_.reset(); }
+// Its thread may be in a task that goes through endpoint_, which must stand until the thread has been joined: reset()
+// would clear it first.
+Link::~Link() {
+  delete endpoint_.get();
+  (void)endpoint_.release();
+}
 
 Status Link::open(const quic::EndpointOptions &options) {
   auto endpoint = quic::Endpoint::open(options, *this);
@@ -169,13 +174,13 @@ void Link::standby_frame(quic::Session &session, wire::FrameType type, std::span
   if (type != wire::FrameType::kHashRequest) return;
   wire::HashRequestBody request;
   if (!take(body, request)) return session.close("hash request: too short");
-  if (Status status = state_of(session)->replica->replica_->hash(request); !status.ok()) session.close(status.message);
+  if (Status status = state_of(session)->replica->replica_.load()->hash(request); !status.ok()) session.close(status.message);
 }
 
 void Link::records_received(quic::Session &session, std::span<const uint8_t> bytes) {
   SessionState *state = state_of(session);
   if (!state || !state->replica) return session.close("records came before the welcome");
-  if (Status status = state->replica->replica_->receive(bytes); !status.ok()) {
+  if (Status status = state->replica->replica_.load()->receive(bytes); !status.ok()) {
     events_({"log", {{"level", std::string("error")}, {"message", "session with " + session.peer_address + ": " + status.message}}, ""});
     session.close(status.message);
   }
@@ -191,7 +196,7 @@ static bool is_awaited(const wire::WatermarksBody &marks, const Link::SessionSta
 }
 
 void Link::tell_watermarks(quic::Session &session, SessionState &state) {
-  const wire::WatermarksBody marks = state.replica->replica_->watermarks();
+  const wire::WatermarksBody marks = state.replica->replica_.load()->watermarks();
   if (memcmp(&marks, &state.told, sizeof marks) == 0 || state.outgoing.size() > 16) return;
   const uint64_t now = monotonic_ns();
   if (!is_awaited(marks, state) && now < state.told_ns + kTellEveryNs)
@@ -207,7 +212,7 @@ void Link::turn(quic::Session &session) {
   if (!state) return;
   flush_outgoing(session);
   if (state->replica) {
-    if (const size_t consumed = state->replica->replica_->take_consumed()) session.records_consumed(consumed);
+    if (const size_t consumed = state->replica->replica_.load()->take_consumed()) session.records_consumed(consumed);
     tell_watermarks(session, *state);
   }
   if (state->source) state->source->count_sent();

@@ -102,7 +102,8 @@ class ReplicaLink final : public replay::ReplicaListener {
  public:
   ReplicaLink(double handle, EventSink events, CounterPage page)
       : handle_(handle), events_(std::move(events)), page_(page) {}
-  void bind(replay::Replica &replica) { replica_ = &replica; }
+  // Its applier may call progressed() before this, and then there is nothing to tell yet.
+  void bind(replay::Replica &replica) { replica_.store(&replica, std::memory_order_release); }
   // Routes the session's records here; returns where the history stands. ENOTCONN: the session is gone.
   Result<wire::Position> attach(Link &link, uint64_t session);
   void detach();  // no call into the replica comes after this
@@ -111,7 +112,7 @@ class ReplicaLink final : public replay::ReplicaListener {
     return link_ == &link;
   }
   void publish_counters();
-  const replay::ReplicaState &wanted() const { return replica_->state(); }
+  const replay::ReplicaState &wanted() const { return replica_.load()->state(); }
 
   void progressed() override;
   void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) override;
@@ -124,7 +125,7 @@ class ReplicaLink final : public replay::ReplicaListener {
   const double handle_;
   EventSink events_;
   CounterPage page_;
-  replay::Replica *replica_ = nullptr;
+  std::atomic<replay::Replica *> replica_{nullptr};
   std::mutex mutex_;       // of the three below; also of publish_counters
   Link *link_ = nullptr;   // of the session that feeds us, if any
   uint64_t session_ = 0;

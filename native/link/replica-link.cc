@@ -29,7 +29,7 @@ Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
       session_ = id;
     }
     state->replica = this;
-    result = Result<wire::Position>(replica_->start_session());
+    result = Result<wire::Position>(replica_.load()->start_session());
   });
   return result;
 }
@@ -54,19 +54,22 @@ void ReplicaLink::detach() {
 }
 
 void ReplicaLink::publish_counters() {
-  if (!replica_) return;
-  const auto *words = reinterpret_cast<const std::atomic<uint64_t> *>(&replica_->state());
+  replay::Replica *const replica = replica_.load();
+  if (!replica) return;
+  const auto *words = reinterpret_cast<const std::atomic<uint64_t> *>(&replica->state());
   std::lock_guard lock(mutex_);
   for (size_t word = 0; word < kReplicaCounterNames.size(); word++)
     page_.set(word, words[word].load(std::memory_order_relaxed));
 }
 
 void ReplicaLink::progressed() {
-  const uint64_t durable = replica_ ? replica_->state().durable_sequence.load() : 0;
-  const uint64_t wanted = replica_ ? replica_->state().durable_wanted_sequence.load() : 0;
-  const bool awaited = wanted && durable >= wanted && woken_for_.exchange(wanted) != wanted;
+  replay::Replica *const replica = replica_.load();
+  if (!replica) return;
+  const replay::ReplicaState &state = replica->state();
+  const uint64_t wanted = state.durable_wanted_sequence.load();
+  const bool awaited = wanted && state.durable_sequence.load() >= wanted && woken_for_.exchange(wanted) != wanted;
   // The counters are told with the watermarks, at the latest; a phase at once: what is usable is decided by it.
-  const uint64_t phase = replica_ ? replica_->state().phase.load() : 0;
+  const uint64_t phase = state.phase.load();
   if (told_phase_.exchange(phase) != phase || !linked_) publish_counters();
   std::lock_guard lock(mutex_);
   if (!link_) return;
