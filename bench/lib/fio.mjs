@@ -18,7 +18,7 @@ const reportDelayMs = 15
 export async function fio(uri, load, sizeBytes, seconds) {
   const text = await run('fio', [
     ...common, `--uri=${uri}`, `--rw=${load.pattern}`, `--bs=${load.block}`, `--iodepth=${load.depth}`,
-    `--size=${sizeBytes}`, '--time_based', `--runtime=${seconds}`,
+    `--size=${sizeBytes}`, '--time_based', `--runtime=${seconds}`, ...(load.more ?? []),
   ], seconds + 60) // prettier-ignore
   return parse(text)
 }

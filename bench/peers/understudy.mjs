@@ -11,8 +11,8 @@ import { listening, run, start } from '../lib/processes.mjs'
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const volume = 'bench'
 
-export async function startAlone(folder, sizeBytes) {
-  const master = await startMaster(join(folder, 'alone'), sizeBytes, [])
+export async function startAlone(folder, sizeBytes, device) {
+  const master = await startMaster(join(folder, 'alone'), sizeBytes, [], device)
   return { uri: master.uri, settled: async () => null, stop: () => master.program.stop() }
 }
 
@@ -40,9 +40,9 @@ export async function startReplicated(folder, sizeBytes) {
   return peer
 }
 
-async function startMaster(folder, sizeBytes, more) {
+async function startMaster(folder, sizeBytes, more, device = join(folder, 'device.img')) {
   mkdirSync(folder, { recursive: true })
-  const [device, socket] = [join(folder, 'device.img'), join(folder, 'nbd.sock')]
+  const socket = join(folder, 'nbd.sock')
   closeSync(openSync(device, 'w'))
   truncateSync(device, sizeBytes)
   const program = start(process.execPath, [
