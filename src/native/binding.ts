@@ -357,8 +357,9 @@ export interface Addon {
 
 function load(): Addon {
   const require = createRequire(import.meta.url)
-  const path = fileURLToPath(new URL('../../build/Release/understudy.node', import.meta.url))
-  return require(path) as Addon
+  const built = fileURLToPath(new URL('../../build/Release/understudy.node', import.meta.url))
+  // Another build of it: the sanitizers' (test/sanitize).
+  return require(process.env['UNDERSTUDY_ADDON'] ?? built) as Addon
 }
 
 let loaded: Addon | undefined

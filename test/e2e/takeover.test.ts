@@ -49,7 +49,14 @@ t.test('ten takeovers under fio, which verifies: no error, the same sockets, sta
   const output = pair.scratch.path('fio.json')
   const fio = launch(t, 'fio', 'fio', [
     ...['--name=load', '--ioengine=nbd', `--uri=${pair.uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8', '--size=48M'],
-    ...['--verify=crc32c', '--verify_fatal=1', '--verify_backlog=256', '--rate_iops=2000', '--fsync=64'],
+    ...[
+      '--verify=crc32c',
+      '--verify_fatal=1',
+      '--verify_state_save=0',
+      '--verify_backlog=256',
+      '--rate_iops=2000',
+      '--fsync=64',
+    ],
     ...['--time_based', '--runtime=200', '--output-format=json', `--output=${output}`],
   ])
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 60 * MiB, blocks: 256 })

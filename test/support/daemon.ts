@@ -206,8 +206,15 @@ export function launch(
 }
 
 /** `understudy ARGS`, still running. */
-export const understudy = (t: Owner, name: string, args: string[], env?: NodeJS.ProcessEnv): Program =>
-  launch(t, name, process.execPath, [MAIN, ...args], env === undefined ? {} : { env })
+export const understudy = (t: Owner, name: string, args: string[], env: NodeJS.ProcessEnv = {}): Program =>
+  launch(t, name, process.execPath, [MAIN, ...args], { env: underSanitizer(env) })
+
+/** `test/run --sanitize` has a daemon run with the sanitizer's build of the addon; its runtime comes first. */
+export function underSanitizer(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const sanitizer = JSON.parse(process.env['UNDERSTUDY_SANITIZED'] ?? '{}') as NodeJS.ProcessEnv
+  const preloaded = [sanitizer['LD_PRELOAD'], env['LD_PRELOAD']].filter(path => path !== undefined)
+  return { ...sanitizer, ...env, ...(preloaded.length > 0 && { LD_PRELOAD: preloaded.join(':') }) }
+}
 
 export interface Output extends Ended {
   stdout: string

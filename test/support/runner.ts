@@ -2,7 +2,7 @@
  * Runs every test of the project: test/**\/*.test.ts (compiled to dist-test/) and test/native/*.cc (built by its
  * Makefile), each file in a process group of its own.
  *
- *   test/run [--jobs N] [--sanitize] [--verbose] [FILTER ...]     FILTER: a part of a file's name
+ *   test/run [--jobs N] [--sanitize address|thread] [--verbose] [FILTER ...]     FILTER: a part of a file's name
  *
  * A file says in its first lines what it needs: `// timeout: 240` (seconds; 120 if it says nothing), `// serial` (it
  * measures time, or fills the machine: nothing else runs beside it).
@@ -10,7 +10,7 @@
  * Fails on: a failed test, a file that crashes, is cut off, takes too long or leaves a process behind, no test at all,
  * and a skip that test/allowed-skips.txt does not list. The last line is `N passed, N failed, N skipped`.
  */
-import { spawnSync } from 'node:child_process'
+import { spawnSync, type SpawnSyncReturns } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
@@ -41,7 +41,8 @@ interface FileReport {
 const { values: options, positionals: filters } = parseArgs({
   options: {
     jobs: { type: 'string', default: String(Math.min(4, availableParallelism() + 1)) },
-    sanitize: { type: 'boolean', default: false },
+    /** The native tests, and the addon of the daemons of the others, are built with a sanitizer. */
+    sanitize: { type: 'string', default: '' },
     verbose: { type: 'boolean', default: false },
   },
   allowPositionals: true,
@@ -52,6 +53,7 @@ process.exitCode = await main()
 
 async function main(): Promise<number> {
   const wanted = (name: string): boolean => filters.length === 0 || filters.some(filter => name.includes(filter))
+  if (options.sanitize !== '') sanitizeDaemons()
   const files = [...nativeTests(wanted), ...compiledTests(wanted)]
   const reports: FileReport[] = []
   // The longest first, so that the end is not one long file beside an idle core.
@@ -70,6 +72,7 @@ function compiledTests(wanted: (name: string) => boolean): TestFile[] {
   return readdirSync('test', { recursive: true })
     .map(name => `test/${String(name)}`)
     .filter(name => name.endsWith('.test.ts') && wanted(name))
+    .filter(name => options.sanitize !== '' || !name.startsWith('test/sanitize/'))
     .sort()
     .map(name => ({
       name,
@@ -82,25 +85,12 @@ function compiledTests(wanted: (name: string) => boolean): TestFile[] {
 function nativeTests(wanted: (name: string) => boolean): TestFile[] {
   const names = readdirSync('test/native').filter(name => name.endsWith('.cc') && wanted(`test/native/${name}`))
   if (names.length === 0) return []
-  const folder = options.sanitize ? 'dist-test/native-sanitized' : 'dist-test/native'
-  const programs = names.map(name => `${folder}/${name.replace(/\.cc$/, '')}`)
-  const make = spawnSync(
-    'make',
-    [
-      '-s',
-      '-k',
-      '-f',
-      'test/native/Makefile',
-      `-j${options.jobs}`,
-      ...(options.sanitize ? ['SANITIZE=1'] : []),
-      ...programs,
-    ],
-    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
-  )
+  const programs = names.map(name => `${nativeFolder()}/${name.replace(/\.cc$/, '')}`)
+  const make = build(programs)
   // A program that could not be built fails below, as a file that cannot be started.
   if (make.status !== 0) console.log(`the build of test/native failed:\n${make.stdout}${make.stderr}`)
   return names.sort().map(name => {
-    const program = `${folder}/${name.replace(/\.cc$/, '')}`
+    const program = `${nativeFolder()}/${name.replace(/\.cc$/, '')}`
     const path = `test/native/${name}`
     return {
       name: path,
@@ -111,10 +101,43 @@ function nativeTests(wanted: (name: string) => boolean): TestFile[] {
   })
 }
 
+function nativeFolder(): string {
+  return `dist-test/native${options.sanitize === '' ? '' : `-${options.sanitize}`}`
+}
+
+function build(targets: string[]): SpawnSyncReturns<string> {
+  const sanitize = options.sanitize === '' ? [] : [`SANITIZE=${options.sanitize}`]
+  const args = ['-s', '-k', '-f', 'test/native/Makefile', `-j${options.jobs}`, ...sanitize, ...targets]
+  return spawnSync('make', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+}
+
+/** test/support/daemon.ts starts them with what is found here. */
+function sanitizeDaemons(): void {
+  const addon = `${nativeFolder()}/understudy.node`
+  const made = build([addon])
+  if (made.status !== 0) throw new Error(`the build of ${addon} failed:\n${made.stdout}${made.stderr}`)
+  const library = { address: 'libasan.so', thread: 'libtsan.so' }[options.sanitize]
+  if (library === undefined) throw new Error(`--sanitize ${options.sanitize}: address or thread`)
+  const found = spawnSync(process.env['CXX'] ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })
+  const env: Record<string, string> = {
+    UNDERSTUDY_ADDON: `${ROOT}${addon}`,
+    LD_PRELOAD: found.stdout.trim(),
+    // Node itself is not built for it, and frees little of what it has at its end.
+    ASAN_OPTIONS: 'detect_leaks=0:halt_on_error=1',
+    UBSAN_OPTIONS: 'print_stacktrace=1',
+    TSAN_OPTIONS: `${process.env['TSAN_OPTIONS'] ?? 'halt_on_error=1'}:suppressions=${ROOT}test/sanitize/tsan-suppressions.txt`,
+  }
+  process.env['UNDERSTUDY_SANITIZED'] = JSON.stringify(env)
+}
+
 function needs(path: string): { seconds: number; serial: boolean } {
   const head = readFileSync(path, 'utf8').split('\n', 12).join('\n')
   const seconds = /^\/\/ timeout: (\d+)$/m.exec(head)?.[1]
-  return { seconds: seconds === undefined ? SECONDS_DEFAULT : Number(seconds), serial: /^\/\/ serial$/m.test(head) }
+  const slower = options.sanitize === '' ? 1 : 5
+  return {
+    seconds: slower * (seconds === undefined ? SECONDS_DEFAULT : Number(seconds)),
+    serial: /^\/\/ serial$/m.test(head),
+  }
 }
 
 // ---- running one -----------------------------------------------------------------------------------------------------
