@@ -56,6 +56,9 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::tls_credentials>(exports, "tlsCredentials");
   add<&Addon::drop_tls_credentials>(exports, "dropTlsCredentials");
   add<&Addon::start_tls>(exports, "startTls");
+  add<&Addon::guard_memory>(exports, "guardMemory");
+  add<&Addon::attach_device>(exports, "attachDevice");
+  add<&Addon::detach_device>(exports, "detachDevice");
   add<&Addon::open_group>(exports, "openGroup");
   add<&Addon::close_group>(exports, "closeGroup");
   add<&Addon::quiesce>(exports, "quiesce");

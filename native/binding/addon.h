@@ -58,6 +58,10 @@ class Addon {
   Napi::Value tls_credentials(Call call);
   Napi::Value drop_tls_credentials(Call call);
   Napi::Value start_tls(Call call);
+  // attach-calls.cc
+  Napi::Value guard_memory(Call call);
+  Napi::Value attach_device(Call call);
+  Napi::Value detach_device(Call call);
   // group-calls.cc
   Napi::Value open_group(Call call);
   Napi::Value close_group(Call call);

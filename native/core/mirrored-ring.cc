@@ -6,11 +6,14 @@
 #include <cerrno>
 
 #include "core/fd.h"
+#include "core/memory-guard.h"
 
 namespace understudy {
 
 MirroredRing::~MirroredRing() {
-  if (data_) munmap(data_, 2 * size_);
+  if (!data_) return;
+  memory_guard::release(data_);
+  munmap(data_, 2 * size_);
 }
 
 Result<MirroredRing> MirroredRing::create(size_t size) {
@@ -32,6 +35,7 @@ Result<MirroredRing> MirroredRing::create(size_t size) {
   MirroredRing ring;
   ring.data_ = static_cast<uint8_t *>(base);
   ring.size_ = size;
+  memory_guard::hold(base, 2 * size);
   return ring;
 }
 

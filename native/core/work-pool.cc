@@ -1,5 +1,6 @@
 #include "core/work-pool.h"
 
+#include "core/memory-guard.h"
 #include "core/thread.h"
 
 namespace understudy {
@@ -33,6 +34,7 @@ void WorkPool::run() {
     std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
+    memory_guard::enter();
     job();
     lock.lock();
   }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/memory-guard.h"
 
 namespace understudy::engine {
 
@@ -31,6 +32,7 @@ class Buffer {
       const size_t wanted = size() + bytes > small_ ? size() + bytes : small_;
       auto *grown = static_cast<uint8_t *>(malloc(wanted));
       CHECK(grown);
+      memory_guard::hold_heap(grown, wanted);
       if (size()) memcpy(grown, data_ + start_, size());
       free(data_);
       data_ = grown;

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "core/clock.h"
+#include "core/memory-guard.h"
 #include "core/thread.h"
 
 namespace understudy::engine {
@@ -82,6 +83,7 @@ void Group::run() {
   while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading() || marks_busy() ||
          (capture_.spilling() && capture_.spilling()->working())) {
     wait(wait_limit_ms());
+    memory_guard::enter();
     turn_ns_ = monotonic_ns();
     run_tasks();
     watch_standby();

@@ -173,6 +173,13 @@ bool Acceptor::put(uint32_t connection, Fd stream) {
   return true;
 }
 
+uint32_t Acceptor::add(Fd stream) {
+  std::lock_guard lock(mutex_);
+  if (waiting_.size() >= kWaitingMax) return 0;
+  waiting_.emplace(++last_id_, std::move(stream));
+  return last_id_;
+}
+
 Fd Acceptor::take(uint32_t connection) {
   std::lock_guard lock(mutex_);
   const auto found = waiting_.find(connection);

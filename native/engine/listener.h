@@ -47,6 +47,8 @@ class Acceptor {
   uint32_t number_for_adopted();  // of a connection that was accepted elsewhere
   // A plaintext stream in place of the connection that was taken to be secured. False: too many wait.
   bool put(uint32_t connection, Fd stream);
+  // A stream that nobody has connected for; 0: too many wait.
+  uint32_t add(Fd stream);
   Fd take(uint32_t connection);  // not open: it was released, or never there
 
  private:

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/clock.h"
+#include "core/memory-guard.h"
 #include "core/thread.h"
 #include "quic/random.h"
 
@@ -177,8 +178,10 @@ Session *EndpointImpl::find(SessionId session) {
 
 void EndpointImpl::run() {
   prctl(PR_SET_TIMERSLACK, 1000ul, 0, 0, 0);  // 1 us: pacing needs better than the usual 50
-  while (!stopping_.load(std::memory_order_acquire))
+  while (!stopping_.load(std::memory_order_acquire)) {
+    memory_guard::enter();
     if (!turn()) sleep();
+  }
   run_tasks();
   {
     std::lock_guard lock(mutex_);

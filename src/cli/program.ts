@@ -7,6 +7,7 @@ import { Command, CommanderError } from 'commander'
 import { ConfigError, describe, exitCodeOf, UnderstudyError } from '../core/errors.js'
 import { version } from '../core/version.js'
 import { allowCommand, revokeCommand } from './allow.js'
+import { attachCommand, detachCommand } from './attach.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
 import { identityCommand } from './identity.js'
@@ -59,6 +60,8 @@ export function createProgram(extra: Command[] = []): Command {
     resolveCommand(),
     allowCommand(),
     revokeCommand(),
+    attachCommand(),
+    detachCommand(),
     verifyCommand(),
     checkConfigCommand(),
     ...extra,

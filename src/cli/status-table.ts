@@ -30,7 +30,13 @@ export function statusTable(document: StatusDocument, now: Date): string {
     lines.push(line(rows[index] ?? []))
     for (const note of notes(volume, now)) lines.push(`  ${note}`)
   })
-  return [...lines, ...masters].join('\n')
+  return [...lines, ...attachmentsText(document), ...masters].join('\n')
+}
+
+function attachmentsText({ attachments }: StatusDocument): string[] {
+  return (attachments ?? []).map(
+    ({ device, volume, state, reason }) => `${volume} is ${device}, ${state}${reason === '' ? '' : `: ${reason}`}`,
+  )
 }
 
 /** Of a standby. */

@@ -89,6 +89,19 @@ export interface VolumeStatus {
   peers: PeerStatus[]
 }
 
+/** A volume as a block device of this host. */
+export interface AttachmentStatus {
+  /** /dev/nbdN */
+  device: string
+  volume: string
+  /** waiting: whoever uses it waits, until its volume is served. */
+  state: 'connected' | 'waiting'
+  /** ISO 8601: in this state since. */
+  since: string
+  /** Why it waits; '' when it does not. */
+  reason: string
+}
+
 export interface StatusDocument {
   /** This host's. */
   id?: string
@@ -97,5 +110,7 @@ export interface StatusDocument {
   /** Of a standby: the masters it hears, and those that `revoke` has shut out. */
   allow?: string[]
   revoked?: string[]
+  /** If there are any. */
+  attachments?: AttachmentStatus[]
   volumes: VolumeStatus[]
 }

@@ -12,6 +12,8 @@
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /allow     {id}            -> {}
  *   POST /revoke    {id}            -> {}
+ *   POST /attach    AttachRequest   -> {}
+ *   POST /detach    {name, force}   -> DetachReply
  *   POST /rotate    {finish}        -> RotateReply
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
@@ -115,6 +117,16 @@ export type VerifyEvent =
       differences: VerifyRange[]
       unreadable: VerifyRange[]
     }
+
+export interface AttachRequest extends VolumeRequest {
+  device: string
+  /** How long the kernel waits for a daemon. */
+  deadMs: number
+}
+
+export interface DetachReply {
+  device: string
+}
 
 export interface RotateReply {
   id: string

@@ -4,6 +4,8 @@ import { OperationError, SafetyRefusal } from '../core/errors.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { version } from '../core/version.js'
 import {
+  type AttachRequest,
+  type DetachReply,
   type ExportEvent,
   type ExportRequest,
   type Fields,
@@ -65,6 +67,9 @@ export function controlRoutes(daemon: Daemon): Routes {
       daemon.revokeMaster(parseId(fields.string('id')))
       return reply({})
     },
+    'POST /attach': fields => attach(daemon, fields),
+    'POST /detach': async fields =>
+      reply<DetachReply>({ device: await daemon.attachments.detach(fields.string('name'), fields.flag('force')) }),
     'POST /rotate': fields => reply<RotateReply>(daemon.rotateIdentity(fields.flag('finish'))),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
     'POST /takeover': fields => reply(daemon.options.takeover(takeoverRequest(fields))),
@@ -98,6 +103,16 @@ function wait(daemon: Daemon, fields: Fields): Answer {
         report,
       }),
   }
+}
+
+async function attach(daemon: Daemon, fields: Fields): Promise<Answer> {
+  const request: AttachRequest = {
+    volume: fields.string('volume'),
+    device: fields.string('device'),
+    deadMs: fields.limit('deadMs') ?? 0,
+  }
+  await daemon.attachments.attach(request.volume, request.device, request.deadMs)
+  return { document: {} }
 }
 
 function exportCopy(daemon: Daemon, fields: Fields): Answer {

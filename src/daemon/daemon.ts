@@ -17,6 +17,7 @@ import { formatAddress, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
 import { addressesOf } from './addresses.js'
 import { AllowList } from './allow-list.js'
+import { Attachments } from './attachments.js'
 import type { RotateReply } from './control-protocol.js'
 import { Copies } from './copies.js'
 import type { DaemonOptions } from './daemon-options.js'
@@ -42,6 +43,7 @@ export class Daemon {
   readonly copies: Copies
   readonly promoted: Promoted
   readonly roles: RoleChanges
+  readonly attachments: Attachments
   private readonly hub: EventHub
   readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
@@ -75,6 +77,10 @@ export class Daemon {
     this.copies = new Copies(this.front, config.nbd)
     this.promoted = new Promoted(this.front, config.nbd, options.log.area('promoted'))
     this.roles = new RoleChanges(this.roleHost())
+    this.attachments = new Attachments(config.state, {
+      ...{ addon: options.addon, events: this.hub, log: options.log.area('attach') },
+      served: name => this.served.get(name) ?? this.promotedVolume(name),
+    })
   }
 
   /** Rejects with what went wrong first; close() is still to be called then. */
@@ -104,6 +110,8 @@ export class Daemon {
       ...former,
       volumes: [...volumes, ...(this.standbyRole?.status() ?? [])],
     }
+    const attachments = this.attachments.list()
+    if (attachments.length > 0) document.attachments = attachments
     if (this.allowList === undefined) return document
     return { ...document, allow: this.allowList.ids, revoked: this.allowList.revokedIds }
   }
@@ -156,6 +164,7 @@ export class Daemon {
   /** Drains and closes everything that is open. Rejects when something could not be drained or closed. */
   async close(): Promise<void> {
     this.closing = true
+    this.attachments.stop()
     await this.starting?.catch(() => undefined)
     await this.changing
     this.front.close()
@@ -189,6 +198,7 @@ export class Daemon {
 
   /** Opens, on what a predecessor has handed over, what it has closed. Nobody is answered before adopt(). */
   take(estate: Estate): Promise<void> {
+    this.attachments.prepare()
     this.options.addon.pauseListeners(true)
     this.lock = inheritLock(estate.lock)
     this.front.inherit(estate.listeners)
@@ -215,6 +225,7 @@ export class Daemon {
     const { addon, log } = this.options
     const clients = await takeClients(addon, this.groups())
     this.closing = true
+    this.attachments.stop()
     const doors = await this.doors.giveUp()
     const listeners = this.front.giveUp()
     const port = this.standbyRole?.port
@@ -227,6 +238,7 @@ export class Daemon {
 
   private async startInOrder(): Promise<void> {
     const { config } = this
+    this.attachments.prepare()
     this.newState = prepareStateDirectory(config.state)
     this.lock = lockStateDirectory(config.state)
     await this.openInOrder()
@@ -322,7 +334,13 @@ export class Daemon {
       this.front.add(volume)
       this.served.set(name, volume)
     }
-    return standby === undefined ? [] : this.promoted.serve(standby)
+    const lines = standby === undefined ? [] : this.promoted.serve(standby)
+    this.attachments.sync()
+    return lines
+  }
+
+  private promotedVolume(name: string): ExportedVolume | undefined {
+    return this.standbyRole?.promoted().find(({ exported }) => exported.name === name)?.exported
   }
 
   private isOpen({ volume }: ExportedVolume): boolean {

@@ -277,6 +277,27 @@ export interface Addon {
    * something else.
    */
   openLogFile(spec: { path: string; bytesMax: number }): number
+  /**
+   * For who serves a device of this host's kernel: the data path does not wait for memory in the usual way from now on
+   * (native/core/memory-guard.h). Returns what was refused, in words.
+   */
+  guardMemory(): string[]
+  /**
+   * Gives /dev/nbdN a new connection, to be adopted or released; 0: too many wait. Reconnect: of a device that is
+   * connected with this identifier and whose connection is dead (else ENOSPC). Errors: ENOENT no NBD client in this
+   * kernel, EPERM, EBUSY.
+   */
+  attachDevice(spec: {
+    index: number
+    sizeBytes: bigint
+    blockBytes: number
+    serverFlags: number
+    /** How long it waits for a new connection when this one is gone. */
+    deadSeconds: number
+    identifier: string
+    reconnect: boolean
+  }): Promise<number>
+  detachDevice(index: number): Promise<void>
   openGroup(spec: GroupSpec): OpenedGroup
   /** Closes the devices after answering what is in flight; connections are closed. */
   closeGroup(group: number): Promise<void>

@@ -1,4 +1,4 @@
-// sources: native/quic/*.cc native/core/core.cc  libs: -lngtcp2_crypto_gnutls -lngtcp2 -lgnutls
+// sources: native/quic/*.cc native/core/core.cc native/core/memory-guard.cc  libs: -lngtcp2_crypto_gnutls -lngtcp2 -lgnutls
 // The promises of native/quic/endpoint.h, between two endpoints of this process on loopback.
 #include <malloc.h>
 #include <sys/resource.h>
