@@ -58,13 +58,13 @@ class TunnelDoor {
     clearInterval(this.#renewal)
     this.#unsubscribe?.()
     this.#server?.close()
-    this.#worker.stop()
+    void this.#worker.stop()
   }
 
   #renew(): void {
     if (!this.#worker.running) return
-    this.#worker.stop()
-    this.#again('tunnels: a new certificate; masters reconnect')
+    // Its port is taken until it has ended.
+    void this.#worker.stop().then(() => this.#again('tunnels: a new certificate; masters reconnect'))
   }
 
   #again(why: string): void {
@@ -103,7 +103,7 @@ class TunnelDoor {
     if (message.type === 'listening') {
       log.info(`tunnels: listening on TCP ${formatHostPort(address)} (WebTransport over HTTP/2)`)
     } else if (message.type === 'listen-failed') {
-      this.#worker.stop()
+      void this.#worker.stop()
       log.warn(`tunnels: listen on TCP ${formatHostPort(address)}: ${message.message}`)
     } else if (message.type === 'rejected') {
       this.options.rejected(message.reason, message.text)

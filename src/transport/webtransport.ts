@@ -45,7 +45,7 @@ export class WebTransportTransport implements Transport {
   close(): void {
     this.#unsubscribe?.()
     this.#tunnels.clear()
-    this.#worker.stop()
+    void this.#worker.stop()
     this.#quic.close()
   }
 

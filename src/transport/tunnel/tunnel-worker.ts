@@ -23,11 +23,11 @@ export class TunnelWorker {
     this.#worker?.postMessage({ type: 'identity', identity: this.identity() } satisfies ToWorker)
   }
 
-  /** Ends all tunnels. */
-  stop(): void {
+  /** Ends all tunnels. Resolves when the worker's sockets are closed. */
+  async stop(): Promise<void> {
     const worker = this.#worker
     this.#worker = undefined
-    void worker?.terminate()
+    await worker?.terminate()
   }
 
   get running(): boolean {
