@@ -25,6 +25,9 @@ export type Owner = Pick<Test, 'teardown' | 'passing' | 'comment'>
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 export const MAIN = join(ROOT, 'dist/cli/main.js')
 
+/** Of the pairs of all tests that do not choose one: quic, or webtransport (npm run test:webtransport). */
+const TRANSPORT = process.env['UNDERSTUDY_TRANSPORT'] ?? 'quic'
+
 const READY_LIMIT_MS = 20_000
 const LOG_BYTES_MAX = 1 << 20
 
@@ -412,7 +415,8 @@ export async function startPair(t: Test, options: PairOptions = {}): Promise<Pai
   const socket = files.path('nbd.sock')
   const masterArgs = (): string[] => [
     ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
-    ...['--standby', `${standbyId}@${reachedAt}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...(options.master ?? [])],
+    ...['--standby', `${standbyId}@${reachedAt}`, '--metrics', `127.0.0.1:${masterMetrics}`],
+    ...['--transport', TRANSPORT, ...(options.master ?? [])],
   ]
   const standbyArgs = (): string[] => [
     ...['standby', '--state', standbyState, '--store', files.path('store'), '--listen', standbyAddress],
