@@ -5,7 +5,7 @@
  */
 import { open } from 'node:fs/promises'
 import t, { type Test } from 'tap'
-import { type Daemon, execute, inSync, type Pair, sleep, startPair, succeed } from '../support/daemon.js'
+import { type Daemon, execute, inSync, metric, type Pair, sleep, startPair, succeed } from '../support/daemon.js'
 
 const write = (uri: string, pattern: number, at: string): Promise<string> =>
   succeed('qemu-io', ['-f', 'raw', '-c', `write -P ${pattern} ${at} 256k`, '-c', 'flush', uri])
@@ -33,6 +33,7 @@ const second = (pair: Pair): { listen: string; uri: string } => {
 async function leftBehind(t: Test): Promise<{ pair: Pair; there: ReturnType<typeof second> }> {
   const pair = await startPair(t)
   await write(pair.uri, 1, '0')
+  await succeed('qemu-io', ['-f', 'raw', '-c', 'write -P 1 32M 16M', '-c', 'flush', pair.uri])
   await inSync(pair)
   await pair.standby.kill()
   await succeed('qemu-io', ['-f', 'raw', '-c', 'write -P 9 8M 256k', pair.uri])
@@ -138,6 +139,9 @@ void t.test(
     t.match(await execute('cmp', [pair.device, pair.image]), { code: 0 })
     t.ok(await holds(pair.device, 2, '4M'))
     t.ok(await holds(pair.device, 0, '8M'), 'what only the old master had is gone there,')
+    t.notMatch(pair.standby.program.stderr, /everything is compared/, 'only what either side wrote was compared')
+    const sent = (await metric(pair.metrics.standby, 'understudy_link_bytes_sent_total')) ?? Infinity
+    t.ok(sent >= 256 << 10 && sent < 2 << 20, `and ${sent} bytes were sent for what differed, 256 KiB and zeroes`)
     const socket = pair.scratch.path('lost.sock')
     t.match(await pair.master.command(['export', pair.volume, '--saved', '--listen', `unix:${socket}`, '--detach']), {
       code: 0,
