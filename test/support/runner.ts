@@ -10,11 +10,11 @@
  * Fails on: a failed test, a file that crashes, is cut off, takes too long or leaves a process behind, no test at all,
  * and a skip that test/allowed-skips.txt does not list. The last line is `N passed, N failed, N skipped`.
  */
-import { spawnSync, type SpawnSyncReturns } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import { type Ended, runGroup } from './process-group.js'
 import { parseTap, type TestResult } from './tap-results.js'
 
@@ -53,16 +53,24 @@ process.exitCode = await main()
 
 async function main(): Promise<number> {
   const wanted = (name: string): boolean => filters.length === 0 || filters.some(filter => name.includes(filter))
-  if (options.sanitize !== '') sanitizeDaemons()
-  const files = [...nativeTests(wanted), ...compiledTests(wanted)]
-  const reports: FileReport[] = []
+  if (options.sanitize !== '') await sanitizeDaemons()
+  const compiled = compiledTests(wanted)
+  const serial = compiled.filter(file => file.serial)
   // The longest first, so that the end is not one long file beside an idle core.
-  const parallel = files.filter(file => !file.serial).sort((a, b) => b.seconds - a.seconds)
+  const queue = compiled.filter(file => !file.serial).sort((a, b) => b.seconds - a.seconds)
+  // The native ones are built beside the first of the others.
+  const built = nativeTests(wanted).then(files => {
+    queue.push(...files.filter(file => !file.serial))
+    queue.sort((a, b) => b.seconds - a.seconds)
+    serial.push(...files.filter(file => file.serial))
+  })
+  const reports: FileReport[] = []
+  const next = async (): Promise<TestFile | undefined> => queue.shift() ?? built.then(() => queue.shift())
   const lane = async (): Promise<void> => {
-    for (let file = parallel.shift(); file !== undefined; file = parallel.shift()) reports.push(await runFile(file))
+    for (let file = await next(); file !== undefined; file = await next()) reports.push(await runFile(file))
   }
   await Promise.all(Array.from({ length: Number(options.jobs) }, lane))
-  for (const file of files.filter(file => file.serial)) reports.push(await runFile(file))
+  for (const file of serial) reports.push(await runFile(file))
   return summarize(reports)
 }
 
@@ -82,19 +90,19 @@ function compiledTests(wanted: (name: string) => boolean): TestFile[] {
     }))
 }
 
-function nativeTests(wanted: (name: string) => boolean): TestFile[] {
+async function nativeTests(wanted: (name: string) => boolean): Promise<TestFile[]> {
   const names = readdirSync('test/native').filter(name => name.endsWith('.cc') && wanted(`test/native/${name}`))
   if (names.length === 0) return []
   const programs = names.map(name => `${nativeFolder()}/${name.replace(/\.cc$/, '')}`)
-  const make = build(programs)
+  const made = await build(programs)
   // A program that could not be built fails below, as a file that cannot be started.
-  if (make.status !== 0) console.log(`the build of test/native failed:\n${make.stdout}${make.stderr}`)
+  if (!made.good) console.log(`the build of test/native failed:\n${made.output}`)
   return names.sort().map(name => {
     const program = `${nativeFolder()}/${name.replace(/\.cc$/, '')}`
     const path = `test/native/${name}`
     return {
       name: path,
-      command: make.status === 0 || existsSync(program) ? program : 'false',
+      command: made.good || existsSync(program) ? program : 'false',
       args: [],
       ...needs(path),
     }
@@ -105,17 +113,32 @@ function nativeFolder(): string {
   return `dist-test/native${options.sanitize === '' ? '' : `-${options.sanitize}`}`
 }
 
-function build(targets: string[]): SpawnSyncReturns<string> {
+async function build(targets: string[]): Promise<{ good: boolean; output: string }> {
   const sanitize = options.sanitize === '' ? [] : [`SANITIZE=${options.sanitize}`]
-  const args = ['-s', '-k', '-f', 'test/native/Makefile', `-j${options.jobs}`, ...sanitize, ...targets]
-  return spawnSync('make', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+  const make = [
+    'make',
+    '-s',
+    '-k',
+    '-f',
+    'test/native/Makefile',
+    `-j${availableParallelism()}`,
+    ...sanitize,
+    ...targets,
+  ]
+  try {
+    const { stdout, stderr } = await promisify(execFile)('nice', make, { maxBuffer: 64 << 20 })
+    return { good: true, output: stdout + stderr }
+  } catch (error) {
+    const { stdout = '', stderr = String(error) } = error as { stdout?: string; stderr?: string }
+    return { good: false, output: stdout + stderr }
+  }
 }
 
 /** test/support/daemon.ts starts them with what is found here. */
-function sanitizeDaemons(): void {
+async function sanitizeDaemons(): Promise<void> {
   const addon = `${nativeFolder()}/understudy.node`
-  const made = build([addon])
-  if (made.status !== 0) throw new Error(`the build of ${addon} failed:\n${made.stdout}${made.stderr}`)
+  const made = await build([addon])
+  if (!made.good) throw new Error(`the build of ${addon} failed:\n${made.output}`)
   const library = { address: 'libasan.so', thread: 'libtsan.so' }[options.sanitize]
   if (library === undefined) throw new Error(`--sanitize ${options.sanitize}: address or thread`)
   const found = spawnSync(process.env['CXX'] ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })

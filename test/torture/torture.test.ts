@@ -1,5 +1,4 @@
 // timeout: 330
-// serial
 /**
  * The torture as everybody runs it (main.ts): two minutes without a loss, and that it would have seen one.
  */
