@@ -115,7 +115,7 @@ const fullDisk: Fault = {
   },
 }
 
-/** What costs little time comes twice as often as the rest: the pair is in sync for most of it. */
+/** What costs little time comes three times as often as the rest: the pair is in sync for most of it. */
 const light: Fault[] = [
   frozen('standby frozen for a moment', 'standby', 200),
   frozen('master frozen', 'master', 200),
@@ -143,4 +143,6 @@ export const faults: Fault[] = [
   network('network cut beyond the peer timeout', [1400, 1800], torture => (torture.stage.relay.loss = 1)),
   ...light,
   ...light,
+  ...light,
+  down('kill -9 of the standby', ['standby'], []),
 ]
