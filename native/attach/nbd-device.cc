@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/nbd-netlink.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -37,6 +38,12 @@ void put_socket(Attributes &attributes, const Fd &socket) {
   attributes.put_nested(NBD_ATTR_SOCKETS, item);
 }
 
+// The kernel says that all is well, too, when it had no use for the socket because its own is alive: it has let go of it then.
+bool is_closed(const Fd &engine_end) {
+  pollfd polled{engine_end.get(), POLLRDHUP, 0};
+  return poll(&polled, 1, 0) == 1 && (polled.revents & (POLLRDHUP | POLLHUP)) != 0;
+}
+
 Result<Fd> hand_over(uint8_t command, Attributes attributes, const std::string &what) {
   Result<GenericNetlink> netlink = GenericNetlink::open(NBD_GENL_FAMILY_NAME);
   if (!netlink.ok()) return netlink.status;
@@ -44,6 +51,8 @@ Result<Fd> hand_over(uint8_t command, Attributes attributes, const std::string &
   if (!ends.ok()) return ends.status;
   put_socket(attributes, ends.value.kernel);
   if (Status status = netlink.value.ask(command, attributes, what); !status.ok()) return status;
+  ends.value.kernel.reset();
+  if (is_closed(ends.value.engine)) return Status::failed(ENOSPC, what);
   return std::move(ends.value.engine);
 }
 

@@ -69,6 +69,7 @@ Napi::Value describe(Napi::Env env, TakenClient &client) {
   one.Set("unsentBytes", static_cast<double>(state.unsent.size()));
   one.Set("skipBytes", static_cast<double>(state.skip_bytes));
   one.Set("closing", state.closing);
+  one.Set("connection", static_cast<double>(state.connection));
   one.Set("fd", state.socket.release());
   one.Set("bytesFd", client.bytes.release());
   return one;

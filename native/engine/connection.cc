@@ -27,7 +27,7 @@ Connection::Connection(uint64_t connection_id, ClientState state, Volume &served
 
 ClientState Connection::give_up() {
   const auto rest = [](Buffer &buffer) { return std::vector<uint8_t>(buffer.begin(), buffer.end()); };
-  return {std::move(socket_), negotiated, rest(in_), rest(out_), skip_bytes_, closing};
+  return {std::move(socket_), negotiated, rest(in_), rest(out_), skip_bytes_, closing, id};
 }
 
 bool Connection::receive() {

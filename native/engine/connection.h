@@ -26,6 +26,7 @@ struct ClientState {
   std::vector<uint8_t> unsent;  // replies, in the order they are owed
   uint64_t skip_bytes = 0;      // payload of a refused WRITE that is still to come
   bool closing = false;         // it has sent its last request; what is unsent is still owed to it
+  uint64_t connection = 0;      // its number here; where it is adopted it gets another
 };
 
 struct ParsedRequest {

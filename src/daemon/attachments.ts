@@ -22,6 +22,7 @@ import type { AttachmentStatus } from '../core/status-types.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { transmissionFlags } from '../nbd/exports.js'
+import type { EstateClient } from './estate.js'
 import { deviceOf, type NbdKernel, nbdKernel } from './nbd-kernel.js'
 import type { ExportedVolume } from './roles.js'
 
@@ -60,6 +61,8 @@ export class Attachments {
   private readonly attachments: Attachment[] = []
   private readonly kernel: NbdKernel
   private readonly clock: Clock
+  /** Devices whose connection a predecessor hands over. */
+  private readonly expected = new Set<number>()
   private guarded = false
   private stopped = false
 
@@ -74,8 +77,9 @@ export class Attachments {
   }
 
   /** Before anything else of a start: see above. Throws when the file is damaged. */
-  prepare(): void {
+  prepare(handedOver: number[] = []): void {
     for (const stored of this.stored()) this.attachments.push(this.entry(stored))
+    for (const index of handedOver) this.expected.add(index)
     if (this.attachments.length > 0) this.guard()
   }
 
@@ -138,9 +142,24 @@ export class Attachments {
     return device
   }
 
+  /** Marks the clients that are this host's kernel. */
+  among(clients: EstateClient[]): EstateClient[] {
+    return clients.map(entry => {
+      const found = this.attachments.find(({ connection }) => connection === entry.client.connection)
+      return found === undefined ? entry : { ...entry, attached: found.index }
+    })
+  }
+
+  /** The kernel's connection has come from a predecessor. */
+  inherit(index: number, connection: number): void {
+    this.expected.delete(index)
+    const attachment = this.attachments.find(other => other.index === index)
+    if (attachment !== undefined) Object.assign(attachment, { connection, reason: '', since: this.clock.wallMs() })
+  }
+
   /** Connects what waits, and can be served. */
   sync(): void {
-    for (const attachment of this.attachments) if (attachment.connection === undefined) this.tryAgain(attachment)
+    for (const attachment of this.attachments) this.tryAgain(attachment)
   }
 
   /** The kernel waits from now on. */
@@ -149,8 +168,9 @@ export class Attachments {
   }
 
   private tryAgain(attachment: Attachment): void {
-    const { index, volume, connecting, leaving } = attachment
-    if (this.stopped || connecting === true || leaving === true) return
+    const { index, volume, connection, connecting, leaving } = attachment
+    if (connection !== undefined || !this.attachments.includes(attachment)) return
+    if (this.stopped || this.expected.has(index) || connecting === true || leaving === true) return
     if (this.options.served(volume) === undefined) {
       attachment.reason = 'its volume is not served here now'
       return
@@ -161,9 +181,7 @@ export class Attachments {
       if (reason !== attachment.reason && errnoOf(error) !== 'ENOSPC')
         this.options.log.warn(`${deviceOf(index)}: volume ${volume}: ${reason}`)
       attachment.reason = reason
-      this.clock.after(attachment.backoff.next(), () => {
-        if (this.attachments.includes(attachment) && attachment.connection === undefined) this.tryAgain(attachment)
-      })
+      this.clock.after(attachment.backoff.next(), () => this.tryAgain(attachment))
     })
   }
 

@@ -198,7 +198,7 @@ export class Daemon {
 
   /** Opens, on what a predecessor has handed over, what it has closed. Nobody is answered before adopt(). */
   take(estate: Estate): Promise<void> {
-    this.attachments.prepare()
+    this.attachments.prepare(estate.clients.flatMap(({ attached }) => attached ?? []))
     this.options.addon.pauseListeners(true)
     this.lock = inheritLock(estate.lock)
     this.front.inherit(estate.listeners)
@@ -211,7 +211,10 @@ export class Daemon {
 
   /** The predecessor is no more: its clients are answered from here on. */
   async adopt(estate: Estate): Promise<void> {
-    adoptClients(this.front, this.groups(), estate.clients)
+    adoptClients(this.front, this.groups(), estate.clients, (index, connection) =>
+      this.attachments.inherit(index, connection),
+    )
+    this.attachments.sync()
     this.front.serve()
     this.options.addon.pauseListeners(false)
     await this.doors.open(this, this.config, this.options.log, estate.doors)
@@ -223,7 +226,7 @@ export class Daemon {
    */
   async release(): Promise<Estate> {
     const { addon, log } = this.options
-    const clients = await takeClients(addon, this.groups())
+    const clients = this.attachments.among(await takeClients(addon, this.groups()))
     this.closing = true
     this.attachments.stop()
     const doors = await this.doors.giveUp()

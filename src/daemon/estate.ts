@@ -13,13 +13,21 @@ import type { DoorSockets } from './doors.js'
 import type { ListenerSocket, NbdFront } from './nbd-front.js'
 import type { MasterRole } from './roles.js'
 
+export interface EstateClient {
+  /** Of the volume. */
+  name: string
+  client: TakenClient
+  /** It is this host's kernel, for its device /dev/nbdN. */
+  attached?: number
+}
+
 export interface Estate {
   /** Of the state directory. */
   lock: number
   /** Control socket and metrics; absent: they were never open. */
   doors: DoorSockets | undefined
   listeners: ListenerSocket[]
-  clients: { name: string; client: TakenClient }[]
+  clients: EstateClient[]
   /** Where masters connect. */
   standbyPort: number | undefined
 }
@@ -40,12 +48,19 @@ export async function takeClients(addon: Addon, groups: MasterRole[]): Promise<E
   }
 }
 
-export function adoptClients(front: NbdFront, groups: MasterRole[], clients: Estate['clients']): void {
+export function adoptClients(
+  front: NbdFront,
+  groups: MasterRole[],
+  clients: Estate['clients'],
+  isAttached: (index: number, connection: number) => void,
+): void {
   const exports = groups.flatMap(group => group.exports())
-  for (const { name, client } of clients) {
+  for (const { name, client, attached } of clients) {
     const volume = exports.find(exported => exported.name === name)
-    if (volume !== undefined) front.adopt(client, volume.volume)
-    else for (const fd of [client.fd, client.bytesFd]) if (fd >= 0) closeSync(fd)
+    if (volume !== undefined) {
+      const connection = front.adopt(client, volume.volume)
+      if (attached !== undefined) isAttached(attached, connection)
+    } else for (const fd of [client.fd, client.bytesFd]) if (fd >= 0) closeSync(fd)
   }
 }
 
@@ -74,8 +89,8 @@ export function encodeEstate(estate: Estate): { document: object; fds: number[] 
       ? {}
       : { control: place(doors.control), metrics: doors.metrics === undefined ? -1 : place(doors.metrics) }),
     listeners: listeners.map(({ address, fd }) => ({ address, fd: place(fd) })),
-    clients: clients.map(({ name, client }) => ({
-      name,
+    clients: clients.map(({ client, ...rest }) => ({
+      ...rest,
       client: { ...client, fd: place(client.fd), bytesFd: place(client.bytesFd) },
     })),
     standbyPort,
@@ -105,8 +120,8 @@ export function decodeEstate(document: object, fds: number[]): Estate {
     doors:
       control === undefined ? undefined : { control: at(control), ...(metrics < 0 ? {} : { metrics: at(metrics) }) },
     listeners: listeners.map(({ address, fd }) => ({ address, fd: at(fd) })),
-    clients: clients.map(({ name, client }) => ({
-      name,
+    clients: clients.map(({ client, ...rest }) => ({
+      ...rest,
       client: { ...client, fd: at(client.fd), bytesFd: at(client.bytesFd) },
     })),
     standbyPort,

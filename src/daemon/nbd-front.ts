@@ -117,10 +117,11 @@ export class NbdFront {
   }
 
   /** A client that was in transmission already. */
-  adopt(client: TakenClient, volume: number): void {
+  adopt(client: TakenClient, volume: number): number {
     const connection = this.options.addon.adoptClient(volume, client)
     this.limit.entered(connection, () => undefined)
     this.limit.adopted(connection, volume)
+    return connection
   }
 
   /** Connections that negotiate, or are about to. */

@@ -145,9 +145,9 @@ class ChannelSuccessor implements Successor {
     return this.#process.pid
   }
 
-  /** Clients whose other end is in this process (TLS) are not offered: their sessions end with it. */
+  /** Clients whose other end is in this process (TLS), not in its kernel, are not offered: their sessions end with it. */
   offer(estate: Estate): Promise<void> {
-    const clients = estate.clients.filter(({ client }) => !client.endsInProcess)
+    const clients = estate.clients.filter(({ client, attached }) => !client.endsInProcess || attached !== undefined)
     return this.conversation.say({ type: 'estate', estate: { ...estate, clients } })
   }
 

@@ -184,6 +184,8 @@ export interface TakenClient {
   skipBytes: number
   /** It has sent its last request. */
   closing: boolean
+  /** Its number while it was this engine's. */
+  connection: number
   /** The other end is in this process, as of a TLS session: of no use to another one. */
   endsInProcess: boolean
 }

@@ -30,6 +30,12 @@ t.test(
     t.ok(atKill !== undefined && atKill >= 50, `${atKill} syncs at the kill`)
     t.ok(without !== undefined && atKill !== undefined && without <= atKill + 1, 'nothing is synced without a daemon')
     t.ok(after !== undefined && without !== undefined && after >= without + 50, `${after} after the restart`)
+    t.same(told(output, 'takeover'), ['0'], 'the daemon was taken over, under load')
+    t.same(
+      told(output, 'connected again'),
+      ['1'],
+      'the kernel keeps its connection then, and needed one after the crash',
+    )
     t.same(told(output, 'errors'), ['0'], "the kernel's log has no I/O error")
     t.match(told(output, 'status'), [/"attachments":\[\{"device":"\/dev\/nbd0","volume":"disk1","state":"connected"/])
     t.same(told(output, 'daemon'), ['0'])

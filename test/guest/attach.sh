@@ -23,6 +23,15 @@ start_daemon
 before=$(cat /run/load)
 while [ "$(cat /run/load)" -lt $((before + 50)) ] && kill -0 $load 2>/dev/null; do sleep 0.1; done
 tell "synced $(cat /run/load) after the restart"
+
+predecessor=$daemon
+start_daemon --takeover
+wait $predecessor
+tell "takeover $?"
+before=$(cat /run/load)
+while [ "$(cat /run/load)" -lt $((before + 50)) ] && kill -0 $load 2>/dev/null; do sleep 0.1; done
+tell "synced $(cat /run/load) after the takeover"
+tell "connected again $(grep -c 'is connected again' /run/daemon.log)"
 touch /run/load.stop
 must 'the load saw no error, and reads what it wrote' wait $load
 tell "status $(understudy status --json --state /run/state | tr -d '\n ' | grep -o '"attachments":[^]]*')"

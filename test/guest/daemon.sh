@@ -5,11 +5,21 @@ mount -t tmpfs tmp /tmp
 
 understudy() { "$node" "$main" "$@"; }
 
+cat >/run/understudy.toml <<END
+state = "/run/state"
+[nbd]
+listen = ["unix:/run/nbd.sock"]
+[[group]]
+name = "disk1"
+[[group.volume]]
+export = "disk1"
+device = "/dev/ubda"
+END
+
 # Starts it in the background; returns when it says that it is ready.
 start_daemon() {
   : >/run/daemon.out
-  "$node" "$main" master --state /run/state --device /dev/ubda --export disk1 --listen unix:/run/nbd.sock \
-    >/run/daemon.out 2>>/run/daemon.log &
+  "$node" "$main" run --config /run/understudy.toml "$@" >/run/daemon.out 2>>/run/daemon.log &
   daemon=$!
   while ! grep -q ready /run/daemon.out; do
     kill -0 $daemon 2>/dev/null || { cat /run/daemon.log; leave failed; }

@@ -7,7 +7,7 @@ import { createLogger } from '../../../src/core/log.js'
 import { Attachments } from '../../../src/daemon/attachments.js'
 import type { NbdKernel } from '../../../src/daemon/nbd-kernel.js'
 import type { ExportedVolume } from '../../../src/daemon/roles.js'
-import type { Addon, AddonEvent } from '../../../src/native/binding.js'
+import type { Addon, AddonEvent, TakenClient } from '../../../src/native/binding.js'
 import { FakeClock, settle } from '../transport/fakes.js'
 
 /** The kernel and the engine as they answer each other; it outlives daemons. */
@@ -67,7 +67,7 @@ class Host {
     if (connection !== undefined) this.listener({ type: 'disconnected', connection, volume: 7, reason })
   }
 
-  start(clock = new FakeClock()): { attachments: Attachments; clock: FakeClock } {
+  start(clock = new FakeClock(), handedOver: number[] = []): { attachments: Attachments; clock: FakeClock } {
     const attachments = new Attachments(this.state, {
       addon: this.addon,
       events: {
@@ -81,7 +81,7 @@ class Host {
       kernel: this.kernel,
       clock,
     })
-    attachments.prepare()
+    attachments.prepare(handedOver)
     return { attachments, clock }
   }
 
@@ -132,6 +132,33 @@ t.test(
     t.match(next.list(), [{ state: 'connected' }])
   },
 )
+
+t.test('a takeover hands the connection of the kernel on, and asks the kernel for none', async t => {
+  const there = host(t)
+  const { attachments } = there.start()
+  await attachments.attach('disk1', '/dev/nbd3', 60_000)
+  const client = { connection: 1 } as TakenClient
+  const other = { connection: 99 } as TakenClient
+  const clients = attachments.among([
+    { name: 'disk1', client: other },
+    { name: 'disk1', client },
+  ])
+  t.same(clients, [
+    { name: 'disk1', client: other },
+    { name: 'disk1', client, attached: 3 },
+  ])
+
+  there.notes.length = 0
+  const next = there.start(new FakeClock(), [3])
+  next.attachments.sync()
+  await next.clock.advance(5_000)
+  t.match(next.attachments.list(), [{ state: 'waiting' }])
+  next.attachments.inherit(3, 12)
+  next.attachments.sync()
+  await next.clock.advance(5_000)
+  t.match(next.attachments.list(), [{ state: 'connected' }])
+  t.same(there.notes, ['guard'])
+})
 
 t.test('after the host was restarted the device is connected as at first', async t => {
   const there = host(t)
@@ -195,8 +222,11 @@ t.test('a connection that ends is made again; a volume that is not served is wai
   t.match(attachments.list(), [{ state: 'waiting', reason: 'it stalls' }])
   await clock.advance(5_000)
   there.fails = undefined
+  attachments.sync()
+  attachments.sync()
   await clock.advance(5_000)
   t.match(attachments.list(), [{ state: 'connected' }])
+  t.equal(there.notes.filter(note => note.startsWith('reconnect')).length, 1, 'whatever asks for it')
 
   there.served.clear()
   there.end(0, 'the group is closed')
