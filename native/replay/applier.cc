@@ -44,13 +44,8 @@ Applier::Turn Applier::turn() {
 Applier::Turn Applier::stage() {
   const auto closing = ledger_.closing(cursor_.log_offset);
   if (!closing) return Turn::kIdle;
-  if (closing->became_initial) {
-    if (!sync(ReplicaPhase::kInitial)) return Turn::kFailed;
-    phase_ = ReplicaPhase::kInitial;
-  } else {
-    step_end_ = closing->step_end;
-    phase_ = ReplicaPhase::kStepping;
-  }
+  step_end_ = *closing;
+  phase_ = ReplicaPhase::kStepping;
   publish();
   return Turn::kWorked;
 }
@@ -87,7 +82,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
 }
 
 Applier::Turn Applier::open_step(const RecordHeader &header) {
-  const bool initial = (header.flags & wire::kBeginInitial) || phase_ == ReplicaPhase::kFresh;
+  const bool initial = phase_ == ReplicaPhase::kFresh;
   if (!initial && BROKEN(kApplyPiecemeal)) {
     consume(header);
     return Turn::kWorked;

@@ -1,12 +1,13 @@
 // Applier: the thread that brings the images to the log, record by record, in order.
 //
 //   phase        record            does
-//   kFresh       kBegin            as with kBeginInitial: an image that never was a cut cannot be staged upon
+//   kFresh       kBegin            watermark file says kInitial, then -> kInitial
 //   kCut         kBegin            -> kStaging, and stays before it
-//   kCut         kBegin initial    watermark file says kInitial, then -> kInitial
 //   kStaging     (kStep is there)  -> kStepping: applies all to the kStep, flush, watermark file, -> kCut
-//   kStaging     kBegin initial    -> kInitial
 //   kInitial     kStep             flush, watermark file, -> kCut
+//
+// Whether a step is staged is decided here, where it is known what the images are, and not by the kBegin's flag: the
+// master goes by the welcome, and the image may have become a cut since. Once a cut, always a cut.
 //
 // Crash cases: the images may be ahead of the watermark file in any mixture. Replaying from there ends in the same
 // bytes (idempotent), and until it has reached the point where the log ended at the start (`redo`), no view is given:

@@ -36,7 +36,7 @@ void Ledger::note_one(const RecordHeader &header, uint64_t offset) {
       note_begin(header, offset);
       break;
     case RecordType::kStep:
-      events_.push_back({offset, offset + sizeof header, header.sequence, true, false});
+      step_ends_.push_back({offset, offset + sizeof header, header.sequence});
       if (step_ == Step::kOpen) {
         step_ = Step::kClosing;
         step_sequence_ = header.sequence;
@@ -79,7 +79,6 @@ void Ledger::note_begin(const RecordHeader &header, uint64_t offset) {
   last_begin_.offset = offset;
   last_begin_.position = {header.incarnation, header.sequence};
   step_ = Step::kOpen;
-  events_.push_back({offset, offset + sizeof header, header.sequence, false, (header.flags & wire::kBeginInitial) != 0});
 }
 
 void Ledger::seal() {
@@ -105,13 +104,12 @@ bool Ledger::is_void(wire::Position position) const {
   return voids_.contains({position.incarnation, position.sequence});
 }
 
-std::optional<Ledger::Closing> Ledger::closing(uint64_t begin_offset) const {
+std::optional<uint64_t> Ledger::closing(uint64_t begin_offset) const {
   std::lock_guard lock(mutex_);
-  for (const StepEvent &event : events_) {
-    if (event.offset < begin_offset) continue;
-    if (event.sequence > limit_at(event.offset).committed) continue;  // to be discarded, or not yet to be applied
-    if (event.is_step) return Closing{event.end, false};
-    if (event.initial) return Closing{0, true};
+  for (const StepEnd &step : step_ends_) {
+    if (step.offset < begin_offset) continue;
+    if (step.sequence > limit_at(step.offset).committed) continue;  // to be discarded, or not yet to be applied
+    return step.end;
   }
   return std::nullopt;
 }
@@ -129,7 +127,7 @@ bool Ledger::staged(uint32_t volume, uint64_t region) const {
 void Ledger::forget_below(uint64_t offset) {
   std::lock_guard lock(mutex_);
   while (!forks_.empty() && forks_.front().offset < offset) forks_.pop_front();
-  while (!events_.empty() && events_.front().offset < offset) events_.pop_front();
+  while (!step_ends_.empty() && step_ends_.front().offset < offset) step_ends_.pop_front();
   std::erase_if(voids_, [&](const auto &entry) { return entry.second < offset; });
 }
 

@@ -46,12 +46,8 @@ class Ledger {
   Plan plan(uint64_t offset) const;
   bool is_void(wire::Position position) const;
 
-  // The open step whose kBegin lies at `begin_offset`: what closes it, if that is there and may be applied.
-  struct Closing {
-    uint64_t step_end;    // log offset after its kStep
-    bool became_initial;  // instead, an initial synchronisation was begun inside it
-  };
-  std::optional<Closing> closing(uint64_t begin_offset) const;
+  // The open step whose kBegin lies at `begin_offset`: the log offset after its kStep, if that is there and may be applied.
+  std::optional<uint64_t> closing(uint64_t begin_offset) const;
 
   struct LastBegin {
     uint64_t offset = 0;
@@ -75,9 +71,8 @@ class Ledger {
     uint64_t offset;        // of the kBegin
     uint64_t committed;     // of the incarnation before it, for good
   };
-  struct StepEvent {        // a kBegin or kStep
+  struct StepEnd {          // a kStep
     uint64_t offset, end, sequence;
-    bool is_step, initial;
   };
   struct Limit {
     uint64_t committed, end;
@@ -95,7 +90,7 @@ class Ledger {
   wire::Mark durable_mark_;
   CommitTracker commits_;
   std::deque<Fork> forks_;
-  std::deque<StepEvent> events_;
+  std::deque<StepEnd> step_ends_;
   std::map<std::pair<uint64_t, uint64_t>, uint64_t> voids_;  // (incarnation, sequence) -> offset of the marker
   LastBegin last_begin_;
   enum class Step : uint8_t { kClosed, kOpen, kClosing } step_ = Step::kClosed;
