@@ -60,7 +60,7 @@ void sync_file(Handle &handle) {
   const bool slow = scheduler->random.one_in(20);
   const auto file = handle.file;
   Directory *directory = handle.directory;
-  room->call(kSync, mark, host.slow * (slow ? kSlowSyncNs : kSyncNs));
+  room->call(kSync, mark, (handle.is_slow ? host.slow : 1) * (slow ? kSlowSyncNs : kSyncNs));
   if (directory) directory->end_sync(mark);
   else file->end_sync(mark);
 }
@@ -87,6 +87,7 @@ int open_file(const std::string &path, int flags) {
     directory->link(name, handle->file);
   }
   if (flags & O_TRUNC) handle->file->apply({Change::Kind::kResize, 0, 0, {}});
+  handle->is_slow = name == "device";
   return room->open(std::move(handle));
 }
 

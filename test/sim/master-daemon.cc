@@ -109,8 +109,10 @@ void MasterDaemon::begin(const std::vector<Range> &excluded_now) {
   if (known_) write_down(*known_);
   else distrust();
   if (!same(record_.excluded, excluded_now)) set_ranges(excluded_now);
-  run_.lives.push_back(std::make_unique<Life>(run_.values_of(run_.content_of(kMaster, "/sim", "device"))));
+  run_.lives.push_back(std::make_unique<Life>(record_.incarnation, run_.values_of(run_.content_of(kMaster, "/sim", "device"))));
   life_ = run_.lives.size() - 1;
+  run_.say(kMaster, "serves; its maps are " + std::string(known_ ? "believed" : "not believed") + ", " +
+                        std::to_string(volume_->dirty.dirty_bytes()) + " bytes dirty");
   connect_ns_ = scheduler->now_ns;
   serves_ = true;
   run_.master = this;

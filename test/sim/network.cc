@@ -55,6 +55,7 @@ class Session final : public quic::Session {
   uint64_t in_flight_control = 0;
   uint64_t turn_ns = kNever;
   uint64_t silent_since_ns = 0;         // the peer's host is dead since; 0: it lives
+  uint64_t damaged_until_ns = 0;        // at the latest the transport sees itself that a stream is damaged; 0: none is
   uint64_t last_ns[3] = {0, 0, 0};      // arrival of the last parcel: control, records, the rest
   std::multimap<uint64_t, Parcel> inbox;
 };
@@ -177,6 +178,7 @@ void Session::pump() {
     sent += bytes;
     if (network->damage_next && --network->damage_next == 0) {
       network->damaged++;
+      damaged_until_ns = scheduler->now_ns + scheduler->random.below(500'000'000);
       switch (scheduler->random.below(4)) {
         case 0: parcel.bytes[scheduler->random.below(bytes)] ^= static_cast<uint8_t>(1u << scheduler->random.below(8)); break;
         case 1: parcel.bytes.resize(scheduler->random.below(bytes)); break;
@@ -258,6 +260,7 @@ void Endpoint::run_session(Session &session) {
   const uint64_t idle = options_.idle_timeout_ns;
   if (session.silent_since_ns && now - session.silent_since_ns >= idle) session.end(quic::CloseReason::kTimeout, "silence");
   if (network->down && now - network->changed_ns >= idle) session.end(quic::CloseReason::kTimeout, "silence");
+  if (session.damaged_until_ns && now >= session.damaged_until_ns) session.close("damaged");
   if (session.established && !session.ended) {
     session.turn_ns = kNever;
     handler_.turn(session);
@@ -284,6 +287,7 @@ uint64_t Endpoint::next_ns() const {
   uint64_t next = poke_ns_;
   for (const auto &[id, session] : sessions_) {
     next = std::min(next, session->turn_ns);
+    if (session->damaged_until_ns) next = std::min(next, session->damaged_until_ns);
     if (!network->down && !session->inbox.empty()) next = std::min(next, session->inbox.begin()->first);
     if (session->silent_since_ns) next = std::min(next, session->silent_since_ns + options_.idle_timeout_ns);
     if (network->down) next = std::min(next, network->changed_ns + options_.idle_timeout_ns);

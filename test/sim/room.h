@@ -25,7 +25,7 @@ struct Host {
   uint64_t dies_in = 0;  // system calls from now; 0: it does not
   Death death = Death::kKill;
   uint64_t calls = 0, deaths = 0;
-  uint64_t slow = 1;     // how many times longer a sync takes
+  uint64_t slow = 1;     // how many times longer a sync of the master's device takes
   std::function<void()> died;
 };
 
@@ -36,7 +36,7 @@ struct Handle {
   WaitQueue watchers;  // of poll() and of epolls that watch it
 
   std::shared_ptr<File> file;
-  bool holds_lock = false;
+  bool holds_lock = false, is_slow = false;
   Directory *directory = nullptr;
   uint64_t count = 0;  // of an event
 

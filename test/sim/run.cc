@@ -118,31 +118,25 @@ const Content &Run::content_of(int host, const std::string &folder, const std::s
 }
 
 Promise Run::promised() const {
-  return {lives.size() - 1, lives.back()->history.promised(), lives.back()->shown};
+  return {lives.size() - 1, shown_life, lives.back()->history.promised(), lives.back()->shown};
 }
 
-// The cut is of the life that was shown last, or of a later one; not older than anything shown or promised before.
-void Run::judge_view(const std::vector<uint64_t> &values, const Promise &promise) {
+// A legal cut of the life of the master that it says it is of, not older than anything shown or promised before.
+void Run::judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, const Promise &promise) {
   views++;
-  const Included included = included_by(values[0]);
-  std::string why;
-  for (size_t at = lives.size(); at-- > shown_life;) {
-    Life &life = *lives[at];
-    // A later life begins with a step: what an earlier one has promised is no matter any more.
-    History::Promised least;
-    if (at == promise.life) least = promise.promised, least.tick = std::max(least.tick, promise.shown);
-    else least = life.history.promised(), least.tick = std::max(least.tick, life.shown);
-    if (at > promise.life) least = {};
-    uint64_t tick = 0;
-    const std::string fault = life.history.judge(values, included, least, &tick);
-    if (fault.empty()) {
-      life.shown = std::max(life.shown, tick);
-      shown_life = at;
-      return;
-    }
-    why += "; of life " + std::to_string(at) + ": " + fault;
-  }
-  fail("the standby shows no legal cut" + why);
+  size_t at = lives.size() - 1;
+  while (at > 0 && lives[at]->incarnation != incarnation) at--;
+  Life &life = *lives[at];
+  if (life.incarnation != incarnation) return fail("the standby stands in an incarnation that never was");
+  if (at < promise.shown_life) return fail("the standby shows an earlier life of the master than before");
+  History::Promised least;  // what an earlier life promised, the step at the beginning of a later one has
+  if (at == promise.life) least = promise.promised, least.tick = std::max(least.tick, promise.shown);
+  if (at < promise.life) least = life.history.promised(), least.tick = std::max(least.tick, life.shown);
+  uint64_t tick = 0;
+  const std::string why = life.history.judge(values, included_by(values[0]), least, &tick);
+  if (!why.empty()) return fail("the standby shows no legal cut of life " + std::to_string(at) + ": " + why);
+  life.shown = std::max(life.shown, tick);
+  shown_life = std::max(shown_life, at);
 }
 
 void Run::export_view() {
@@ -170,7 +164,7 @@ void Run::export_view() {
         if (const int error = view.value.device->read(piece.data(), bytes, at)) return fail("a view answers " + std::to_string(error));
         for (uint64_t block = 0; block < bytes; block += kBlockBytes) values.push_back(value_of(piece.data() + block));
       }
-      judge_view(values, promise);
+      judge_view(values, view.value.position.incarnation, promise);
       if (looks > 1) scheduler->sleep(scheduler->random.below(20 * kMs));
     }
     view.value.device.reset();
@@ -240,25 +234,28 @@ void Run::one_fault() {
   }
 }
 
-// A slow disk, and nobody writes, until a round of the marks has ended (engine/marks.h); right then the power goes.
+// A slow device, and nobody writes, until a round of the marks has ended (engine/marks.h): then the power goes, when what
+// is cold now may be on the disk of the map, and what was written may not be on the device.
 void Run::power_after_cooling() {
   Random &random = scheduler->random;
-  quiet = random.one_in(2);
-  calm = true;
   Host &host = room->hosts[kMaster];
-  host.slow = random.one_in(2) ? 200 : 1;
+  for (int i = 0; i < 200 && !in_sync(); i++) scheduler->sleep(5 * kMs);
+  quiet = !random.one_in(4);
+  calm = true;
+  host.slow = random.one_in(4) ? 1 : 1000;  // a second, say
   MasterDaemon *const daemon = master;
   uint64_t hot = 0;
   for (const uint64_t limit = scheduler->now_ns + 22 * kSecond; scheduler->now_ns < limit && master && master == daemon;) {
     const uint64_t now = daemon->group().volumes()[0]->page.get(kHotBytes);
     if (now < hot) {
-      say(kMaster, "has cooled");
+      say(kMaster, "has cooled a part of what was hot");
       break;
     }
     hot = now;
     scheduler->sleep(kMs);
   }
-  kill_soon(kMaster, Death::kPower);
+  scheduler->sleep(random.below(20 * kMs));
+  if (master == daemon) room->kill(kMaster, Death::kPower);
   wait_dead(kMaster);
   quiet = calm = false;
   host.slow = 1;
@@ -314,7 +311,7 @@ void Run::compare() {
     return fail("in sync, and block " + std::to_string(block) + " holds " + std::to_string(image[block]) +
                 " on the standby and " + std::to_string(wanted) + " on the master");
   }
-  judge_view(image, promised());
+  judge_view(image, lives.back()->incarnation, promised());
 }
 
 bool Run::go() {

@@ -38,7 +38,8 @@ constexpr uint64_t kWatchedBytes = 64u << 10;
 
 // One life of the master's process.
 struct Life {
-  explicit Life(std::vector<uint64_t> base) : history(std::move(base)) {}
+  Life(uint64_t incarnation_, std::vector<uint64_t> base) : incarnation(incarnation_), history(std::move(base)) {}
+  const uint64_t incarnation;
   History history;
   uint64_t flushed = 0;      // everything that had ended before is on the master's disk
   uint64_t shown = 0;        // the newest cut that the standby showed of it
@@ -47,7 +48,7 @@ struct Life {
 
 // What was promised when somebody began to look.
 struct Promise {
-  size_t life;
+  size_t life, shown_life;
   History::Promised promised;
   uint64_t shown;
 };
@@ -88,7 +89,8 @@ struct Run {
   std::vector<uint64_t> values_of(const Content &content) const;
   const Content &content_of(int host, const std::string &folder, const std::string &name);
   Promise promised() const;
-  void judge_view(const std::vector<uint64_t> &values, const Promise &promise);
+  // incarnation: of the position at which the copy says that it stands.
+  void judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, const Promise &promise);
 
  private:
   void trouble();            // things go wrong, one after the other
