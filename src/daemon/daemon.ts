@@ -240,10 +240,9 @@ export class Daemon {
   }
 
   private async startInOrder(): Promise<void> {
-    const { config } = this
     this.attachments.prepare()
-    this.newState = prepareStateDirectory(config.state)
-    this.lock = lockStateDirectory(config.state)
+    this.newState = prepareStateDirectory(this.config.state)
+    this.lock = lockStateDirectory(this.config.state)
     await this.openInOrder()
     await this.askStandbys([...this.masters.values()])
     this.front.serve()

@@ -77,7 +77,7 @@ export function judgeTakeover(request: TakeoverRequest, config: Config, obstacle
     refuse('OTHER_CONFIG', `the configurations differ: ${parts.join('; ')}. Reload or restart the daemon for that`)
   }
   const { leaving, exporting, outranked } = obstacles
-  if (leaving) refuse('LEAVING', 'the daemon is being stopped, or hands over to another process already')
+  if (leaving) refuse('LEAVING', 'the daemon is starting, stopping, or handing over to another process')
   if (exporting.length > 0)
     refuse('EXPORTING', `copies are exported (${exporting.join(', ')}); end 'understudy export' first`)
   if (outranked.length > 0)

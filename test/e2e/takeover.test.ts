@@ -52,8 +52,8 @@ t.test('ten takeovers under fio, which verifies: no error, the same sockets, sta
     ...[
       '--verify=crc32c',
       '--verify_fatal=1',
-      '--verify_state_save=0',
       '--verify_backlog=256',
+      '--verify_state_save=0',
       '--rate_iops=2000',
       '--fsync=64',
     ],
