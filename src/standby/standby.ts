@@ -341,7 +341,7 @@ export class Standby {
     const { keyId, formerId } = keys
     if (peerId !== keyId) {
       this.#log.warn(
-        `master ${peerId} has a new id: understudy allow ${keyId}; its rotation is not to be finished before`,
+        `master ${peerId} has a new id: understudy allow ${keyId}, and put it where a configuration names the old one; its rotation is not to be finished before`,
       )
       return
     }
