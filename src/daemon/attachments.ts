@@ -53,6 +53,8 @@ interface Attachment {
 
 const indexMax = 1 << 20
 const attachmentsMax = 256
+/** More than native/attach/generic-netlink.h waits for its answer. */
+const kernelMs = 15_000
 /** Of requests that were under way when a daemon died: how soon the kernel sends them to the next one. */
 const requestTimerMs = 5_000
 
@@ -111,7 +113,7 @@ export class Attachments {
     this.attachments.push(attachment)
     try {
       this.save()
-      await this.connect(attachment)
+      await this.inTime(this.connect(attachment), device)
     } catch (error) {
       this.forget(attachment)
       // Connected, and nobody to serve it.
@@ -132,7 +134,7 @@ export class Attachments {
       )
     attachment.leaving = true
     try {
-      if (this.ours(attachment)) await this.options.addon.detachDevice(attachment.index)
+      if (this.ours(attachment)) await this.inTime(this.options.addon.detachDevice(attachment.index), device)
     } catch (error) {
       attachment.leaving = false
       throw explain(error, device)
@@ -213,14 +215,30 @@ export class Attachments {
     const { addon, served } = this.options
     const exported = served(attachment.volume)
     // Meanwhile it may have ceased to be served: the kernel waits again.
-    if (exported === undefined || connection === 0 || this.stopped) {
+    if (exported === undefined || connection === 0 || this.stopped || !this.attachments.includes(attachment)) {
       if (connection !== 0) addon.release(connection)
+      // Nobody waits for it any more.
+      if (!this.attachments.includes(attachment)) addon.detachDevice(attachment.index).catch(() => undefined)
       throw new OperationError('NOT_SERVED', `volume ${attachment.volume} is not served now`)
     }
     const flags = { structuredReplies: false, extendedHeaders: false, baseAllocationId: 0, readOnly }
     addon.adopt(connection, exported.volume, flags, new Uint8Array(0))
     Object.assign(attachment, { connection, reason: '', since: this.clock.wallMs() })
     attachment.backoff.reset()
+  }
+
+  /** The kernel answers at once, or something is wrong in there. */
+  private async inTime<T>(asked: Promise<T>, device: string): Promise<T> {
+    let cancel = (): void => undefined
+    const late = new Promise<never>((_, reject) => {
+      const error = new OperationError('TIMEOUT', `${device}: the kernel does not answer; its log (dmesg) may say why`)
+      cancel = this.clock.after(kernelMs, () => reject(error))
+    })
+    try {
+      return await Promise.race([asked, late])
+    } finally {
+      cancel()
+    }
   }
 
   private heard(event: AddonEvent): void {

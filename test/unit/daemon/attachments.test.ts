@@ -213,6 +213,27 @@ t.test('what does not come about leaves nothing behind, and says what to do', as
   t.equal((await refusal(attachments.attach('disk1', '/dev/sda', 1))).code, 2)
 })
 
+t.test(
+  'a kernel that does not answer is waited for in vain for a time, and what it connects later is let go of',
+  async t => {
+    const there = host(t)
+    const { attachments, clock } = there.start()
+    const attach = there.addon.attachDevice.bind(there.addon)
+    let answer = (): void => undefined
+    there.addon.attachDevice = async spec => {
+      await new Promise<void>(resolve => (answer = resolve))
+      return attach(spec)
+    }
+    const refused = refusal(attachments.attach('disk1', '/dev/nbd0', 60_000))
+    await clock.advance(20_000)
+    t.match(await refused, { code: 1, message: /does not answer/ })
+    t.same(there.stored(), [])
+    answer()
+    await settle()
+    t.same(there.notes, ['guard', 'connect 0', 'release 1', 'disconnect 0'])
+  },
+)
+
 t.test('a connection that ends is made again; a volume that is not served is waited for', async t => {
   const there = host(t)
   const { attachments, clock } = there.start()
