@@ -1,4 +1,4 @@
-// sources: native/engine/connection.cc native/core/core.cc native/core/counters.cc native/core/crc32c.cc native/log/dirty-map.cc native/wire/nbd.cc  libs:
+// sources: native/engine/connection.cc native/core/*.cc native/log/dirty-map.cc native/wire/nbd.cc  libs:
 // The transmission parser: whatever comes, in whatever pieces, every request it gives lies within what came, and the
 // replies to it can be made; memory stays bounded.
 #include <sys/socket.h>

@@ -1,4 +1,4 @@
-// sources: native/replay/receiver.cc native/replay/progress.cc native/wire/record.cc native/core/core.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs:
+// sources: native/replay/receiver.cc native/replay/progress.cc native/wire/record.cc native/core/*.cc  libs:
 // The record receiver: of a damaged stream it takes a prefix of the records that were sent and nothing after it (G8);
 // what it takes is in its ring as it was sent; a new session goes on where the old one ended.
 #include "replay/receiver.h"
