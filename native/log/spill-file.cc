@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 
 namespace understudy::log {
 namespace {
-constexpr uint64_t kHeaderBytes = 4096;
+constexpr off_t kHeaderBytes = 4096;
 constexpr char kMagic[] = "understudy log file 1\n";
 
 template <typename Call>
@@ -52,11 +53,7 @@ int check_header(int fd) {
   return memcmp(found, kMagic, sizeof found) == 0 ? 0 : EEXIST;
 }
 
-Status refused(int error, const std::string &path) {
-  if (error == EBUSY) return {error, "log file " + path + ": another group or program has it open"};
-  if (error == EEXIST) return {error, "log file " + path + ": it is there and is no log file of understudy"};
-  return Status::failed(error, "log file " + path);
-}
+Status refused(int error) { return Status::failed(error, "open"); }
 
 class FileOnDisk final : public SpillFile {
  public:
@@ -74,24 +71,29 @@ class FileOnDisk final : public SpillFile {
 
 Result<std::shared_ptr<SpillFile>> SpillFile::open(const std::string &path, uint64_t bytes_max) {
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
-  if (!fd) return refused(errno, path);
+  if (!fd) return refused(errno);
   struct stat stat;
-  if (fstat(fd.get(), &stat) != 0) return refused(errno, path);
-  if (!S_ISREG(stat.st_mode)) return refused(EEXIST, path);
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return refused(errno == EWOULDBLOCK ? EBUSY : errno, path);
-  if (fstat(fd.get(), &stat) != 0) return refused(errno, path);  // under the lock
-  int error = stat.st_size == 0 ? write_header(fd.get()) : check_header(fd.get());
+  if (fstat(fd.get(), &stat) != 0) return refused(errno);
+  if (!S_ISREG(stat.st_mode)) return refused(EEXIST);
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return refused(errno == EWOULDBLOCK ? EBUSY : errno);
+  if (fstat(fd.get(), &stat) != 0) return refused(errno);  // under the lock
+  int error = stat.st_size == 0 ? write_header(fd.get()) : stat.st_size < kHeaderBytes ? EEXIST : check_header(fd.get());
   if (!error && fchmod(fd.get(), 0600) != 0) error = errno;
   if (!error && ftruncate(fd.get(), kHeaderBytes) != 0) error = errno;
-  if (error) return refused(error, path);
+  if (error) return refused(error);
   return std::shared_ptr<SpillFile>(std::make_shared<FileOnDisk>(path, bytes_max, std::move(fd)));
 }
 
 int FileOnDisk::empty() {
   if (ftruncate(fd_.get(), kHeaderBytes) != 0) return errno;
+  // Asked first: a reservation that fails in the middle would fill the disk for a moment.
+  struct statvfs space;
+  if (fstatvfs(fd_.get(), &space) == 0 && space.f_blocks && space.f_bavail < bytes_max() / space.f_frsize) return ENOSPC;
   if (fallocate(fd_.get(), 0, kHeaderBytes, static_cast<off_t>(bytes_max())) == 0) return 0;
+  const int error = errno;
+  (void)!ftruncate(fd_.get(), kHeaderBytes);
   // A file system that cannot reserve says so when it is full.
-  return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : errno;
+  return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
 }
 
 int SpillFile::probe() {

@@ -1,12 +1,13 @@
-// timeout: 150
+// timeout: 240
 /**
  * The replication log's file (--log-file): what an outage longer than the memory becomes, and what happens when the file
  * cannot keep it. UNDERSTUDY_SEED repeats a run's choices.
  */
-import { statSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { inSync, metric, type Pair, type PairOptions, sameBytes, scratch, startPair } from '../support/daemon.js'
+import { command, inSync, metric, type Pair, type PairOptions, ROOT, sameBytes, scratch, sparseFile, startPair } from '../support/daemon.js' // prettier-ignore
 import { blockBytes, checkCut, History } from '../support/history.js'
 import { Observer } from '../support/observer.js'
 import { Workload } from '../support/workload.js'
@@ -96,4 +97,77 @@ t.test('an outage longer than the memory, but within the file, keeps the exact h
   workload.resume()
   await endsEqual(t, run)
   t.equal(statSync(logFile).size, 4096, 'a master that has stopped leaves nothing in the file')
+})
+
+t.test('an outage beyond the file ends in the dirty map and a resynchronisation, and both sides end equal', async t => {
+  const run = await begin(t, 'beyond', '80MiB')
+  const { pair } = run
+  await outage(run, Infinity)
+  t.equal((await pair.master.volume(pair.volume)).logFileBytes, 0, 'the file is not needed any more')
+  t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason: 'log-full' }), 1)
+  await pair.standby.restart()
+  await endsEqual(t, run)
+})
+
+t.test('kill -9 of the master with a file in use: it is not replayed, what was in it is dirty (G4)', async t => {
+  const run = await begin(t, 'killed', '512MiB')
+  const { pair } = run
+  await outage(run, 24 * MiB)
+  await pair.master.kill()
+  await pair.master.restart()
+  const status = await pair.master.until(pair.volume, 'its status', () => true)
+  t.match(status, { backlog: 'dirty-map', logFileBytes: 0, dirtyBytes: sizeBytes }, 'every range that was in it')
+  await pair.standby.restart()
+  await endsEqual(t, run)
+})
+
+t.test('whatever the file refuses, no client hears of it: the dirty map takes its place, status says it', async t => {
+  const shim = files.path('shim.so')
+  execFileSync('gcc', ['-O1', '-fPIC', '-shared', '-o', shim, `${ROOT}/test/support/io-shim.c`, '-ldl'])
+  const faults = files.path('faults')
+  mkdirSync(faults)
+  const preload = [process.env['LD_PRELOAD'], shim].filter(Boolean).join(':')
+  const masterEnv = { LD_PRELOAD: preload, IO_SHIM_FILE: files.path('refused.log'), IO_SHIM_FAULTS: faults }
+  const run = await begin(t, 'refused', '256MiB', { masterEnv })
+  const { pair } = run
+  for (const [index, fault] of ['no-space', 'fail-flush'].entries()) {
+    writeFileSync(`${faults}/${fault}`, '')
+    await outage(run, Infinity)
+    const status = await pair.master.until(pair.volume, 'a reason', ({ reason }) =>
+      /log file cannot be used/.test(reason),
+    )
+    t.match(status.reason, fault === 'no-space' ? /no space left \(ENOSPC\)/ : /EIO/, fault)
+    t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason: 'log-file' }), index + 1)
+    rmSync(`${faults}/${fault}`)
+    await pair.standby.restart()
+    await pair.master.until(pair.volume, 'it is used again', ({ reason }) => !/log file/.test(reason))
+    await run.observer.until('resynchronised', 30_000, async () => (await run.observer.status())?.backlog === 'memory')
+  }
+  await endsEqual(t, run)
+})
+
+t.test('a disk without room for the file: the log is in memory only, and status says so', async t => {
+  const pair = await startPair(t, { sizeBytes, master: ['--log-file', files.path('vast.log'), '--log-size', '16TiB'] })
+  const status = await pair.master.until(pair.volume, 'a reason', ({ reason }) => reason !== '')
+  t.match(status, { state: 'replicating', protected: true, reason: /^the log file cannot be used \(no space left/ })
+  t.ok(statSync(files.path('vast.log')).size <= 4096, 'nothing of the disk is taken')
+})
+
+t.test('a log file that cannot be ours is refused with one line', async t => {
+  const device = await sparseFile(files.path('device.img'), MiB)
+  const start = (state: string, path: string): Promise<{ code: number | null; stderr: string }> => {
+    const group = ['--device', device, '--export', 'disk1', '--listen', `unix:${files.path(`${state}.sock`)}`]
+    return command(['master', '--state', files.path(state), ...group, '--log-file', path, '--log-size', '80MiB'])
+  }
+  const precious = files.path('precious')
+  writeFileSync(precious, 'something else')
+  const foreign = await start('foreign', precious)
+  t.match(foreign, { code: 3, stderr: /log file .*precious: it is there and is no log file of understudy\n$/ })
+  t.equal(statSync(precious).size, 14, 'and left as it is')
+  t.match(await start('relative', 'a.log'), { code: 2, stderr: /--log-file: 'a.log' is not an absolute path/ })
+  t.match(await start('nowhere', files.path('no/such.log')), { code: 1, stderr: /log file .*: it does not exist/ })
+
+  const used = files.path('used.log')
+  await startPair(t, { sizeBytes, master: ['--log-file', used, '--log-size', '80MiB'] })
+  t.match(await start('second', used), { code: 3, stderr: /log file .*: another group or program has it open\n$/ })
 })

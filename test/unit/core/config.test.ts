@@ -130,6 +130,8 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
       /key 'group.durability': 'durabel' is not one of .*did you mean 'durable'/,
     ],
     ['durability = "durable"', 'durability = true', /key 'group.durability': it must be a string, not true/],
+    ['log_size = "1GiB"', 'log_file = "/srv/log"\n', /key 'group.log_size': it is missing; with a log file/],
+    ['log_size = "1GiB"', 'log_file = "log"\nlog_size = "1GiB"', /key 'group.log_file': 'log' is not an absolute path/],
     ['log_size = "1GiB"', 'log_size = "1MiB"', /key 'group.log_size': 1MiB is too small.*80 MiB/],
     ['peer_timeout = "2s"', 'scrub_every = "10ms"', /key 'group.scrub_every': '10ms': it must be at least 1s/],
     ['peer_timeout = "2s"', 'peer_timeout = "soon"', /key 'group.peer_timeout': 'soon' is not a duration/],
