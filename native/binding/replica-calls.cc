@@ -16,6 +16,7 @@ Napi::Value Addon::open_replica(Call call) {
     options.volumes.push_back({text(one, "name"), text(one, "imagePath"), big(one, "sizeBytes"), flag(one, "create")});
   }
   if (has(spec, "logBytesMax")) options.log_bytes_max = static_cast<uint64_t>(number(spec, "logBytesMax"));
+  if (has(spec, "stagingBytesMax")) options.staging_bytes_max = static_cast<uint64_t>(number(spec, "stagingBytesMax"));
   const uint32_t handle = ++last_handle_;
   const CounterPage page = CounterPages::instance().take();
   auto link = std::make_unique<link::ReplicaLink>(handle, sink(), page);
@@ -50,6 +51,16 @@ auto &replica_of(Map &replicas, const Napi::CallbackInfo &call) {
   return found->second;
 }
 }  // namespace
+
+Napi::Value Addon::give_up_cut(Call call) {
+  require_ok(call.Env(), replica_of(replicas_, call)->replica->give_up_cut());
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::set_staging_max(Call call) {
+  replica_of(replicas_, call)->replica->set_staging_max(static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue()));
+  return call.Env().Undefined();
+}
 
 Napi::Value Addon::attach_replica(Call call) {
   Napi::Env env = call.Env();

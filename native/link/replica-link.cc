@@ -9,8 +9,9 @@ const std::vector<const char *> kReplicaCounterNames = {
     "committed_sequence", "committed_bytes",  "applied_sequence", "applied_bytes",   "phase",
     "segments",          "segment_bytes",     "segment_syncs",   "image_syncs",      "staged_bytes",
     "records_received",  "records_applied",   "verify_equal",    "verify_different", "last_heard_ns",
-    "errors",            "last_errno",        "received_wanted_sequence", "durable_wanted_sequence"};
-static_assert(sizeof(replay::ReplicaState) == 24 * sizeof(uint64_t));
+    "staging_bytes_max", "staging_full",      "errors",          "last_errno",
+    "received_wanted_sequence", "durable_wanted_sequence"};
+static_assert(sizeof(replay::ReplicaState) == 26 * sizeof(uint64_t));
 
 Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
   Result<wire::Position> result(Status::failed(ENOTCONN, "attach replica: the session has ended"));

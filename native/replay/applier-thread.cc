@@ -30,6 +30,11 @@ void Applier::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
+void Applier::give_up_cut() {
+  gives_up_cut_.store(true);
+  waker_.wake();
+}
+
 void Applier::run() {
   while (!stopping_.load(std::memory_order_relaxed)) {
     Turn result = turn();
@@ -127,7 +132,8 @@ void Applier::rest(Turn last) {
     limit = std::max(now, std::min(limit, unsynced_since_ns_ + kSyncNs));
   for (uint64_t at = now; at < limit; at = monotonic_ns()) {
     waker_.prepare();
-    const bool news = last == Turn::kIdle && (ledger_.epoch() != idle_epoch_ || (sync_wanted_.load() && !is_clean_));
+    const bool asked = (sync_wanted_.load() && !is_clean_) || gives_up_cut_.load();
+    const bool news = last == Turn::kIdle && (ledger_.epoch() != idle_epoch_ || asked);
     if (stopping_.load() || news) {
       waker_.cancel();
       return;

@@ -43,7 +43,15 @@ Applier::Turn Applier::turn() {
 // Staging: is the step complete by now?
 Applier::Turn Applier::stage() {
   const auto closing = ledger_.closing(cursor_.log_offset);
-  if (!closing) return Turn::kIdle;
+  if (!closing && !gives_up_cut_.load()) return Turn::kIdle;
+  const bool gives_up = !closing;
+  if (gives_up && !sync(ReplicaPhase::kInitial)) return Turn::kFailed;
+  gives_up_cut_.store(false);
+  if (gives_up) {
+    phase_ = ReplicaPhase::kInitial;
+    publish();
+    return Turn::kWorked;
+  }
   step_end_ = *closing;
   phase_ = ReplicaPhase::kStepping;
   publish();

@@ -3,11 +3,13 @@
 //   phase        record            does
 //   kFresh       kBegin            watermark file says kInitial, then -> kInitial
 //   kCut         kBegin            -> kStaging, and stays before it
+//   kStaging     give_up_cut()     watermark file says kInitial, then -> kInitial
 //   kStaging     (kStep is there)  -> kStepping: applies all to the kStep, flush, watermark file, -> kCut
 //   kInitial     kStep             flush, watermark file, -> kCut
 //
 // Whether a step is staged is decided here, where it is known what the images are, and not by the kBegin's flag: the
-// master goes by the welcome, and the image may have become a cut since. Once a cut, always a cut.
+// master goes by the welcome, and the image may have become a cut since. Once a cut, always a cut, unless
+// the operator gives it up because the step cannot be collected beside it.
 //
 // Crash cases: the images may be ahead of the watermark file in any mixture. Replaying from there ends in the same
 // bytes (idempotent), and until it has reached the point where the log ended at the start (`redo`), no view is given:
@@ -51,6 +53,8 @@ class Applier {
   Status drain(uint64_t deadline_ns);
   // Waits until all that is in the log now, and may be applied, is applied. An image that fails ends the wait.
   Status catch_up(uint64_t deadline_ns);
+  // The step that is being collected goes straight into the images, which are no cut until its end. Any thread.
+  void give_up_cut();
   std::shared_ptr<TurnGate> gate() const { return gate_; }
   WatermarkFile &file() { return file_; }  // before start()
 
@@ -112,6 +116,7 @@ class Applier {
   uint64_t unsynced_bytes_ = 0;
   uint64_t unsynced_since_ns_ = 0;             // monotonic
   std::atomic<bool> sync_wanted_{false};
+  std::atomic<bool> gives_up_cut_{false};
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

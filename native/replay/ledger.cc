@@ -119,6 +119,12 @@ Ledger::LastBegin Ledger::last_begin() const {
   return last_begin_;
 }
 
+std::optional<uint64_t> Ledger::open_step_bytes() const {
+  std::lock_guard lock(mutex_);
+  if (step_ != Step::kOpen) return std::nullopt;
+  return durable_offset_ - last_begin_.staged_offset;
+}
+
 bool Ledger::staged(uint32_t volume, uint64_t region) const {
   std::lock_guard lock(mutex_);
   return staged_.touches(volume, region);

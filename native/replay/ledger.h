@@ -55,6 +55,8 @@ class Ledger {
     uint64_t staged_offset = 0;  // where the step it belongs to was opened
   };
   LastBegin last_begin() const;
+  // Of the open step: what it has in the log; nullopt: none is open.
+  std::optional<uint64_t> open_step_bytes() const;
   bool staged(uint32_t volume, uint64_t region) const;
 
   // The watermark file is past `offset`: nobody will ask about anything before it again.

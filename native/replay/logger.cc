@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "core/check.h"
 #include "core/clock.h"
@@ -55,7 +56,9 @@ void Logger::nap() {
 
 void Logger::turn(uint64_t received) {
   const uint64_t from = logged_.load(std::memory_order_relaxed);
-  const size_t bytes = batch_bytes(from, received);
+  const size_t bytes = fitting_bytes(from, batch_bytes(from, received));
+  if (bytes == 0) return staging_is_full();
+  state_.staging_full.store(0, std::memory_order_relaxed);
   const Status status = log_.append(receiver_.at(from), bytes, from, ledger_.durable());
   if (!status.ok()) {
     progress_.failed(Progress::Part::kLog, status);
@@ -85,6 +88,36 @@ size_t Logger::batch_bytes(uint64_t from, uint64_t received) const {
   }
   CHECK(bytes <= all);
   return bytes;
+}
+
+// Of these whole records, those that the maximum of a step leaves room for. What opens or closes a step, or says what
+// became of a record, always passes. What goes straight into an image that is no cut is not collected.
+size_t Logger::fitting_bytes(uint64_t from, size_t bytes) const {
+  const uint64_t bytes_max = state_.staging_bytes_max.load(std::memory_order_relaxed);
+  if (bytes_max == 0 || state_.phase.load() < static_cast<uint64_t>(ReplicaPhase::kCut)) return bytes;
+  auto collected = ledger_.open_step_bytes();
+  size_t at = 0;
+  while (at < bytes) {
+    const wire::RecordHeader header = load_header(receiver_.at(from + at));
+    const size_t size = record_bytes(header);
+    const bool begins = header.type == wire::RecordType::kBegin, ends = header.type == wire::RecordType::kStep;
+    const bool passes = begins || ends || !wire::is_sequenced(header.type);
+    if (collected && !passes && *collected + size > bytes_max) break;
+    if (ends) collected.reset();
+    else if (begins && !collected) collected = size;
+    else if (collected) *collected += size;
+    at += size;
+  }
+  return at;
+}
+
+void Logger::staging_is_full() {
+  state_.staging_full.store(1, std::memory_order_relaxed);
+  const uint64_t bytes_max = state_.staging_bytes_max.load(std::memory_order_relaxed);
+  progress_.failed(Progress::Part::kLog,
+                   Status::failed(ENOSPC, "collect a step: it has reached its maximum of " + std::to_string(bytes_max) + " bytes"));
+  applier_waker_.wake();
+  sleep(kRetryNs, false);
 }
 
 void Logger::sleep(uint64_t limit_ns, bool until_records) {

@@ -50,8 +50,10 @@ class ReplicaImpl final : public Replica {
         receiver_(std::move(ring), sizes_of(options), state_, progress_, logger_waker_),
         applier_({store.images, store.gate, std::move(store.file)}, log_, ledger_, progress_, state_, listener,
                  applier_waker_),
-        logger_(receiver_, log_, ledger_, progress_, listener, logger_waker_, applier_waker_),
-        hasher_(store.images, applier_, ledger_, state_, listener), listener_(listener) {}
+        logger_(receiver_, log_, ledger_, progress_, listener, logger_waker_, applier_waker_, state_),
+        hasher_(store.images, applier_, ledger_, state_, listener), listener_(listener) {
+    set_staging_max(options.staging_bytes_max);
+  }
   ~ReplicaImpl() override {
     logger_.stop();
     hasher_.stop();
@@ -74,6 +76,16 @@ class ReplicaImpl final : public Replica {
   size_t take_consumed() override { return receiver_.take_consumed(); }
   wire::WatermarksBody watermarks() const override { return progress_.body(); }
   Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request); }
+  Status give_up_cut() override {
+    if (state_.phase.load() != static_cast<uint64_t>(ReplicaPhase::kStaging))
+      return Status::failed(EALREADY, "give up the cut: no step is being collected");
+    applier_.give_up_cut();
+    return Status::good();
+  }
+  void set_staging_max(uint64_t bytes) override {
+    state_.staging_bytes_max.store(bytes);
+    logger_waker_.wake();
+  }
   Status drain(uint64_t timeout_ns) override;
   Status seal(uint64_t timeout_ns) override;
   Status catch_up(uint64_t timeout_ns) override;

@@ -36,6 +36,7 @@ struct ReplicaOptions {
   size_t ring_bytes = 64u << 20;          // received but not yet in a segment
   uint64_t segment_bytes = 64u << 20;     // a segment is closed at about this size
   uint64_t log_bytes_max = 0;             // all segments together; 0: as the file system allows. Beyond it: no more acks
+  uint64_t staging_bytes_max = 0;         // of a step that is being collected; 0: as the log allows. Beyond it: no more acks
 };
 
 enum class ReplicaPhase : uint64_t {
@@ -56,6 +57,8 @@ struct ReplicaState {
   std::atomic<uint64_t> records_received{0}, records_applied{0};
   std::atomic<uint64_t> verify_equal{0}, verify_different{0};
   std::atomic<uint64_t> last_heard_ns{0};       // wall clock of the last byte from the master
+  std::atomic<uint64_t> staging_bytes_max{0};      // as it is in force
+  std::atomic<uint64_t> staging_full{0};           // 1: the step that is being collected has reached it
   std::atomic<uint64_t> errors{0}, last_errno{0};  // of segments and images; while last_errno != 0 nothing is acked
   // The newest record with kWantReceived, kWantDurable: a reply at the master waits for it.
   std::atomic<uint64_t> received_wanted_sequence{0}, durable_wanted_sequence{0};
@@ -91,6 +94,12 @@ class Replica {
   virtual wire::WatermarksBody watermarks() const = 0;
   // Answered through hashed(), from a worker, in order.
   virtual Status hash(const wire::HashRequestBody &request) = 0;
+
+  // A step that cannot be collected beside the cut goes straight into the images, which are unusable until its end.
+  // EALREADY: none is being collected.
+  virtual Status give_up_cut() = 0;
+  // From now on; any thread. 0: no maximum.
+  virtual void set_staging_max(uint64_t bytes) = 0;
 
   // Waits until everything durable and committed is applied and synced (SIGTERM), or the time is over: ETIMEDOUT.
   virtual Status drain(uint64_t timeout_ns) = 0;

@@ -44,6 +44,7 @@ export interface StandbyFlags extends TlsFlags {
   transport?: string
   device?: string[]
   metrics?: string
+  stagingSize?: string
   drainTimeout?: string
 }
 
@@ -87,6 +88,7 @@ export function standbyTree(flags: StandbyFlags): Tree {
     allow: flags.allow,
     transport: flags.transport,
     devices: flags.device === undefined ? undefined : devicesTree(flags.device),
+    staging_size: flags.stagingSize,
     drain_timeout: flags.drainTimeout,
   }
   const nbd = given(tlsTree(flags))

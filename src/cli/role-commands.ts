@@ -1,13 +1,15 @@
 /** demote, switchover, pause, resume, invalidate: one volume, one line of what was done each. */
 import { Command } from 'commander'
 
-import type { MessagesReply, VolumeRequest } from '../daemon/control-protocol.js'
+import type { InvalidateRequest, MessagesReply } from '../daemon/control-protocol.js'
 import { connectTo, print, type StateFlag, stateOption } from './options.js'
 
 interface RoleCommand {
   name: string
   description: string
   help: string
+  /** A flag of its own, and its name in the request. */
+  flag?: { flags: string; description: string }
 }
 
 const commands: RoleCommand[] = [
@@ -55,8 +57,11 @@ Example: understudy resume disk1
   {
     name: 'invalidate',
     description: "believe nothing of the standby's copy: compare all of it, and send what differs",
+    flag: { flags: '--in-place', description: 'give the cut up instead, when it cannot be kept beside what is sent' },
     help: `
-Asked on either side. The copy stays the last cut, and usable, until the comparison is complete.
+Asked on either side. The copy stays the last cut, and usable, until the comparison is complete. With --in-place, on
+the standby's side, it is not compared anew, but no longer kept as a cut either: what it lacks goes straight into it, and
+it cannot be exported or promoted before it is complete. So it needs no room for staging (--staging-size).
 
 Example: understudy invalidate disk1 && understudy wait disk1 --for protected
 `,
@@ -64,16 +69,18 @@ Example: understudy invalidate disk1 && understudy wait disk1 --for protected
 ]
 
 export function roleCommands(): Command[] {
-  return commands.map(({ name, description, help }) =>
-    new Command(name)
+  return commands.map(({ name, description, help, flag }) => {
+    const command = new Command(name)
       .description(description)
       .argument('<volume>', "the volume's name; all volumes of its group go with it")
+    if (flag !== undefined) command.option(flag.flags, flag.description)
+    return command
       .addOption(stateOption())
       .addHelpText('after', help)
-      .action(async (volume: string, flags: StateFlag) => {
-        const request: VolumeRequest = { volume }
+      .action(async (volume: string, { inPlace, ...flags }: StateFlag & { inPlace?: boolean }) => {
+        const request: InvalidateRequest = { volume, ...(inPlace === undefined ? {} : { inPlace }) }
         const { messages } = await connectTo(flags).post<MessagesReply>(`/${name}`, request)
         for (const message of messages) print(message)
-      }),
-  )
+      })
+  })
 }

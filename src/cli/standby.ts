@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError } from 'commander'
 
 import { configFromFlags } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
+import { formatSize } from '../core/units.js'
 import { flagOf, type StandbyFlags, standbyTree } from './flags.js'
 import { addTlsOptions, repeatable, requireFlags, startDaemon } from './options.js'
 
@@ -33,6 +34,10 @@ export function standbyCommand(): Command {
     )
     .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
+    .option(
+      '--staging-size <size>',
+      `what a resynchronisation may collect beside the copy, at least ${formatSize(defaults.stagingBytesMin)}; beyond it the operator is asked (default: what the disk has)`,
+    )
     .option(
       '--drain-timeout <time>',
       `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`,

@@ -106,6 +106,8 @@ export interface StandbyConfig {
   allow: string[]
   /** Volumes whose image is a block device instead of STORE/VOLUME/image.raw. */
   devices: Map<string, string>
+  /** What a step that is collected beside a cut may take of the log, of each group; 0: what the disk has. */
+  stagingBytes: number
   /** How long a stop waits until everything received is applied. */
   drainTimeoutMs: number
 }
@@ -128,6 +130,8 @@ export const defaults = {
   logBytes: 256 << 20,
   /** The ring holds two records of the largest size (32 MiB) and something to breathe. */
   logBytesMin: 80 << 20,
+  /** A record of the largest size (32 MiB), and a chunk of a resynchronisation. */
+  stagingBytesMin: 40 << 20,
   peerTimeoutMs: 5_000,
   transport: 'quic' as Transport,
   standbyTransport: 'both' as StandbyTransport,

@@ -192,6 +192,7 @@ function readStandby(table: TableReader, path: (text: string) => string): Standb
     transport: table.oneOf('transport', standbyTransports, defaults.standbyTransport),
     allow: [...new Set(table.list('allow', parseId))],
     devices: new Map(),
+    stagingBytes: table.parsed('staging_size', parseStagingSize, true) ?? 0,
     drainTimeoutMs: table.parsed('drain_timeout', parseDuration, true) ?? defaults.drainTimeoutMs,
   }
   const devices = table.table('devices')
@@ -366,6 +367,16 @@ function parseLogFileSize(text: string): number {
   if (bytes < defaults.logBytesMin)
     throw new UsageError(`${text} is too small: a log file needs at least ${formatSize(defaults.logBytesMin)}`)
   if (bytes > 16 * 2 ** 40) throw new UsageError(`${text} is too large: a log file has at most 16 TiB`)
+  return bytes
+}
+
+function parseStagingSize(text: string): number {
+  const bytes = parseSize(text)
+  if (bytes > 0 && bytes < defaults.stagingBytesMin) {
+    throw new UsageError(
+      `${text} is too small: staging needs at least ${formatSize(defaults.stagingBytesMin)}; 0 is no maximum`,
+    )
+  }
   return bytes
 }
 

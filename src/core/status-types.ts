@@ -82,6 +82,9 @@ export interface VolumeStatus {
   /** Of a master: what of the log is in its file, and the file's maximum; 0 without one. */
   logFileBytes?: number
   logFileMaxBytes?: number
+  /** Of a standby: what the open step has collected, and its maximum; 0 without one. */
+  stagedBytes?: number
+  stagingMaxBytes?: number
   resync: ResyncStatus | null
   lastVerify: LastVerify | null
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */

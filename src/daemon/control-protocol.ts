@@ -7,7 +7,8 @@
  *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
  *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
  *   POST /promote   PromoteRequest  -> PromoteReply
- *   POST /demote, /switchover, /pause, /resume, /invalidate   VolumeRequest -> MessagesReply
+ *   POST /demote, /switchover, /pause, /resume   VolumeRequest -> MessagesReply
+ *   POST /invalidate   InvalidateRequest -> MessagesReply
  *   POST /resolve   ResolveRequest  -> MessagesReply
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /allow     {id}            -> {}
@@ -38,6 +39,11 @@ export interface HealthReply {
 
 export interface VolumeRequest {
   volume: string
+}
+
+export interface InvalidateRequest extends VolumeRequest {
+  /** The copy need not stay a cut. */
+  inPlace?: boolean
 }
 
 export interface WaitRequest extends VolumeRequest {

@@ -53,10 +53,12 @@ export function controlRoutes(daemon: Daemon): Routes {
     },
     'POST /invalidate': async fields => {
       const volume = fields.string('volume')
-      await daemon.roles.invalidate(volume)
-      return reply<MessagesReply>({
-        messages: [`${volume}: nothing is believed of the copy any more; all of it is compared`],
-      })
+      const inPlace = fields.flag('inPlace')
+      await daemon.roles.invalidate(volume, inPlace)
+      const message = inPlace
+        ? 'what it lacks goes straight into the copy, which is not usable until it is complete'
+        : 'nothing is believed of the copy any more; all of it is compared'
+      return reply<MessagesReply>({ messages: [`${volume}: ${message}`] })
     },
     'POST /verify': fields => verify(daemon, fields),
     'POST /allow': fields => {

@@ -304,6 +304,7 @@ export class Daemon {
       transport: defaults.standbyTransport,
       allow: [],
       devices: new Map(),
+      stagingBytes: 0,
       drainTimeoutMs: defaults.drainTimeoutMs,
     }
     // The list belongs to the door that others come by: without [standby] there is none.
@@ -403,6 +404,7 @@ export class Daemon {
       listen: address => this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd)),
       unlisten: address => this.unlisten(formatAddress(address)),
       allow: ids => this.listMasters(ids),
+      setStaging: bytes => this.standbyRole?.setStaging(bytes),
       ...(config.nbd.tls === undefined ? {} : { readTlsAgain: () => this.front.readTlsAgain() }),
     })
     const listening = [...this.listeners.keys()].map(parseAddress)

@@ -1,7 +1,7 @@
 /** What a changed understudy.toml asks of a running daemon, and what of it needs a restart. */
 import type { Config, GroupConfig } from '../core/config-types.js'
 import { describe } from '../core/errors.js'
-import { formatAddress, type ListenAddress } from '../core/units.js'
+import { formatAddress, formatSize, type ListenAddress } from '../core/units.js'
 
 export interface ReloadPlan {
   addGroups: GroupConfig[]
@@ -10,6 +10,8 @@ export interface ReloadPlan {
   removeListeners: ListenAddress[]
   /** The new list, when it changed. */
   allow?: string[]
+  /** The standby's maximum, when it changed. */
+  stagingBytes?: number
   /** One line for each change that was not carried out. */
   needRestart: string[]
 }
@@ -29,6 +31,8 @@ export function planReload(before: Config, after: Config): ReloadPlan {
   if (before.standby !== undefined && after.standby !== undefined && !same(before.standby.allow, after.standby.allow)) {
     plan.allow = after.standby.allow
   }
+  if (before.standby !== undefined && after.standby?.stagingBytes !== before.standby.stagingBytes)
+    plan.stagingBytes = after.standby?.stagingBytes ?? before.standby.stagingBytes
   return plan
 }
 
@@ -39,6 +43,7 @@ export interface ReloadSteps {
   listen(address: ListenAddress): void
   unlisten(address: ListenAddress): void
   allow(ids: string[]): void
+  setStaging(bytes: number): void
   /** Absent: there are none. */
   readTlsAgain?(): void
 }
@@ -65,8 +70,12 @@ export async function carryOut(plan: ReloadPlan, steps: ReloadSteps): Promise<st
   for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => steps.openGroup(group))
   if (steps.readTlsAgain !== undefined)
     await apply('TLS files read again', () => steps.readTlsAgain?.(), 'the old ones stay in force')
-  const { allow } = plan
+  const { allow, stagingBytes } = plan
   if (allow !== undefined) await apply(`${allow.length} masters listed in allow`, () => steps.allow(allow))
+  if (stagingBytes !== undefined)
+    await apply(stagingBytes === 0 ? 'staging has no maximum' : `staging: at most ${formatSize(stagingBytes)}`, () =>
+      steps.setStaging(stagingBytes),
+    )
   return messages
 }
 
@@ -74,7 +83,7 @@ export async function carryOut(plan: ReloadPlan, steps: ReloadSteps): Promise<st
 export function configAfter(before: Config, after: Config, groups: GroupConfig[], listen: ListenAddress[]): Config {
   const config: Config = { ...before, groups, nbd: { ...before.nbd, listen } }
   if (before.standby !== undefined && after.standby !== undefined)
-    config.standby = { ...before.standby, allow: after.standby.allow }
+    config.standby = { ...before.standby, allow: after.standby.allow, stagingBytes: after.standby.stagingBytes }
   return config
 }
 
@@ -93,8 +102,8 @@ function restartReasons(before: Config, after: Config): string[] {
   if ((before.standby === undefined) !== (after.standby === undefined)) {
     reasons.push(`[standby] was ${after.standby === undefined ? 'removed' : 'added'}: restart the daemon to apply it`)
   } else {
-    const { allow: _old, ...oldStandby } = before.standby ?? { allow: [] }
-    const { allow: _new, ...newStandby } = after.standby ?? { allow: [] }
+    const { allow: _old, stagingBytes: _oldMax, ...oldStandby } = before.standby ?? { allow: [], stagingBytes: 0 }
+    const { allow: _new, stagingBytes: _newMax, ...newStandby } = after.standby ?? { allow: [], stagingBytes: 0 }
     compare('[standby]', oldStandby, newStandby)
   }
   for (const group of before.groups) {

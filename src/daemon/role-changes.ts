@@ -71,10 +71,15 @@ export class RoleChanges {
     else this.#copyOf(volume, 'resume').resume(volume)
   }
 
-  async invalidate(volume: string): Promise<void> {
+  async invalidate(volume: string, inPlace: boolean): Promise<void> {
     const master = this.#reigning(volume)
-    if (master !== undefined) master.invalidate()
-    else await this.#copyOf(volume, 'invalidate').invalidate(volume)
+    if (master === undefined) await this.#copyOf(volume, 'invalidate').invalidate(volume, inPlace)
+    else if (inPlace)
+      throw new SafetyRefusal(
+        'IS_MASTER',
+        `invalidate ${volume} --in-place: ask the standby's daemon, whose copy it is`,
+      )
+    else master.invalidate()
   }
 
   /** The other side reigns. It is followed at once if nothing would be lost, or if its operator has decided so. */

@@ -76,11 +76,13 @@ export interface StandbyRole {
   resolve(volume: string): Promise<string[]>
   pause(volume: string): Promise<void>
   resume(volume: string): void
-  invalidate(volume: string): Promise<void>
+  /** inPlace: what is sent goes straight into the copy, which is no cut until it is complete. */
+  invalidate(volume: string, inPlace: boolean): Promise<void>
   /** A file that resolve() has saved, or the newest of the volume, for NBD clients, read-only. */
   saved(volume: string, file: string): StandbyView
   readonly savedDirectory: string
   setAllow(ids: string[]): void
+  setStaging(bytes: number): void
   close(options: { drainMs: number }): Promise<CloseOutcome>
 }
 

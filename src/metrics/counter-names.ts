@@ -50,6 +50,8 @@ export const replicaCounters = [
   'segment_syncs',
   'image_syncs',
   'staged_bytes',
+  'staging_bytes_max',
+  'staging_full',
   'records_received',
   'records_applied',
   'verify_equal',

@@ -24,6 +24,18 @@ export const standbyMetrics: MetricDefinition[] = [
   standbyMetric('gauge', 'understudy_standby_segments', 'Files of the log.', 'segments'),
   standbyMetric('gauge', 'understudy_standby_segment_bytes', 'Bytes in the files of the log.', 'segment_bytes'),
   standbyMetric('gauge', 'understudy_standby_staged_bytes', 'Bytes collected for the open step.', 'staged_bytes'),
+  standbyMetric(
+    'gauge',
+    'understudy_standby_staging_max_bytes',
+    'Most bytes an open step may take of the log; 0 without a maximum.',
+    'staging_bytes_max',
+  ),
+  standbyMetric(
+    'gauge',
+    'understudy_standby_staging_full',
+    '1 while the open step has reached its maximum, and nothing more is acknowledged, else 0.',
+    'staging_full',
+  ),
   byLabel('understudy_standby_fsyncs_total', 'Calls of fdatasync, on segments and on images.', 'file', {
     segment: 'segment_syncs',
     image: 'image_syncs',

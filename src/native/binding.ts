@@ -96,6 +96,8 @@ export interface AttachRequest {
 export interface ReplicaSpec {
   directory: string
   volumes: { name: string; imagePath: string; sizeBytes: bigint; create: boolean }[]
+  /** Of a step that is collected beside a cut; 0 or absent: as the log allows. */
+  stagingBytesMax?: number
 }
 
 export type AddonEvent =
@@ -364,6 +366,10 @@ export interface Addon {
 
   openReplica(spec: ReplicaSpec): { replica: number; counterPage: number }
   closeReplica(replica: number): void
+  /** The step that is being collected goes straight into the images, unusable until its end. Throws EALREADY: none is. */
+  giveUpCut(replica: number): void
+  /** From now on; 0: no maximum. */
+  setStagingMax(replica: number, bytes: number): void
   /** Routes a session's records to this replica from now on; returns where its history stands. */
   attachReplica(replica: number, session: bigint): { incarnation: bigint; received: bigint }
   drainReplica(replica: number, timeoutMs: number): Promise<void>

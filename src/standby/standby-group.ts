@@ -42,6 +42,8 @@ export interface GroupDeps {
   reigns: Reigns
   /** This host's own configuration of the group: it was its master first. */
   own: GroupConfig | undefined
+  /** StandbyConfig.stagingBytes, as it is now. */
+  stagingBytes: () => number
   follow: (own: GroupConfig, group: StandbyGroup) => Following
   /** What this host is the master of has changed. */
   changed: () => void
@@ -347,13 +349,39 @@ export class StandbyGroup {
     this.deps.store.save(this.record)
   }
 
-  /** This copy is taken for another one from here on: everything is compared. It stays the cut that it is until then. */
-  invalidate(): Promise<void> {
+  stagingChanged(): void {
+    if (this.#replica !== undefined) this.deps.addon.setStagingMax(this.#replica.handle, this.deps.stagingBytes())
+  }
+
+  /**
+   * This copy is taken for another one from here on: everything is compared, and it stays the cut that it is until then.
+   * `inPlace`: the step that is being collected goes straight into it instead, so that it needs no room beside it.
+   */
+  invalidate(inPlace: boolean): Promise<void> {
     return this.#exclusively(async () => {
+      if (inPlace) {
+        this.#giveUpCut(this.#opened())
+        return
+      }
       this.record.replicaId = randomUUID()
       this.deps.store.save(this.record)
       await this.#endSession('the copy is to be compared as a whole')
     })
+  }
+
+  #giveUpCut({ handle }: OpenReplica): void {
+    try {
+      this.deps.addon.giveUpCut(handle)
+    } catch (error) {
+      if (errnoOf(error) !== 'EALREADY') throw new NativeError(`invalidate group ${this.record.group}`, error)
+      throw new OperationError(
+        'NOT_STAGING',
+        `invalidate --in-place: no step is being collected for group ${this.record.group}, so nothing is in need of it`,
+      )
+    }
+    this.deps.log.warn(
+      `group ${this.record.group}: the cut was given up by the operator; the copy is not usable before the step is complete`,
+    )
   }
 
   /** True: everything that was received and committed is in the images. */
@@ -452,6 +480,7 @@ export class StandbyGroup {
     try {
       const opened = addon.openReplica({
         directory: store.groupDirectory(this.record.group),
+        stagingBytesMax: this.deps.stagingBytes(),
         volumes: this.record.volumes.map(volume => ({
           name: volume.name,
           imagePath: store.imagePath(volume),

@@ -1,7 +1,7 @@
 /** A standby's line in `status --json`: what it knows by itself, with or without a session. */
 import type { PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
 import { type Durability, durabilities } from '../core/config-types.js'
-import { formatDuration } from '../core/units.js'
+import { formatDuration, formatSize } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
 import type { ReplicaRecord, ReplicaVolume } from './replica-file.js'
 
@@ -21,6 +21,13 @@ export interface StandbyFacts {
   sinceMs: number
   nowMs: number
   lagSeconds: number
+}
+
+/** What the operator is to decide when a step cannot be collected any further; '' when it can. */
+export function stagingTrouble(counters: Counters, volume: string): string {
+  if (counters['staging_full'] !== 1n) return ''
+  const bytes = formatSize(Number(counters['staging_bytes_max'] ?? 0n))
+  return `staging has reached its maximum of ${bytes}, and nothing more is acknowledged: raise it (--staging-size, staging_size), or let the copy be resynchronised in place, not usable until then (understudy invalidate ${volume} --in-place)`
 }
 
 /** The copy is a cut: it can be exported and promoted. */
@@ -71,8 +78,10 @@ export function lastHeard(counters: Counters, nowMs: number): string {
   return `, last heard ${formatDuration(Math.max(0, nowMs - heardMs))} ago (${new Date(heardMs).toISOString()})`
 }
 
-export function standbyVolumeStatus(facts: StandbyFacts, volume: ReplicaVolume): VolumeStatus {
-  const { record, counters, sessionAddress, error } = facts
+export function standbyVolumeStatus(given: StandbyFacts, volume: ReplicaVolume): VolumeStatus {
+  const error = stagingTrouble(given.counters, volume.name) || given.error
+  const { record, counters, sessionAddress } = given
+  const facts = { ...given, error }
   const { state, reason } = standbyState(facts)
   const get = (name: string): bigint => counters[name] ?? 0n
   const lagBytes = get('received_bytes') - get('applied_bytes')
@@ -99,6 +108,8 @@ export function standbyVolumeStatus(facts: StandbyFacts, volume: ReplicaVolume):
     sizeBytes: Number(volume.sizeBytes),
     logBytes: Number(get('segment_bytes')),
     logMaxBytes: 0,
+    stagedBytes: Number(get('staged_bytes')),
+    stagingMaxBytes: Number(get('staging_bytes_max')),
     resync: null,
     lastVerify: null,
     peers: [peer(record, sessionAddress)],

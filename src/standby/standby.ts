@@ -194,8 +194,8 @@ export class Standby {
     this.#find('resume', volume).group.resume()
   }
 
-  invalidate(volume: string): Promise<void> {
-    return this.#find('invalidate', volume).group.invalidate()
+  invalidate(volume: string, inPlace: boolean): Promise<void> {
+    return this.#find('invalidate', volume).group.invalidate(inPlace)
   }
 
   async view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
@@ -231,6 +231,11 @@ export class Standby {
     const [exported] = open.exported
     if (exported === undefined) throw new UsageError(`export ${volume}: the engine opened nothing of ${path}`)
     return { exported, position: { incarnation: '0', sequence: '0' }, close: () => open.close() }
+  }
+
+  setStaging(bytes: number): void {
+    this.#config = { ...this.#config, stagingBytes: bytes }
+    for (const group of this.#groups.values()) group.stagingChanged()
   }
 
   setAllow(ids: string[]): void {
@@ -422,6 +427,7 @@ export class Standby {
 
   #add(record: ReplicaRecord): StandbyGroup {
     const group = new StandbyGroup(record, {
+      stagingBytes: () => this.#config.stagingBytes,
       addon: this.#deps.addon,
       counters: this.#counters,
       clock: this.#clock,

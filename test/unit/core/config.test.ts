@@ -144,6 +144,11 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
       'device = "/dev/none/disk7"',
       /'\/dev\/none\/disk7' is also the device of the standby's volume 'disk7'/,
     ],
+    [
+      'store = "/srv/store"',
+      'store = "/srv/store"\nstaging_size = "1MiB"',
+      /key 'standby.staging_size': 1MiB is too small.*40 MiB/,
+    ],
     ['store = "/srv/store"', '', /key 'standby.store': it is missing/],
     ['listen = "0.0.0.0:7400"', 'listen = "0.0.0.0"', /key 'standby.listen': '0.0.0.0' is not HOST:PORT/],
     [`allow = ["${id}"]`, 'allow = ["me"]', /key 'standby.allow': 'me' is not an id/],

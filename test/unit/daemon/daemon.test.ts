@@ -207,7 +207,7 @@ t.test('a reload opens and closes groups and listeners, and says what needs a re
   notes.length = 0
   write(
     head.replace('127.0.0.1:0', '127.0.0.1:9') +
-      standby.replace(`["${id}"]`, '[]').replace('"store"', '"other"') +
+      standby.replace(`["${id}"]`, '[]\nstaging_size = "1GiB"').replace('"store"', '"other"') +
       group('two').replace('3s', '4s') +
       group('three') +
       group('bad'),
@@ -221,8 +221,12 @@ t.test('a reload opens and closes groups and listeners, and says what needs a re
     "group 'three' opened",
     "failed: group 'bad' opened: in use",
     '0 masters listed in allow',
+    'staging: at most 1 GiB',
   ])
-  t.same(notes, ['close group one in 3000', 'close listener 2', 'listen 127.0.0.1:9', 'open group three', 'allow 0'])
+  t.same(notes, [
+    ...['close group one in 3000', 'close listener 2', 'listen 127.0.0.1:9', 'open group three', 'allow 0'],
+    `staging ${2 ** 30}`,
+  ])
   t.same(
     (await client.status()).volumes.map(({ name }) => name),
     ['two', 'three', 'copy'],

@@ -105,6 +105,7 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     },
     savedDirectory: '',
     setAllow: ids => void notes.push(`allow ${ids.length}`),
+    setStaging: bytes => void notes.push(`staging ${bytes}`),
     close: async () => {
       notes.push('close standby')
       return { drained: true, dirtyBytes: 0 }

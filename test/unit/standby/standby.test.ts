@@ -47,6 +47,7 @@ async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}
     transport: 'quic',
     allow: [master],
     devices: new Map(),
+    stagingBytes: 0,
     drainTimeoutMs: 1000,
     ...changes,
   }
