@@ -64,8 +64,10 @@ export function adoptClients(
   }
 }
 
-const releasedMs = 5_000
+/** Less than hand-over.ts gives a successor, so that it can still say why it failed. */
+const releasedMs = 3_000
 const againMs = 20
+const inUse = ['EBUSY', 'EADDRINUSE', 'STORE_IN_USE']
 
 /** Opens what another process may hold for a moment longer: the kernel closes its files after it has ended. */
 export async function untilReleased<T>(open: () => Promise<T>): Promise<T> {
@@ -73,9 +75,14 @@ export async function untilReleased<T>(open: () => Promise<T>): Promise<T> {
     try {
       return await open()
     } catch (error) {
-      if (systemClock.monotonicMs() - began > releasedMs) throw error
+      if (!isInUse(error) || systemClock.monotonicMs() - began > releasedMs) throw error
     }
   }
+}
+
+function isInUse(error: unknown): boolean {
+  const { code, cause } = (error ?? {}) as { code?: unknown; cause?: unknown }
+  return inUse.includes(String(code)) || (cause !== undefined && isInUse(cause))
 }
 
 /** For a channel that carries descriptors beside the text: in the document they are numbers of their places. */

@@ -6,7 +6,8 @@ import t, { type Test } from 'tap'
 
 import { loadConfig } from '../../../src/core/config.js'
 import type { Config } from '../../../src/core/config-types.js'
-import { decodeEstate, encodeEstate, type Estate } from '../../../src/daemon/estate.js'
+import { NativeError } from '../../../src/core/errors.js'
+import { decodeEstate, encodeEstate, type Estate, untilReleased } from '../../../src/daemon/estate.js'
 import {
   type HandOverObstacles,
   judgeTakeover,
@@ -120,7 +121,15 @@ t.test('a takeover is refused for one reason, in one line, with exit code 3', as
 
 t.test('an estate arrives as it was, with the descriptors that the other process has got', async t => {
   const flags = { structuredReplies: true, extendedHeaders: false, baseAllocationId: 1, readOnly: false }
-  const client = { flags, unreadBytes: 3, unsentBytes: 4, skipBytes: 5, closing: true, endsInProcess: true, connection: 9 }
+  const client = {
+    flags,
+    unreadBytes: 3,
+    unsentBytes: 4,
+    skipBytes: 5,
+    closing: true,
+    endsInProcess: true,
+    connection: 9,
+  }
   const estate: Estate = {
     lock: 10,
     doors: { control: 11, metrics: 12 },
@@ -146,4 +155,15 @@ t.test('an estate arrives as it was, with the descriptors that the other process
   const little: Estate = { lock: 3, doors: undefined, listeners: [], clients: [], standbyPort: undefined }
   const encoded = encodeEstate(little)
   t.same(decodeEstate(JSON.parse(JSON.stringify(encoded.document)) as object, encoded.fds), little)
+})
+
+t.test('what is in use is tried again, what is wrong is told at once', async t => {
+  const failing = (code: string, times: number): (() => Promise<number>) => {
+    let tries = 0
+    const cause = Object.assign(new Error(code), { code })
+    return () => (++tries > times ? Promise.resolve(tries) : Promise.reject(new NativeError('open', cause)))
+  }
+  t.equal(await untilReleased(failing('EBUSY', 2)), 3)
+  t.equal(await untilReleased(failing('EADDRINUSE', 1)), 2)
+  await t.rejects(untilReleased(failing('ENOENT', 1)), { code: 'ENOENT' })
 })
