@@ -61,6 +61,8 @@ class Replica final : public replay::Replica {
     questions++;
     return random_.one_in(6) ? Status::failed(EINVAL, "hash") : Status::good();
   }
+  Status give_up_cut() override { return Status::good(); }
+  void set_staging_max(uint64_t) override {}
   Status drain(uint64_t) override { return Status::good(); }
   Status seal(uint64_t) override { return Status::good(); }
   Status catch_up(uint64_t) override { return Status::good(); }

@@ -11,6 +11,7 @@
 #include <string>
 
 #define UNDERSTUDY_BREAK  // as its parts are compiled
+#include "../sim/sanitized.h"
 #include "../sim/sweep.h"
 
 using namespace sim;
@@ -57,16 +58,16 @@ Outcome one_seed(uint64_t seed) {
 }
 
 void test_seeds() {
-  uint64_t bad = 0, faults = 0, writes = 0, views = 0;
+  uint64_t bad = 0, faults = 0, writes = 0, views = 0, verifies = 0;
   const uint64_t began = wall_now_ns();
   sweep({1, kSeeds, 0, kJobs}, [&](const Outcome &outcome) {
     if (!outcome.good) bad++, tell(outcome);
-    faults += outcome.faults, writes += outcome.writes, views += outcome.views;
+    faults += outcome.faults, writes += outcome.writes, views += outcome.views, verifies += outcome.verifies;
     return true;
   });
   const double seconds = static_cast<double>(wall_now_ns() - began) / 1e9;
-  printf("# %lu seeds in %.1f s (%.0f a minute): %lu faults, %lu writes, %lu views judged\n", kSeeds, seconds,
-         static_cast<double>(kSeeds) / seconds * 60, faults, writes, views);
+  printf("# %lu seeds in %.1f s (%.0f a minute): %lu faults, %lu writes, %lu views judged, %lu verifies\n", kSeeds, seconds,
+         static_cast<double>(kSeeds) / seconds * 60, faults, writes, views, verifies);
   ok(bad == 0, "through crashes, power cuts, partitions and damage the standby shows legal cuts only, and ends up equal (G2, G3, G4, G8)");
 }
 
@@ -161,6 +162,10 @@ int run_seeds(int argc, char **argv) {
 }  // namespace
 
 int main(int argc, char **argv) {
+#ifdef SIM_SANITIZED
+  printf("ok 1 - the simulator # SKIP sanitizers do not know its threads\n1..1\n");
+  return 0;
+#endif
   if (argc == 1) return run_tests();
   if (strcmp(argv[1], "run") != 0) usage();
   return run_seeds(argc, argv);

@@ -3,12 +3,15 @@
 // file goes to the kernel.
 //
 // Files and descriptors here; threads and time in thread-calls.cc.
+#include "sanitized.h"
+#ifndef SIM_SANITIZED
 #undef _FILE_OFFSET_BITS  // both names of each call are defined below
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -240,10 +243,21 @@ int fcntl(int descriptor, int command, ...) {
   static const auto real = next_of<int (*)(int, int, ...)>("fcntl");
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor, command, argument);
-  if (command != F_OFD_SETLK) return 0;
+  return command == F_OFD_SETLK ? flock(descriptor, LOCK_EX | LOCK_NB) : 0;
+}
+
+int flock(int descriptor, int operation) {
+  static const auto real = next_of<int (*)(int, int)>("flock");
+  const auto handle = handle_of(descriptor);
+  if (!handle) return real(descriptor, operation);
   if (handle->file->locked && !handle->holds_lock) return failed(EAGAIN);
   handle->file->locked = handle->holds_lock = true;
   return 0;
+}
+
+int fchmod(int descriptor, mode_t mode) {
+  static const auto real = next_of<int (*)(int, mode_t)>("fchmod");
+  return handle_of(descriptor) ? 0 : real(descriptor, mode);
 }
 
 int unlink(const char *path) {
@@ -451,3 +465,5 @@ int fcntl64(int, int, ...) __attribute__((alias("fcntl")));
 dirent64 *readdir64(DIR *) __attribute__((alias("readdir")));
 
 }  // extern "C"
+
+#endif  // SIM_SANITIZED

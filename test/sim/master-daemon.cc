@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "core/breakage.h"
+#include "log/spill-file.h"
 
 namespace sim {
 
@@ -80,7 +81,13 @@ void MasterDaemon::open_group(bool trusted) {
     volume_->excluded.outside(0, kVolumeBytes, [&](uint64_t start, uint64_t end) { volume_->dirty.mark(start, end); });
   engine::GroupOptions options;
   options.name = "g";
-  options.capture = {record_.incarnation, run_.settings.log_bytes, true};
+  std::shared_ptr<log::SpillFile> log_file;
+  if (run_.settings.log_file_bytes) {
+    auto opened = log::SpillFile::open("/sim/state/v.log", run_.settings.log_file_bytes);
+    if (!opened.ok()) return run_.fail("master: " + opened.status.message);
+    log_file = std::move(opened.value);
+  }
+  options.capture = {record_.incarnation, run_.settings.log_bytes, true, log_file};
   options.durability = run_.settings.durability;
   options.standby.block = run_.settings.block;
   options.standby.peer_timeout_ns = run_.settings.peer_timeout_ns;

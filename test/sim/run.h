@@ -25,6 +25,7 @@ struct Settings {
   bool block;               // --on-standby-loss block
   uint64_t log_bytes, segment_bytes, peer_timeout_ns;
   bool filters;             // block 0 says what is left out
+  uint64_t log_file_bytes;  // --log-size; 0: no file
   int writers;
   uint64_t depth;           // requests under way of each
   uint64_t faults;          // so many things go wrong
@@ -75,7 +76,7 @@ struct Run {
   bool had_cut = false;
   MasterDaemon *master = nullptr;    // while its process runs
   StandbyDaemon *standby = nullptr;
-  uint64_t views = 0, writes = 0, faults = 0;
+  uint64_t views = 0, verifies = 0, writes = 0, faults = 0;
 
   // Runs to its end; false: `fault` says what is wrong.
   bool go();
@@ -96,6 +97,7 @@ struct Run {
   void trouble();            // things go wrong, one after the other
   void one_fault();
   void power_after_cooling();
+  void verify();
   void kill_soon(int host, Death death);
   void wait_dead(int host);
   void export_view();

@@ -1,5 +1,7 @@
 // Threads, locks and time of the simulated hosts (see calls.cc). Outside of a fiber there is one thread only, so that a
 // lock is free whenever it is asked for.
+#include "sanitized.h"
+#ifndef SIM_SANITIZED
 #include <dlfcn.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -172,3 +174,5 @@ int sched_yield() {
 }
 
 }  // extern "C"
+
+#endif  // SIM_SANITIZED
