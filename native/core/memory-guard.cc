@@ -1,6 +1,7 @@
 #include "core/memory-guard.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
 #include <string.h>
@@ -47,6 +48,15 @@ void lock_range(State &shared, const void *start, size_t bytes) {
     refuse(shared, "lock memory", ": CAP_IPC_LOCK, or a higher RLIMIT_MEMLOCK (LimitMEMLOCK=infinity), is needed", errno);
 }
 
+// proc(5). Inherited by child processes.
+void never_be_killed(State &shared) {
+  constexpr char kNever[] = "-1000";
+  const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd < 0 || write(fd, kNever, sizeof kNever - 1) < 0)
+    refuse(shared, "oom_score_adj", ": CAP_SYS_RESOURCE is needed, or OOMScoreAdjust of systemd", errno);
+  if (fd >= 0) close(fd);
+}
+
 int lock_object(dl_phdr_info *info, size_t, void *shared) {
   if (info->dlpi_name && strstr(info->dlpi_name, "linux-vdso")) return 0;
   for (size_t i = 0; i < info->dlpi_phnum; i++) {
@@ -84,6 +94,7 @@ std::vector<std::string> enable() {
   if (!enabled.exchange(true)) {
     std::lock_guard lock(shared.mutex);
     dl_iterate_phdr(lock_object, &shared);
+    never_be_killed(shared);
     for (const auto &[start, bytes] : shared.held) lock_range(shared, start, bytes);
   }
   enter();

@@ -1,12 +1,14 @@
 // Memory guard: what a process needs that serves a block device to the kernel it runs on.
 //
 // When memory is full of pages that can only be freed by writing them to that device, whoever serves it must not wait for
-// memory in the usual way: it would wait for itself. Three things keep it from that, each once enable() was called:
+// memory in the usual way: it would wait for itself. These keep it from that, each once enable() was called:
 //   - PR_SET_IO_FLUSHER (prctl(2)): allocations of a thread start no I/O, and it is throttled as a writer by its own
 //     disk alone. It holds for one thread: those of start_thread() enter at their next turn, see enter().
 //   - code and data of the program and its libraries, stacks of those threads, and what was told to hold() are locked,
 //     page by page as they are used (MLOCK_ONFAULT). Not: small pieces of the heap, and JavaScript's memory, which V8
 //     gives back in ways that fail on locked pages.
+//   - the kernel does not choose this process when it kills one for memory (oom_score_adj): killing it frees nothing that
+//     waits to be written.
 //   - what is refused (capabilities CAP_SYS_RESOURCE, CAP_IPC_LOCK) is said once, and the rest is done.
 #pragma once
 #include <atomic>

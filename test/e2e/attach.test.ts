@@ -52,11 +52,11 @@ t.test(
   'dirty pages of twice the memory are written through a device that this very host serves, and all of them arrive',
   async t => {
     const files = scratch(t, { onDisk: true })
-    const disk = await sparseFile(files.path('disk.img'), 300 * MiB)
-    const megabytes = 256
+    const disk = await sparseFile(files.path('disk.img'), 380 * MiB)
+    const megabytes = 352
     const output = await runGuest(t, files, 'fill.sh', {
       parameters: [...program, `ubd0=${disk}`, `megabytes=${megabytes}`],
-      memory: '128M',
+      memory: '176M',
       limitMs: 150_000,
     })
     t.ok(parseInt(told(output, 'memory')[0] ?? '') * 1024 * 2 <= megabytes * MiB, 'it is twice the memory')
