@@ -185,6 +185,8 @@ Napi::Value Addon::close_group(Call call) {
   auto entry = std::make_shared<std::unique_ptr<GroupEntry>>(std::move(found->second));
   groups_.erase(found);
   closing_->submit([entry, promise] {
+    (*entry)->group->stop();
+    const auto log = (*entry)->group->capture().log();  // giving back its memory takes a while: nobody waits for that
     entry->reset();
     promise.resolve();
   });

@@ -45,10 +45,15 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
   thread_ = start_thread("us-engine", [this] { run(); });
 }
 
-Group::~Group() {
+void Group::stop() {
+  if (!thread_.joinable()) return;
   stopping_.store(true);
   post([] {});
   thread_.join();
+}
+
+Group::~Group() {
+  stop();
   for (auto &volume : volumes_) CounterPages::instance().give_back(volume->page);
   CounterPages::instance().give_back(page_);
 }

@@ -44,7 +44,8 @@ class Group {
   // The pool, the link and the sink must outlive the group. link may be null when nothing is replicated.
   Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> volumes, WorkPool &pool, PeerLink *link,
         EventSink events);
-  ~Group();  // stops the thread; connections are closed, what is in flight on workers is waited for
+  ~Group();     // stop(); connections are closed
+  void stop();  // ends the thread; what is in flight on workers is waited for
 
   // Any thread: run on the engine thread.
   void post(std::function<void()> task);

@@ -33,7 +33,7 @@ export interface Estate {
 }
 
 /** While clients wait: for the standby to have what was written last. What it has not is marked dirty, and sent again. */
-export const handOverDrainMs = 100
+export const handOverDrainMs = 50
 
 /** Rejects with all of them where they were. */
 export async function takeClients(addon: Addon, groups: MasterRole[]): Promise<Estate['clients']> {
