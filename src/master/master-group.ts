@@ -66,8 +66,11 @@ export interface CloseOptions {
 
 const sampleMs = 100
 const notedMs = 5_000
-/** A start waits so long for a sign of the standby; and so long for its answer, once there was one. */
-const silentMs = 700
+/**
+ * A start waits so long for a sign of the standby; and so long for its answer, once there was one. A tunnel takes longer
+ * to be there, and is known to fail at once when nobody listens.
+ */
+const silentMs = { quic: 700, webtransport: 3_000 }
 const answerMs = 3_000
 const suspectsMax = 256
 
@@ -234,7 +237,7 @@ export class MasterGroup {
     if (this.#keeper === undefined) return
     const { firstOutcome, heard } = this.#keeper
     const is = (what: string): Promise<string> =>
-      sleep(this.#clock, what === 'silent' ? silentMs : answerMs).then(() => what)
+      sleep(this.#clock, what === 'silent' ? silentMs[this.config.transport] : answerMs).then(() => what)
     const first = await Promise.race([firstOutcome.then(() => 'over'), heard.then(() => 'heard'), is('silent')])
     if (first === 'heard') await Promise.race([firstOutcome, is('late')])
   }

@@ -99,7 +99,7 @@ t.test('strangers at the door cost nothing but themselves', async t => {
 })
 
 t.test('--transport quic opens no TCP port', async t => {
-  const pair = await startPair(t, { sizeBytes, standby: ['--transport', 'quic'] })
+  const pair = await startPair(t, { sizeBytes, standby: ['--transport', 'quic'], master: ['--transport', 'quic'] })
   const port = Number(pair.standbyAddress.split(':')[1])
   const outcome = await new Promise(resolve => {
     const socket = tcpConnect(port, '127.0.0.1', () => resolve('connected'))

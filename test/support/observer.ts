@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { VolumeStatus } from '../../src/core/status-types.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { ExportEvent } from '../../src/daemon/control-protocol.js'
-import type { Pair } from './daemon.js'
+import { type Pair, PATIENCE } from './daemon.js'
 import { NbdClient } from './nbd-client.js'
 
 export class Observer {
@@ -29,7 +29,7 @@ export class Observer {
 
   /** applied = written and nothing dirty, on a standby that can be used. */
   waitInSync(milliseconds = 20_000): Promise<void> {
-    return this.until('applied = written and nothing dirty', milliseconds, async () => {
+    return this.until('applied = written and nothing dirty', milliseconds * PATIENCE, async () => {
       const status = await this.status()
       return (
         status?.state === 'replicating' && status.usable && status.applied === status.written && status.dirtyBytes === 0

@@ -156,7 +156,7 @@ async function sanitizeDaemons(): Promise<void> {
 function needs(path: string): { seconds: number; serial: boolean } {
   const head = readFileSync(path, 'utf8').split('\n', 12).join('\n')
   const seconds = /^\/\/ timeout: (\d+)$/m.exec(head)?.[1]
-  const slower = options.sanitize === '' ? 1 : 5
+  const slower = options.sanitize !== '' ? 5 : process.env['UNDERSTUDY_TRANSPORT'] === undefined ? 1 : 3
   return {
     seconds: slower * (seconds === undefined ? SECONDS_DEFAULT : Number(seconds)),
     serial: /^\/\/ serial$/m.test(head),

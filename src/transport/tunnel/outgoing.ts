@@ -1,6 +1,7 @@
 /** A client's tunnel: from a UDP port on the loopback interface to a standby's QUIC endpoint. */
 import { createHash, X509Certificate } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'node:tls'
 
 import { formatHostPort, type PeerAddress } from '../../core/units.js'
@@ -12,6 +13,8 @@ import type { TunnelEnd, TunnelIdentity } from './tunnel-messages.js'
 
 const handshakeMs = 10_000
 const idleMs = 60_000
+const doorMs = 250
+const doorTries = 20
 
 export class TunnelError extends Error {
   constructor(
@@ -32,7 +35,7 @@ export async function runTunnel(
   const limit = AbortSignal.timeout(handshakeMs)
   const aborted = rejectWhen(stop, () => new TunnelError('peer', 'the tunnel was closed'))
   const late = rejectWhen(limit, () => new TunnelError('timeout', `no tunnel within ${handshakeMs / 1000} s`))
-  const certificate = await Promise.race([answeringCertificate(peer), aborted, late])
+  const certificate = await Promise.race([answeringCertificate(peer, stop), aborted, late])
   const { WebTransport } = await loadLibrary()
   const session = new WebTransport(`https://${formatHostPort(peer)}${tunnelPath}`, {
     forceReliable: true, // HTTP/2
@@ -77,7 +80,25 @@ async function introduce(
  * What answers there. The session is then made to that very certificate, and to its key if that is the one that is
  * expected, or endorsed by it: the package knows hashes of certificates, we pin keys.
  */
-async function answeringCertificate(peer: PeerAddress): Promise<X509Certificate> {
+async function answeringCertificate(peer: PeerAddress, stop: AbortSignal): Promise<X509Certificate> {
+  for (let tries = 0, turnedAway = false; ; tries++) {
+    try {
+      return await shownCertificate(peer)
+    } catch (error) {
+      // A door that was closed turns the first one away, and opens (tunnel-door.ts): nobody listens for a moment then.
+      const { code, message } = error as NodeJS.ErrnoException
+      turnedAway ||= code === 'ECONNRESET'
+      if (turnedAway && tries < doorTries && !stop.aborted) {
+        await sleep(doorMs)
+        continue
+      }
+      const refused = code === 'ECONNREFUSED' ? ': nothing listens there (TCP)' : ''
+      throw error instanceof TunnelError ? error : new TunnelError('timeout', `${message}${refused}`)
+    }
+  }
+}
+
+async function shownCertificate(peer: PeerAddress): Promise<X509Certificate> {
   const raw = await new Promise<Buffer>((resolve, reject) => {
     const socket = connect({ host: peer.host, port: peer.port, rejectUnauthorized: false, timeout: handshakeMs })
     socket.once('secureConnect', () => {
@@ -85,10 +106,7 @@ async function answeringCertificate(peer: PeerAddress): Promise<X509Certificate>
       socket.destroy()
     })
     socket.once('timeout', () => socket.destroy(new TunnelError('timeout', 'no answer')))
-    socket.once('error', (error: NodeJS.ErrnoException) => {
-      const refused = error.code === 'ECONNREFUSED' ? ': nothing listens there (TCP)' : ''
-      reject(error instanceof TunnelError ? error : new TunnelError('timeout', `${error.message}${refused}`))
-    })
+    socket.once('error', reject)
   })
   return new X509Certificate(raw)
 }
