@@ -142,34 +142,38 @@ void Run::judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, 
 
 void Run::export_view() {
   scheduler->spawn(kStandby, "export", [this] {
-    StandbyDaemon *daemon = standby;
-    if (!daemon) return;
-    struct Looking {  // the process does not end meanwhile, unless it is killed
-      explicit Looking(int &count) : count(++count) {}
-      ~Looking() { count--; }
-      int &count;
-    } looking(daemon->looking);
-    const Promise promise = promised();
-    auto view = daemon->view();
-    if (view.status.error == ENODATA) {
-      if (had_cut) fail("the standby had a cut and has none any more");
-      return;
-    }
-    if (!view.ok()) return;  // it is being stopped, or a step takes long
-    had_cut = true;
-    std::vector<uint8_t> piece(256u << 10);
-    for (int looks = scheduler->random.one_in(4) ? 2 : 1; looks; looks--) {
-      std::vector<uint64_t> values;
-      for (uint64_t at = 0; at < kVolumeBytes; at += piece.size()) {
-        const uint64_t bytes = std::min<uint64_t>(piece.size(), kVolumeBytes - at);
-        if (const int error = view.value.device->read(piece.data(), bytes, at)) return fail("a view answers " + std::to_string(error));
-        for (uint64_t block = 0; block < bytes; block += kBlockBytes) values.push_back(value_of(piece.data() + block));
-      }
-      judge_view(values, view.value.position.incarnation, promise);
-      if (looks > 1) scheduler->sleep(scheduler->random.below(20 * kMs));
-    }
-    view.value.device.reset();
+    if (standby) look(*standby);
   });
+}
+
+// In a fiber of the standby, which does not end meanwhile, unless it is killed.
+bool Run::look(StandbyDaemon &daemon) {
+  struct Looking {
+    explicit Looking(int &count) : count(++count) {}
+    ~Looking() { count--; }
+    int &count;
+  } looking(daemon.looking);
+  const Promise promise = promised();
+  auto view = daemon.view();
+  if (view.status.error == ENODATA) {
+    if (had_cut) fail("the standby had a cut and has none any more");
+    return false;
+  }
+  if (!view.ok()) return false;  // it is being stopped, or a step takes long
+  had_cut = true;
+  std::vector<uint8_t> piece(256u << 10);
+  for (int looks = scheduler->random.one_in(4) ? 2 : 1; looks; looks--) {
+    std::vector<uint64_t> values;
+    for (uint64_t at = 0; at < kVolumeBytes; at += piece.size()) {
+      const uint64_t bytes = std::min<uint64_t>(piece.size(), kVolumeBytes - at);
+      if (const int error = view.value.device->read(piece.data(), bytes, at)) fail("a view answers " + std::to_string(error));
+      for (uint64_t block = 0; block < bytes; block += kBlockBytes) values.push_back(value_of(piece.data() + block));
+    }
+    judge_view(values, view.value.position.incarnation, promise);
+    if (looks > 1) scheduler->sleep(scheduler->random.below(20 * kMs));
+  }
+  view.value.device.reset();
+  return true;
 }
 
 // Online, while clients write: both sides are equal, so any difference that it tells is a false alarm.
@@ -292,11 +296,29 @@ void Run::trouble() {
     one_fault();
   }
   scheduler->sleep(random.below(50 * kMs));
-  if (settle()) compare();
+  if (random.one_in(4)) promote();
+  else if (settle()) compare();
   scheduler->stop();
 }
 
 // ---- the end
+
+// The master's host is lost for good, and the standby takes over with all that it has.
+void Run::promote() {
+  network->set_down(true);
+  ending = true;
+  if (room->hosts[kMaster].alive) room->kill(kMaster, Death::kPower);
+  if (!room->hosts[kStandby].alive) boot(kStandby);
+  while (!standby) scheduler->sleep(kMs);
+  bool done = false;
+  scheduler->spawn(kStandby, "promote", [this, &done] {
+    const Status sealed = standby->seal();
+    if (!sealed.ok()) fail("promote: " + sealed.message);
+    else if (!look(*standby) && had_cut) fail("promoted, and nothing is to be seen");
+    done = true;
+  });
+  while (!done) scheduler->sleep(5 * kMs);
+}
 
 bool Run::in_sync() {
   if (!master || !master->serves() || !standby || !standby->usable() || !master->in_sync()) return false;

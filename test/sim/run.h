@@ -98,9 +98,11 @@ struct Run {
   void one_fault();
   void power_after_cooling();
   void verify();
+  void promote();
   void kill_soon(int host, Death death);
   void wait_dead(int host);
   void export_view();
+  bool look(StandbyDaemon &daemon);  // false: nothing was to be seen
   bool settle();             // everything heals; both sides have to become equal
   bool in_sync();
   void compare();

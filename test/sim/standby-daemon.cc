@@ -99,6 +99,11 @@ Result<replay::Replica::View> StandbyDaemon::view() {
   }
 }
 
+Status StandbyDaemon::seal() {
+  replica_link_->detach();
+  return replica_->seal(60 * kSecond);
+}
+
 void StandbyDaemon::stop_cleanly() {
   if (std::exchange(is_stopping_, true)) return;
   mailbox_.put({"stop", {}, ""});

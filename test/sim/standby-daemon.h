@@ -17,6 +17,8 @@ class StandbyDaemon {
 
   // As export does: with everything that was received before, or no view. In a fiber of the host.
   understudy::Result<understudy::replay::Replica::View> view();
+  // As promote does: everything durable is applied, committed or not, and no record is taken any more.
+  understudy::Status seal();
   bool usable() const;
   const understudy::replay::ReplicaState &state() const { return replica_->state(); }
   void stop_cleanly();  // any fiber: asks for it
