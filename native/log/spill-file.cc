@@ -45,6 +45,14 @@ int write_header(int fd) {
   return fsync(fd) == 0 ? 0 : errno;  // before the file grows: a crash must not leave one that we would refuse
 }
 
+// A power cut while the header was written leaves zeroes.
+bool holds_nothing(int fd, off_t size) {
+  if (size > kHeaderBytes) return false;
+  std::vector<uint8_t> found(static_cast<size_t>(size));
+  if (read_whole(fd, found.data(), found.size(), 0) != 0) return false;
+  return std::all_of(found.begin(), found.end(), [](uint8_t byte) { return byte == 0; });
+}
+
 // 0: ours. EEXIST: somebody else's.
 int check_header(int fd) {
   uint8_t found[sizeof kMagic];
@@ -77,7 +85,7 @@ Result<std::shared_ptr<SpillFile>> SpillFile::open(const std::string &path, uint
   if (!S_ISREG(stat.st_mode)) return refused(EEXIST);
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return refused(errno == EWOULDBLOCK ? EBUSY : errno);
   if (fstat(fd.get(), &stat) != 0) return refused(errno);  // under the lock
-  int error = stat.st_size == 0 ? write_header(fd.get()) : stat.st_size < kHeaderBytes ? EEXIST : check_header(fd.get());
+  int error = holds_nothing(fd.get(), stat.st_size) ? write_header(fd.get()) : stat.st_size < kHeaderBytes ? EEXIST : check_header(fd.get());
   if (!error && fchmod(fd.get(), 0600) != 0) error = errno;
   if (!error && ftruncate(fd.get(), kHeaderBytes) != 0) error = errno;
   if (error) return refused(error);
