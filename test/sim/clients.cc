@@ -165,7 +165,7 @@ void client_main(Run &run, int) {
     if (!client) client = std::make_unique<Client>(run, *run.master);
     if (!client->burst(1 + random.below(run.settings.depth))) client.reset();
     if (run.calm) scheduler->sleep(random.below(800 * kMs));
-    if (random.one_in(3)) scheduler->sleep(random.below(random.one_in(10) ? 40 * kMs : 3 * kMs));
+    if (!random.one_in(4)) scheduler->sleep(random.below(random.one_in(8) ? 60 * kMs : 6 * kMs));
   }
   run.writers_left--;
 }
