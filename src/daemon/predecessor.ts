@@ -30,7 +30,7 @@ const beginMs = 10_000
 const prepareMs = 30_000
 const flushRoundsMax = 3
 const quickFlushMs = 50
-const settleMs = 1_000
+const settleMs = 3_000
 const settlePollMs = 5
 const endMs = 5_000
 
