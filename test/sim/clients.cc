@@ -139,7 +139,7 @@ void Client::answered(const Asked &asked, uint32_t error) {
   const bool stayed = asked.in_sync && master_lives() && master_->in_sync() && master_->turns() == asked.turns;
   if (asked.type == nbd::kFlush && !alone) life_.history.promise_before(asked.submitted);
   if (asked.write == SIZE_MAX) return;
-  if ((asked.flushes && !alone) || (both && stayed)) life_.history.promise(asked.write);
+  if (!alone && (asked.flushes || (both && stayed))) life_.history.promise(asked.write);
 }
 
 // So many requests at once, and all their replies. False: the connection is gone.

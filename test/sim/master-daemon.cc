@@ -197,7 +197,7 @@ void MasterDaemon::welcomed(uint64_t session, const Welcome &welcome) {
 
 bool MasterDaemon::in_sync() const {
   CounterPage page = group_->page();
-  return attached_ && page.get(kGroup_state) == 2 && !page.get(kGroup_away);
+  return attached_ && page.get(kGroup_state) == 2 && !page.get(kGroup_away) && !page.get(kGroup_behind);
 }
 
 void MasterDaemon::cut_session() {
