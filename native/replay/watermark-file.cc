@@ -85,6 +85,9 @@ Result<WatermarkFile> WatermarkFile::open(const std::string &directory) {
 }
 
 Result<std::optional<Watermark>> WatermarkFile::load() {
+  // 1. a slot is written 2. the process is killed before its fdatasync 3. the next one finds it in the page cache, and
+  // removes the segments below it 4. power is lost, and the slot with it: the log would be damaged.
+  if (fdatasync(fd_.get()) != 0) return Status::failed(errno, "sync " + path_);
   std::optional<Watermark> best;
   bool anything = false;
   for (uint64_t i = 0; i < 2; i++) {
