@@ -18,6 +18,7 @@ import {
   sleep,
   startPair,
 } from '../support/daemon.js'
+import type { VolumeStatus } from '../../src/core/status-types.js'
 import { CMD, NbdClient } from '../support/nbd-client.js'
 
 const TIMES = 25
@@ -72,6 +73,10 @@ async function twice(pair: Pair): Promise<Ended> {
   pair.standby.program.signal('SIGSTOP')
   try {
     await sleep(50)
+    // What is written from here on is on the master only.
+    const { written } = await pair.master.volume(pair.volume)
+    const owes = (volume: VolumeStatus): boolean => BigInt(volume.written) > BigInt(written) + 32n
+    await pair.master.until(pair.volume, 'has written what the frozen standby lacks', owes)
     pair.master.program.signal('SIGTERM')
     await sleep(100)
     pair.master.program.signal('SIGTERM')
