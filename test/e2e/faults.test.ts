@@ -3,24 +3,17 @@
  * What the master's device refuses, and a kernel that refuses io_uring (docs/faults.md). The standby's disk is in
  * native/replay-faults and e2e/surroundings.
  */
-import { execFileSync } from 'node:child_process'
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs' // prettier-ignore
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { execute, inSync, metric, type Pair, ROOT, sameBytes, scratch, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
+import { execute, inSync, metric, type Pair, sameBytes, scratch, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
 import { ERR, NbdClient } from '../support/nbd-client.js'
+import { preloaded } from '../support/preload.js'
 
 const megabyte = 1 << 20
 const files = scratch(t)
 
-function compiled(source: string): string {
-  const output = files.path(`${source}.so`)
-  execFileSync('gcc', ['-O1', '-fPIC', '-shared', '-o', output, `${ROOT}/test/support/${source}.c`, '-ldl'])
-  return output
-}
-
-const preload = (library: string): string => [process.env['LD_PRELOAD'], library].filter(Boolean).join(':')
-const shim = compiled('io-shim')
+const shim = preloaded(files, 'io-shim')
 
 class Stage {
   private constructor(
@@ -33,7 +26,7 @@ class Stage {
     const faults = files.path(`faults-${name}`)
     mkdirSync(faults)
     const path = device ?? (await sparseFile(files.path(`${name}.img`), 16 * megabyte))
-    const masterEnv = { LD_PRELOAD: preload(shim), IO_SHIM_FILE: path, IO_SHIM_FAULTS: faults }
+    const masterEnv = { LD_PRELOAD: shim, IO_SHIM_FILE: path, IO_SHIM_FAULTS: faults }
     const pair = await startPair(t, { device: path, masterEnv })
     const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
     t.teardown(() => client.destroy())
@@ -142,7 +135,7 @@ t.test(
 )
 
 t.test('a kernel that refuses io_uring (EPERM, as seccomp profiles do) costs nothing: the main job passes', async t => {
-  const env = { LD_PRELOAD: preload(compiled('no-io-uring')) }
+  const env = { LD_PRELOAD: preloaded(files, 'no-io-uring') }
   const pair = await startPair(t, { sizeBytes: 16 * megabyte, masterEnv: env, standbyEnv: env })
   for (const { program } of [pair.master, pair.standby])
     t.match(readFileSync(`/proc/${program.pid}/status`, 'utf8'), /^Seccomp:\s+2$/m, 'the filter is in force')

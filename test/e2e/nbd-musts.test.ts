@@ -19,7 +19,8 @@ import {
   writeFileSync,
 } from 'node:fs'
 import t, { type Test } from 'tap'
-import { Daemon, freeTcpPort, ROOT, scratch, sleep } from '../support/daemon.js'
+import { Daemon, freeTcpPort, scratch, sleep } from '../support/daemon.js'
+import { preloaded } from '../support/preload.js'
 import {
   type Address,
   CHUNK,
@@ -51,7 +52,7 @@ const fixed = sparse('fixed.img', 4 * MiB)
 writeFileSync(fixed, Buffer.alloc(4 * MiB, 0x5a))
 const huge = hugeFile()
 const loops = { sector512: loop(512), sector4096: loop(4096) }
-const shim = compileShim()
+const shim = preloaded(files, 'io-shim')
 const faults = files.path('faults')
 mkdirSync(faults)
 const shimLog = files.path('io.log')
@@ -109,20 +110,6 @@ function loop(sector: number): { device: string } | { reason: string } {
   }
 }
 
-function compileShim(): string {
-  const output = files.path('shim.so')
-  execFileSync(process.env['CC'] ?? 'gcc', [
-    '-O1',
-    '-fPIC',
-    '-shared',
-    '-o',
-    output,
-    `${ROOT}/test/support/io-shim.c`,
-    '-ldl',
-  ])
-  return output
-}
-
 async function startDaemon(): Promise<Daemon> {
   const volumes = [
     ...[['disk', disk], ['odd', odd], ['huge', huge.path]], // prettier-ignore
@@ -136,8 +123,7 @@ async function startDaemon(): Promise<Daemon> {
   ]
   writeFileSync(files.path('understudy.toml'), config.join('\n') + '\n')
   // A sanitizer's runtime comes first, if there is one.
-  const preload = [process.env['LD_PRELOAD'], shim].filter(Boolean).join(':')
-  const environment = { LD_PRELOAD: preload, IO_SHIM_FILE: disk, IO_SHIM_LOG: shimLog, IO_SHIM_FAULTS: faults }
+  const environment = { LD_PRELOAD: shim, IO_SHIM_FILE: disk, IO_SHIM_LOG: shimLog, IO_SHIM_FAULTS: faults }
   return new Daemon(
     t,
     'daemon',

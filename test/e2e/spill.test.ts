@@ -3,11 +3,11 @@
  * The replication log's file (--log-file): what an outage longer than the memory becomes, and what happens when the file
  * cannot keep it. UNDERSTUDY_SEED repeats a run's choices.
  */
-import { execFileSync } from 'node:child_process'
 import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { command, inSync, metric, type Pair, type PairOptions, ROOT, sameBytes, scratch, sparseFile, startPair } from '../support/daemon.js' // prettier-ignore
+import { command, inSync, metric, type Pair, type PairOptions, sameBytes, scratch, sparseFile, startPair } from '../support/daemon.js' // prettier-ignore
+import { preloaded } from '../support/preload.js'
 import { blockBytes, checkCut, History } from '../support/history.js'
 import { Observer } from '../support/observer.js'
 import { Workload } from '../support/workload.js'
@@ -122,12 +122,13 @@ t.test('kill -9 of the master with a file in use: it is not replayed, what was i
 })
 
 t.test('whatever the file refuses, no client hears of it: the dirty map takes its place, status says it', async t => {
-  const shim = files.path('shim.so')
-  execFileSync('gcc', ['-O1', '-fPIC', '-shared', '-o', shim, `${ROOT}/test/support/io-shim.c`, '-ldl'])
   const faults = files.path('faults')
   mkdirSync(faults)
-  const preload = [process.env['LD_PRELOAD'], shim].filter(Boolean).join(':')
-  const masterEnv = { LD_PRELOAD: preload, IO_SHIM_FILE: files.path('refused.log'), IO_SHIM_FAULTS: faults }
+  const masterEnv = {
+    LD_PRELOAD: preloaded(files, 'io-shim'),
+    IO_SHIM_FILE: files.path('refused.log'),
+    IO_SHIM_FAULTS: faults,
+  }
   const run = await begin(t, 'refused', '256MiB', { masterEnv })
   const { pair } = run
   for (const [index, fault] of ['no-space', 'fail-flush'].entries()) {
