@@ -31,7 +31,8 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
       verifier_({pool, [this](std::function<void()> task) { post(std::move(task)); }, link, events_}, capture_,
                 [this](Volume &volume, const std::vector<Range> &ranges) { repair(volume, ranges); }),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      watch_(options.standby) {
+      watch_(options.standby),
+      lease_(options.lease) {
   for (auto &volume : volumes_) {
     volume->page = CounterPages::instance().take();
     volume->page.set(kSizeBytes, volume->size_bytes);
@@ -92,6 +93,7 @@ void Group::run() {
     turn_ns_ = monotonic_ns();
     run_tasks();
     watch_standby();
+    watch_lease();
     serve_all();
     if (!resync_.turn()) resync_waits_ = true;
     verifier_.turn(turn_ns_);
@@ -109,6 +111,7 @@ void Group::run() {
 }
 
 void Group::serve_all() {
+  if (!lease_.held()) return drop_gone();
   for (Connection *connection : std::exchange(parked_, {})) {  // whatever they waited for may have happened
     connection->parked = false;
     enqueue(*connection);
@@ -134,7 +137,7 @@ bool Group::needs_acks() const {
 int Group::wait_limit_ms() {
   int limit = wait_limit_without_timers_ms();
   const int spill = capture_.spilling() ? capture_.spilling()->wait_limit_ms(turn_ns_) : -1;
-  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms(), spill})
+  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms(), spill, lease_limit_ms()})
     if (timer >= 0 && (limit < 0 || timer < limit)) limit = timer;
   return limit;
 }
@@ -142,8 +145,10 @@ int Group::wait_limit_ms() {
 int Group::wait_limit_without_timers_ms() {
   const bool wants = needs_acks();
   peer_.want(wants);
-  if (!readable_.empty() || peer_.updates() != updates_seen_) return wants || !readable_.empty() ? 0 : kWatchMs;
-  if (log_blocked_ || resync_waits_ || !parked_.empty()) return kRetryMs;
+  const bool serves = lease_.held();
+  const bool readable = serves && !readable_.empty();
+  if (readable || peer_.updates() != updates_seen_) return wants || readable ? 0 : kWatchMs;
+  if (resync_waits_ || (serves && (log_blocked_ || !parked_.empty()))) return kRetryMs;
   if (watch_.outstanding() || wants) return kWatchMs;
   const bool stalled = std::any_of(connections_.begin(), connections_.end(), [](auto &entry) {
     return entry.second->mid_request() || entry.second->has_output();
@@ -201,6 +206,10 @@ void Group::send_outputs() {
   std::vector<Connection *> touched;
   touched.swap(touched_);
   for (Connection *connection : touched) {
+    if (!may_answer()) {
+      touched_.push_back(connection);
+      continue;
+    }
     const size_t before = connection->output_bytes();
     const bool sent = connection->send();
     if (connection->output_bytes() < before) connection->last_byte_ns = turn_ns_;
@@ -216,7 +225,7 @@ void Group::send_outputs() {
     }
     settle(*connection);
   }
-  if (turn_ns_ >= stall_check_ns_) drop_stalled();
+  if (lease_.held() && turn_ns_ >= stall_check_ns_) drop_stalled();
 }
 
 void Group::drop_stalled() {

@@ -3,6 +3,7 @@
 // One turn of the thread:
 //   wait -> commands -> standby's watermarks -> requests of each readable client -> resync, verify
 //        -> start device flushes -> publish the log -> replies that are due -> one send per client
+// Requests and sends only while there is a lease, where one is needed (lease.h).
 //
 // All writes of the group pass this one thread, so that their order on the device, in the log and in the sequence is
 // the same by construction. What may wait for a disk runs on workers, under a lock on its range (FlightTable).
@@ -23,6 +24,7 @@
 #include "engine/admission.h"
 #include "engine/capture.h"
 #include "engine/connection.h"
+#include "engine/lease.h"
 #include "engine/resync.h"
 #include "engine/standby-watch.h"
 #include "engine/verifier.h"
@@ -37,6 +39,7 @@ struct GroupOptions {
   Durability durability = Durability::kFlush;
   StandbyPolicy standby;
   uint64_t resync_bytes_per_second = 0;  // 0: no limit
+  LeaseTerms lease;
 };
 
 class Group {
@@ -50,6 +53,7 @@ class Group {
   // Any thread: run on the engine thread.
   void post(std::function<void()> task);
   PeerMarks &peer() { return peer_; }
+  Lease &lease() { return lease_; }  // what has changed in it is noticed with the next turn: post()
   CounterPage page() const { return page_; }
   const std::vector<std::unique_ptr<Volume>> &volumes() const { return volumes_; }
   Volume *volume_by_handle(uint32_t handle);
@@ -136,6 +140,12 @@ class Group {
   void watch_standby();
   void bind_spilling();
 
+  // leasing.cc
+  bool may_answer() const;
+  void watch_lease();
+  void drop_gone();
+  int lease_limit_ms() const;
+
   void touch(Connection &connection);
   void send_outputs();
   void settle(Connection &connection);  // frees it when it has ended
@@ -172,6 +182,7 @@ class Group {
   uint64_t turn_ns_ = 0;      // when this turn began: the start of every request taken in it
   uint64_t session_ = 0;      // 0: none
   StandbyWatch watch_;
+  Lease lease_;
   uint64_t updates_seen_ = 0;
   bool holding_ = false;      // replies wait for a step
   bool resync_waits_ = false; // for log room or a range lock
