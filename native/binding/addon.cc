@@ -62,6 +62,9 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::open_group>(exports, "openGroup");
   add<&Addon::close_group>(exports, "closeGroup");
   add<&Addon::quiesce>(exports, "quiesce");
+  add<&Addon::lease>(exports, "lease");
+  add<&Addon::start_lease>(exports, "startLease");
+  add<&Addon::waive_lease>(exports, "waiveLease");
   add<&Addon::set_ranges>(exports, "setRanges");
   add<&Addon::attach>(exports, "attach");
   add<&Addon::detach>(exports, "detach");
@@ -81,6 +84,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::open_replica>(exports, "openReplica");
   add<&Addon::close_replica>(exports, "closeReplica");
   add<&Addon::attach_replica>(exports, "attachReplica");
+  add<&Addon::lease_age_ms>(exports, "leaseAgeMs");
   add<&Addon::drain_replica>(exports, "drainReplica");
   add<&Addon::seal_replica>(exports, "sealReplica");
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");

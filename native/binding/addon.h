@@ -66,6 +66,9 @@ class Addon {
   Napi::Value open_group(Call call);
   Napi::Value close_group(Call call);
   Napi::Value quiesce(Call call);
+  Napi::Value lease(Call call);
+  Napi::Value start_lease(Call call);
+  Napi::Value waive_lease(Call call);
   Napi::Value set_ranges(Call call);
   Napi::Value attach(Call call);
   Napi::Value detach(Call call);
@@ -87,6 +90,7 @@ class Addon {
   Napi::Value open_replica(Call call);
   Napi::Value close_replica(Call call);
   Napi::Value attach_replica(Call call);
+  Napi::Value lease_age_ms(Call call);
   Napi::Value drain_replica(Call call);
   Napi::Value seal_replica(Call call);
   Napi::Value catch_up_replica(Call call);

@@ -1,6 +1,7 @@
 #include <cerrno>
 
 #include "binding/addon.h"
+#include "core/clock.h"
 #include "partition/partitions.h"
 
 namespace understudy::binding {
@@ -37,6 +38,12 @@ engine::StandbyPolicy standby_policy(Napi::Object spec) {
   policy.lag_ns_max = ns_of(spec, "maxLagMs", 0);
   policy.lag_detaches = text(spec, "onMaxLag") == "detach";
   return policy;
+}
+
+engine::LeaseTerms lease_terms(Napi::Object spec) {
+  if (!has(spec, "lease")) return {};
+  const Napi::Object lease = spec.Get("lease").As<Napi::Object>();
+  return {ns_of(lease, "lengthMs", 0), ns_of(lease, "usableMs", 0), flag(lease, "required"), big(lease, "untilNs")};
 }
 
 Napi::Object describe(Napi::Env env, const Device &device) {
@@ -140,6 +147,7 @@ Napi::Value Addon::open_group(Call call) {
   options.durability = durability_from(env, text(spec, "durability", "flush"));
   options.standby = standby_policy(spec);
   options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));
+  options.lease = lease_terms(spec);
   const uint32_t handle = ++last_handle_;
 
   auto entry = std::make_unique<GroupEntry>();
@@ -198,6 +206,28 @@ Napi::Value Addon::quiesce(Call call) {
   const Promise promise(call.Env(), queue_);
   group->post([group, promise] { group->quiesce([promise] { promise.resolve(); }); });
   return promise.promise();
+}
+
+Napi::Value Addon::lease(Call call) {
+  const engine::Lease &lease = group_of(call).group->lease();
+  Napi::Object result = Napi::Object::New(call.Env());
+  result.Set("untilNs", to_big(call.Env(), lease.until_ns()));
+  result.Set("leftMs", static_cast<double>(lease.left_ns(boot_ns())) / 1e6);
+  return result;
+}
+
+Napi::Value Addon::start_lease(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  group->lease().start(boot_ns());
+  group->post([] {});
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::waive_lease(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  group->lease().waive();
+  group->post([] {});
+  return call.Env().Undefined();
 }
 
 Napi::Value Addon::set_ranges(Call call) {

@@ -68,12 +68,18 @@ Napi::Value Addon::attach_replica(Call call) {
   const uint64_t session = big(call[1]);
   link::Link *link = link_of_session(session);
   if (!link) throw_status(env, Status::failed(ENOTCONN, "attach replica: the session has ended"));
+  entry->link->set_lease_max(static_cast<uint64_t>(call[2].As<Napi::Number>().DoubleValue() * 1e6));
   auto position = entry->link->attach(*link, session);
   require_ok(env, position.status);
   Napi::Object result = Napi::Object::New(env);
   result.Set("incarnation", to_big(env, position.value.incarnation));
   result.Set("received", to_big(env, position.value.sequence));
   return result;
+}
+
+Napi::Value Addon::lease_age_ms(Call call) {
+  const uint64_t granted = replica_of(replicas_, call)->link->granted_ns();
+  return Napi::Number::New(call.Env(), granted ? static_cast<double>(monotonic_ns() - granted) / 1e6 : -1);
 }
 
 // Waits for the replica on a thread of its own; work: Status(replica, its link, timeout in ns).

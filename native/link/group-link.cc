@@ -39,6 +39,7 @@ void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> 
     state->group = this;
     state->source = std::make_unique<LogSource>(std::move(log), position, group_->peer(), page);
     session->attach_records(state->source.get());
+    link->ask_for_lease(*session, *state);
     if (!state->early_marks.empty())
       Link::master_frame(*session, wire::FrameType::kWatermarks, std::exchange(state->early_marks, {}));
   });

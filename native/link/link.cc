@@ -10,6 +10,7 @@ namespace {
 constexpr size_t kOutgoingMax = 4096;                  // frames waiting for room; beyond this the session ends
 constexpr uint64_t kStatsEveryNs = 100'000'000;
 constexpr uint64_t kTellEveryNs = 1'000'000;           // watermarks that nobody waits for
+constexpr uint64_t kAsksPerLease = 4;                  // some may be late, or lost with a session
 
 template <typename Body>
 bool take(std::span<const uint8_t> bytes, Body &body) {
@@ -167,14 +168,28 @@ void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<
     wire::VerifyResultBody result;
     if (!take(body, result)) return session.close("verify result: too short");
     group->post([group, result] { group->verify_arrived(result); });
+  } else if (type == wire::FrameType::kLeaseGrant) {
+    wire::LeaseBody grant;
+    if (!take(body, grant)) return session.close("lease: too short");
+    if (grant.length_ns != group->lease().length_ns() || grant.sent_ns > state.lease_asked_ns)
+      return session.close("lease: it was not asked for");
+    group->lease().granted(grant.sent_ns);
+    group->post([] {});
   }
 }
 
 void Link::standby_frame(quic::Session &session, wire::FrameType type, std::span<const uint8_t> body) {
+  ReplicaLink *const replica = state_of(session)->replica;
+  if (type == wire::FrameType::kLeaseRequest) {
+    wire::LeaseBody asked;
+    if (!take(body, asked)) return session.close("lease: too short");
+    if (replica->grants(asked.length_ns)) queue(session, make_frame(wire::FrameType::kLeaseGrant, &asked, sizeof asked));
+    return;
+  }
   if (type != wire::FrameType::kHashRequest) return;
   wire::HashRequestBody request;
   if (!take(body, request)) return session.close("hash request: too short");
-  if (Status status = state_of(session)->replica->replica_.load()->hash(request); !status.ok()) session.close(status.message);
+  if (Status status = replica->replica_.load()->hash(request); !status.ok()) session.close(status.message);
 }
 
 void Link::records_received(quic::Session &session, std::span<const uint8_t> bytes) {
@@ -207,6 +222,18 @@ void Link::tell_watermarks(quic::Session &session, SessionState &state) {
   queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
 }
 
+void Link::ask_for_lease(quic::Session &session, SessionState &state) {
+  const uint64_t length_ns = state.group->group_->lease().length_ns();
+  if (!length_ns) return;
+  const uint64_t now = monotonic_ns();
+  if (now >= state.lease_due_ns) {
+    state.lease_due_ns = now + length_ns / kAsksPerLease;
+    const wire::LeaseBody body{length_ns, state.lease_asked_ns = boot_ns()};
+    queue(session, make_frame(wire::FrameType::kLeaseRequest, &body, sizeof body));
+  }
+  session.turn_within(state.lease_due_ns - now);
+}
+
 void Link::turn(quic::Session &session) {
   SessionState *state = state_of(session);
   if (!state) return;
@@ -216,6 +243,7 @@ void Link::turn(quic::Session &session) {
     tell_watermarks(session, *state);
   }
   if (state->source) state->source->count_sent();
+  if (state->group) ask_for_lease(session, *state);
   const uint64_t now = monotonic_ns();
   const uint64_t moved = session.stats.bytes_sent + session.stats.bytes_received;
   if (now < state->stats_ns) {  // the last bytes before a silence are counted too

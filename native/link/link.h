@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/event.h"
 #include "engine/group.h"
 #include "link/frames.h"
@@ -47,6 +48,8 @@ class Link final : public quic::SessionHandler {
     ReplicaLink *replica = nullptr;
     wire::WatermarksBody told;  // the last watermarks that were sent,
     uint64_t told_ns = 0;       // and when
+    uint64_t lease_asked_ns = 0;  // boot_ns() when a lease was asked for last; 0: never
+    uint64_t lease_due_ns = 0;    // when it is to be asked for again
     uint64_t stats_ns = 0;     // when the counters are due again,
     uint64_t stats_bytes = 0;  // and what the session had moved when they were last written
   };
@@ -66,6 +69,7 @@ class Link final : public quic::SessionHandler {
   void queue(quic::Session &session, std::vector<uint8_t> frame);
   void flush_outgoing(quic::Session &session);
   void tell_watermarks(quic::Session &session, SessionState &state);
+  void ask_for_lease(quic::Session &session, SessionState &state);
   friend class GroupLink;
   friend class ReplicaLink;
 
@@ -112,6 +116,16 @@ class ReplicaLink final : public replay::ReplicaListener {
     return link_ == &link;
   }
   void publish_counters();
+  // Any thread. What a master may be granted from now on: somebody has put on disk that it may be; 0: nothing.
+  void set_lease_max(uint64_t length_ns) { lease_max_ns_ = length_ns; }
+  // Link thread. The grant counts from before it is sent.
+  bool grants(uint64_t length_ns) {
+    if (!length_ns || length_ns > lease_max_ns_) return false;
+    granted_ns_ = monotonic_ns();
+    return true;
+  }
+  // Any thread: monotonic, of the last grant; 0: there was none.
+  uint64_t granted_ns() const { return granted_ns_; }
   const replay::ReplicaState &wanted() const { return replica_.load()->state(); }
 
   void progressed() override;
@@ -131,6 +145,7 @@ class ReplicaLink final : public replay::ReplicaListener {
   uint64_t session_ = 0;
   std::atomic<bool> linked_{false};     // link_ is set
   std::atomic<uint64_t> told_phase_{~0ull};
+  std::atomic<uint64_t> lease_max_ns_{0}, granted_ns_{0};
   std::atomic<uint64_t> woken_for_{0};  // the durable sequence the link thread was last woken for
 };
 

@@ -15,6 +15,8 @@ enum class FrameType : uint16_t {
   kHashRequest = 3,   // master -> standby: HashRequestBody
   kHashReply = 4,     // standby -> master: HashReplyBody, then `count` HashEntry
   kVerifyResult = 5,  // standby -> master: VerifyResultBody
+  kLeaseRequest = 6,  // master -> standby: LeaseBody
+  kLeaseGrant = 7,    // standby -> master: the LeaseBody that was asked for
 };
 
 inline constexpr uint32_t kFrameBytesMax = 64u << 10;  // body; a longer one ends the session
@@ -82,5 +84,11 @@ struct VerifyResultBody {
   uint32_t error;  // errno when the standby could not read its image
 };
 static_assert(sizeof(VerifyResultBody) == 32);
+
+struct LeaseBody {
+  uint64_t length_ns;  // the standby is not made the master for so long from when it grants this
+  uint64_t sent_ns;    // the master's clock when it asked; means nothing to the standby
+};
+static_assert(sizeof(LeaseBody) == 16);
 
 }  // namespace understudy::wire

@@ -65,7 +65,8 @@ function groupPlan(group: GroupConfig): string[] {
     group.logFile === undefined
       ? formatSize(group.logBytes)
       : `${formatSize(group.logBytes)} and ${formatSize(group.logFile.bytes)} in ${group.logFile.path}`
-  const limits = `log ${log}, peer timeout ${formatDuration(group.peerTimeoutMs)}`
+  const lease = group.leaseMs === undefined ? '' : `, lease ${formatDuration(group.leaseMs)}`
+  const limits = `log ${log}, peer timeout ${formatDuration(group.peerTimeoutMs)}${lease}`
   const scrub = group.scrubEveryMs === undefined ? '' : `, scrub every ${formatDuration(group.scrubEveryMs)}`
   const lines = [`master of group ${group.name}: ${peer}, ${policy}, ${limits}${scrub}`]
   for (const volume of group.volumes) {

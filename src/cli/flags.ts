@@ -23,6 +23,7 @@ export interface MasterFlags extends TlsFlags {
   logSize?: string
   logFile?: string
   peerTimeout?: string
+  lease?: string
   replicate?: string[]
   exclude?: string[]
   drainTimeout?: string
@@ -64,6 +65,7 @@ export function masterTree(flags: MasterFlags): Tree {
     log_size: flags.logSize,
     log_file: flags.logFile,
     peer_timeout: flags.peerTimeout,
+    lease: flags.lease,
     drain_timeout: flags.drainTimeout,
     packet_size: flags.packetSize,
     max_lag: flags.maxLag,

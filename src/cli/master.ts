@@ -13,6 +13,8 @@ FUA also wait until the standby has everything before them on its disk), receive
 durable when it is on the disks of both.
 When the standby is away, continue lets clients go on without it (what it lacks is sent later), block makes them wait.
 A standby that is there and slow makes clients wait when the log is full, or before with --max-lag.
+With --lease two masters never answer at once: this one waits when it cannot reach its standby, whatever
+--on-standby-loss says; also at its start.
 SIGTERM drains to the standby and ends, a second one ends at once.
 
 Example: understudy master --state /var/lib/understudy --device disk1.img --export disk1 --listen unix:/run/disk1.sock \\
@@ -56,6 +58,10 @@ export function masterCommand(): Command {
     .option(
       '--peer-timeout <time>',
       `a standby without progress for so long is away (default: ${defaults.peerTimeoutMs / 1000}s)`,
+    )
+    .option(
+      '--lease <time>',
+      'answer clients only while the standby lets us, asked again and again: without its word for so long they wait, and the standby is not promoted before (2s to 1h; default: no lease)',
     )
     .option('--replicate <what>', 'only this: partition=N (repeatable; default: everything)', repeatable)
     .option(

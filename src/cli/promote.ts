@@ -1,6 +1,8 @@
 /** understudy promote: the standby's copy becomes the one that counts. */
 import { Command } from 'commander'
 
+import type { StatusDocument } from '../core/status-types.js'
+import { formatDuration } from '../core/units.js'
 import type { PromoteReply, PromoteRequest } from '../daemon/control-protocol.js'
 import { absoluteAddress, connectTo, parser, print, type StateFlag, stateOption } from './options.js'
 
@@ -17,15 +19,28 @@ write to it from then on; for all volumes of the group. What the master may have
 to the old master: when it comes back and has written nothing more, it follows; otherwise both sides say diverged, and
 'understudy resolve' decides. A second promote is refused, but for another --listen.
 
+Has the master a lease (--lease), --accept-loss waits until the last one is over, so that the two never answer at once: at
+most its length and a little more from when the master was last heard, or from the start of this daemon. It goes on also
+when this command is ended. --force does not wait: only when it is certain that the master does not run. On a master that
+waits for a lease, because its standby is gone for good, --force lets it go on without one until a standby is there again.
+
 Example: understudy promote disk1 --accept-loss --listen unix:/run/understudy/disk1.sock
 `
+
+/** On stderr: what is printed otherwise is what was done. */
+function sayHowLong(name: string, { volumes }: StatusDocument): void {
+  const lease = volumes.find(volume => volume.name === name && volume.role === 'standby')?.lease
+  if (lease === undefined || lease.secondsLeft === 0) return
+  const most = formatDuration(lease.secondsLeft * 1000)
+  process.stderr.write(`${name}: the lease of the master is over in ${most}; waiting (--force does not)\n`)
+}
 
 export function promoteCommand(): Command {
   return new Command('promote')
     .description('make the copy on this standby the master of its volume')
     .argument('<volume>', "the volume's name")
     .option('--accept-loss', 'needed: the master may have written more than is here, which is lost')
-    .option('--force', 'has no effect yet; --accept-loss also covers a master that still runs')
+    .option('--force', 'do not wait for the end of the lease of the master')
     .option(
       '--listen <addr>',
       'where clients reach it, unix:PATH or HOST:PORT, also after a restart (default: nowhere)',
@@ -40,7 +55,9 @@ export function promoteCommand(): Command {
         force: flags.force ?? false,
         listen: flags.listen ?? '',
       }
-      const { messages } = await connectTo(flags).post<PromoteReply>('/promote', request)
+      const daemon = connectTo(flags)
+      if (request.acceptLoss && !request.force) sayHowLong(volume, await daemon.status())
+      const { messages } = await daemon.post<PromoteReply>('/promote', request)
       for (const message of messages) print(message)
     })
 }

@@ -66,12 +66,25 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   if (volume.reason !== '')
     lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
+  const lease = leaseText(volume)
+  if (lease !== '') lines.push(lease)
   const [unreadable] = volume.unreadable ?? []
   if (unreadable !== undefined)
     lines.push(
       `${volume.unreadable?.length} ranges of the device cannot be read, the first at ${unreadable.offset}; the standby keeps its copy of them`,
     )
   return lines
+}
+
+/** What nobody has to act on is not said: a lease that a session keeps alive. */
+function leaseText({ lease, role, peers }: VolumeStatus): string {
+  if (lease === undefined || peers.some(({ session }) => session === 'connected')) return ''
+  if (!lease.inForce) return 'no lease is needed before a standby is there'
+  if (lease.secondsLeft === 0) return ''
+  const left = formatDuration(lease.secondsLeft * 1000)
+  return role === 'master'
+    ? `the lease runs out in ${left}: clients wait from then on`
+    : `the lease of the master is over in ${left}: promote --accept-loss waits for that`
 }
 
 export function resyncText(resync: ResyncStatus): string {

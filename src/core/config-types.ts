@@ -50,6 +50,8 @@ export interface GroupConfig {
   logFile?: { path: string; bytes: number }
   /** A standby without progress for so long is away. */
   peerTimeoutMs: number
+  /** Clients are answered only while a lease of the standby's is held; absent: always. */
+  leaseMs?: number
   transport: Transport
   /** Bytes a second on the link, at most; 0: no limit. */
   bandwidth: number

@@ -26,6 +26,7 @@ import {
 import { readPolicies } from './config-policies.js'
 import { type ConfigSource, Problems, TableReader } from './config-reader.js'
 import { ConfigError, describe, UsageError } from './errors.js'
+import { parseLease } from './lease.js'
 import { type KeyPath, lineOfKey } from './toml-lines.js'
 import {
   formatAddress,
@@ -228,6 +229,10 @@ function readGroup(table: TableReader, path: (text: string) => string): GroupCon
   }
   const standby = table.parsed('standby', parsePeer)
   if (standby !== undefined) group.standby = standby
+  const leaseMs = table.parsed('lease', parseLease, true)
+  if (leaseMs !== undefined) group.leaseMs = leaseMs
+  if (leaseMs !== undefined && standby === undefined && !table.has('standby'))
+    table.fail('lease', 'there is no standby (--standby, standby) that could grant it')
   const packetBytesMax = table.parsed('packet_size', parsePacketSize, true)
   if (packetBytesMax !== undefined) group.packetBytesMax = packetBytesMax
   const scrubEveryMs = table.parsed('scrub_every', parseScrubEvery)

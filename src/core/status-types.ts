@@ -39,6 +39,18 @@ export interface LastVerify {
   unreadableBytes: number
 }
 
+export interface LeaseStatus {
+  /** As configured on the master. */
+  seconds: number
+  /**
+   * On the master: how long clients are answered if the standby is not heard any more; 0: they wait. On the standby: how
+   * long a promotion with --accept-loss would wait.
+   */
+  secondsLeft: number
+  /** False on a master that nobody could take the place of: promoted, and without a standby since. It needs none then. */
+  inForce: boolean
+}
+
 /** In bytes of the volume. */
 export interface UnreadableRange {
   offset: number
@@ -77,6 +89,8 @@ export interface VolumeStatus {
   sizeBytes: number
   logBytes: number
   logMaxBytes: number
+  /** When there is one. */
+  lease?: LeaseStatus
   /** Of a master: where what the standby lacks is kept now; the order of fallbacks. */
   backlog?: Backlog
   /** Of a master: what of the log is in its file, and the file's maximum; 0 without one. */

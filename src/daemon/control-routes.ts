@@ -162,10 +162,13 @@ async function resolve(daemon: Daemon, fields: Fields): Promise<Answer> {
 async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const volume = fields.string('volume')
   const listen = fields.text('listen')
+  const force = fields.flag('force')
+  const lines = force && listen === '' ? daemon.roles.giveUpLease(volume) : undefined
+  if (lines !== undefined) return reply<PromoteReply>({ messages: lines })
   if (listen !== '') parseAddress(listen)
   const again = daemon.standby?.promoted().some(({ exported }) => exported.name === volume) === true
   const standby = again && daemon.standby !== undefined ? daemon.standby : standbyOf(daemon, volume, 'promote')
-  const options = { acceptLoss: fields.flag('acceptLoss'), force: fields.flag('force') }
+  const options = { acceptLoss: fields.flag('acceptLoss'), force }
   const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })
   return reply<PromoteReply>({ messages: [...messages, ...daemon.serve()] })
 }

@@ -60,6 +60,8 @@ export class Daemon {
   private host: HostIdentity | undefined
   private readonly doors = new Doors()
   private starting: Promise<void> | undefined
+  /** From a daemon that this one goes on for. */
+  private heldLeases: ReadonlyMap<string, bigint> = new Map()
   /** Reloads run one after the other, and none while leaving. */
   private changing: Promise<unknown> = Promise.resolve()
   private closing = false
@@ -232,11 +234,16 @@ export class Daemon {
     const doors = await this.doors.giveUp()
     const listeners = this.front.giveUp()
     const port = this.standbyRole?.port
+    const leases = new Map(
+      this.groups().flatMap(({ config, leaseUntilNs }) =>
+        leaseUntilNs === undefined ? [] : [[config.name, leaseUntilNs] as const],
+      ),
+    )
     const attempt = (part: Promise<unknown>): Promise<unknown> =>
       part.catch((error: unknown) => log.error(describe(error)))
     const masters = [...this.masters.values()].map(group => attempt(this.closeGroup(group, handOverDrainMs)))
     await Promise.all([...masters, attempt(this.closeStandby(handOverDrainMs))])
-    return { clients, listeners, lock: this.lock?.fd ?? -1, doors, standbyPort: port }
+    return { clients, listeners, lock: this.lock?.fd ?? -1, doors, standbyPort: port, leases }
   }
 
   private async startInOrder(): Promise<void> {
@@ -251,6 +258,7 @@ export class Daemon {
 
   private async openInOrder(estate?: Estate): Promise<void> {
     const { config, options } = this
+    this.heldLeases = estate?.leases ?? new Map()
     options.addon.start(this.hub.emit)
     this.host = loadIdentity(config.state, options.addon)
     for (const address of config.nbd.listen)
@@ -263,12 +271,14 @@ export class Daemon {
       if (this.closing) throw new OperationError('LEAVING', 'start: stopped before it was complete')
       if (this.standbyRole?.has(group.name) !== true) await step(() => this.openMaster(group))
     }
+    this.heldLeases = new Map() // Whatever is opened later begins anew.
   }
 
   private deps(area: string): RoleDeps {
     if (this.host === undefined) throw new Error('a role is opened before the identity is read')
     const { addon, log } = this.options
-    return { addon, events: this.hub, identity: this.host, stateDirectory: this.config.state, log: log.area(area) }
+    const { hub, host, config, heldLeases } = this
+    return { addon, events: hub, identity: host, stateDirectory: config.state, log: log.area(area), heldLeases }
   }
 
   private async openGroup(config: GroupConfig): Promise<void> {

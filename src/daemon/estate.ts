@@ -30,6 +30,8 @@ export interface Estate {
   clients: EstateClient[]
   /** Where masters connect. */
   standbyPort: number | undefined
+  /** By group: until when it holds a lease. A clock that all processes of this boot have. */
+  leases: Map<string, bigint>
 }
 
 /** While clients wait: for the standby to have what was written last. What it has not is marked dirty, and sent again. */
@@ -89,7 +91,7 @@ function isInUse(error: unknown): boolean {
 export function encodeEstate(estate: Estate): { document: object; fds: number[] } {
   const fds: number[] = []
   const place = (fd: number): number => (fd < 0 ? -1 : fds.push(fd) - 1)
-  const { lock, doors, listeners, clients, standbyPort } = estate
+  const { lock, doors, listeners, clients, standbyPort, leases } = estate
   const document = {
     lock: place(lock),
     ...(doors === undefined
@@ -101,6 +103,7 @@ export function encodeEstate(estate: Estate): { document: object; fds: number[] 
       client: { ...client, fd: place(client.fd), bytesFd: place(client.bytesFd) },
     })),
     standbyPort,
+    leases: [...leases].map(([group, untilNs]) => [group, String(untilNs)]),
   }
   return { document, fds }
 }
@@ -112,6 +115,8 @@ interface EstateDocument {
   listeners: ListenerSocket[]
   clients: Estate['clients']
   standbyPort?: number
+  /** Absent: from a version that knew none. */
+  leases?: [string, string][]
 }
 
 /** Of a daemon of the same user, which was asked for it. */
@@ -121,7 +126,7 @@ export function decodeEstate(document: object, fds: number[]): Estate {
     if (fd === undefined) throw new OperationError('TAKEOVER', `takeover: descriptor ${place} did not come`)
     return fd
   }
-  const { lock, control, metrics = -1, listeners, clients, standbyPort } = document as EstateDocument
+  const { lock, control, metrics = -1, listeners, clients, standbyPort, leases = [] } = document as EstateDocument
   return {
     lock: at(lock),
     doors:
@@ -132,5 +137,6 @@ export function decodeEstate(document: object, fds: number[]): Estate {
       client: { ...client, fd: at(client.fd), bytesFd: at(client.bytesFd) },
     })),
     standbyPort,
+    leases: new Map(leases.map(([group, untilNs]) => [group, BigInt(untilNs)])),
   }
 }

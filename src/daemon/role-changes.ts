@@ -65,6 +65,12 @@ export class RoleChanges {
     else await this.#copyOf(volume, 'pause').pause(volume)
   }
 
+  /** promote --force where the master is; undefined: it is not here, or has no lease. */
+  giveUpLease(volume: string): string[] | undefined {
+    const master = this.#reigning(volume)
+    return master?.leaseUntilNs === undefined ? undefined : master.giveUpLease()
+  }
+
   resume(volume: string): void {
     const master = this.#reigning(volume)
     if (master !== undefined) master.resume()

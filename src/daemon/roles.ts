@@ -26,6 +26,8 @@ export interface RoleDeps {
   /** STATE; a role keeps its files under STATE/groups/NAME or STATE/standby. */
   stateDirectory: string
   log: Logger
+  /** By group: until when this host holds a lease already, from a daemon that this one goes on for. */
+  heldLeases?: ReadonlyMap<string, bigint>
 }
 
 /** An open volume that NBD clients may reach. */

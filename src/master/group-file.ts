@@ -36,6 +36,8 @@ export interface GroupRecord {
   history: Reign[]
   /** The operator wants no session (ISO 8601: since). */
   pausedSince?: string
+  /** No lease is needed: nobody has a copy that could be promoted, and no standby was asked since (held-lease.ts). */
+  leaseWaived?: true
   /** By volume uuid: what was left out of replication last, [start, end) pairs. */
   excluded: Record<string, bigint[]>
   live?: LiveMaps
@@ -63,6 +65,7 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
     generation,
     history: decodeReigns(stored['history']) ?? (generation === '' ? [] : [firstReign(generation, '')]),
     ...(typeof stored['pausedSince'] === 'string' ? { pausedSince: stored['pausedSince'] } : {}),
+    ...(stored['leaseWaived'] === true ? { leaseWaived: true as const } : {}),
     excluded: Object.fromEntries(Object.entries(excluded).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []])),
   }
   const clean = asClean(stored['clean'])

@@ -12,14 +12,22 @@ import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import type { PreparedGroup } from './group-preparation.js'
+import { leaseSpec } from './held-lease.js'
 import { encodeVolume, volumePath } from './volume-file.js'
 
 export interface OpeningDeps {
   addon: Addon
   stateDirectory: string
+  /** By group: until when this host holds a lease already (Addon.lease). */
+  heldLeases?: ReadonlyMap<string, bigint>
 }
 
-export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: PreparedGroup): OpenedGroup {
+export function openNative(
+  config: GroupConfig,
+  deps: OpeningDeps,
+  prepared: PreparedGroup,
+  isLeaseWaived: boolean,
+): OpenedGroup {
   const trusted = prepared.clean !== undefined || prepared.live !== undefined
   const logFile = config.logFile === undefined ? {} : { logFile: openLogFile(deps.addon, config.logFile) }
   try {
@@ -46,6 +54,7 @@ export function openNative(config: GroupConfig, deps: OpeningDeps, prepared: Pre
       peerTimeoutMs: config.peerTimeoutMs,
       resyncBytesPerSecond: config.resyncRate,
       replicated: config.standby !== undefined,
+      ...leaseSpec(config.leaseMs, isLeaseWaived, deps.heldLeases?.get(config.name)),
     })
   } catch (error) {
     throw new NativeError(

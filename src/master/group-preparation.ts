@@ -53,6 +53,8 @@ export interface Seed {
   history: Reign[]
   /** What was the old master's device, and stood at the fork. */
   known: KnownCopy
+  /** No other host has a copy that could be promoted. */
+  isOnlyCopy: boolean
 }
 
 export async function prepareGroup(config: GroupConfig, deps: PreparationDeps, seed?: Seed): Promise<PreparedGroup> {

@@ -23,6 +23,7 @@ export function helloOf(
     history: record.history,
     discard,
     durability: config.durability,
+    leaseMs: config.leaseMs ?? 0,
     hostname: hostname(),
     volumes: volumes.map(({ identity, device }) => ({
       name: identity.name,

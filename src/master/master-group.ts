@@ -9,7 +9,7 @@
 import { writeJson } from '../core/atomic-file.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { describe } from '../core/errors.js'
+import { describe, SafetyRefusal } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
@@ -26,6 +26,7 @@ import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './grou
 import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
 import { type PreparedGroup, prepareGroup, type Seed } from './group-preparation.js'
+import { HeldLease } from './held-lease.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
 import { MapTrust } from './map-trust.js'
@@ -45,6 +46,8 @@ export interface MasterDeps {
   log: Logger
   clock?: Clock
   random?: () => number
+  /** By group: until when this host holds a lease already. */
+  heldLeases?: ReadonlyMap<string, bigint>
   /** Instead of QUIC. */
   transport?: Transport
   /** The peer reigns: see MasterGroup.outranked. */
@@ -89,6 +92,7 @@ export class MasterGroup {
   readonly #cleanAtOpen: Position | undefined
   readonly #trust: MapTrust
   readonly #lagPause = new LagPause()
+  readonly #lease: HeldLease
   readonly #transport: Transport | undefined
   readonly #keeper: SessionKeeper | undefined
   readonly #unsubscribe: () => void
@@ -124,12 +128,13 @@ export class MasterGroup {
       generation: history.at(-1)?.id ?? '',
       history,
       ...(before?.pausedSince === undefined ? {} : { pausedSince: before.pausedSince }),
+      ...(seed?.isOnlyCopy === true || before?.leaseWaived === true ? { leaseWaived: true as const } : {}),
       excluded: excludedOf(prepared),
       ...liveAtOpen(prepared),
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
-      const native = openNative(config, deps, prepared)
+      const native = openNative(config, deps, prepared, record.leaseWaived === true)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
       opened.#begin(seed !== undefined)
       return opened
@@ -163,6 +168,10 @@ export class MasterGroup {
     }
     this.#volumes = openVolumes(prepared, native)
     this.#trust = this.#makeTrust()
+    this.#lease = new HeldLease({
+      ...{ addon: deps.addon, group: native.group, name: config.name, leaseMs: config.leaseMs },
+      ...{ record, save: () => this.#saveRecord(), log },
+    })
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#verification = this.#verifications()
@@ -200,6 +209,7 @@ export class MasterGroup {
         dirtyBytes: dirty[index] ?? 0n,
         groupDirtyBytes: sum(dirty),
         state,
+        lease: this.#lease.status(),
         link: this.#link(),
         progress: this.#progress,
         now,
@@ -263,6 +273,7 @@ export class MasterGroup {
 
   /** No session until resume(), also after a restart. */
   pause(): void {
+    this.#lease.refusePause()
     this.#record.pausedSince ??= new Date(this.#clock.wallMs()).toISOString()
     this.#saveRecord()
     this.#pauseKeeper(this.#record.pausedSince)
@@ -272,6 +283,21 @@ export class MasterGroup {
     delete this.#record.pausedSince
     this.#saveRecord()
     this.#keeper?.resume()
+  }
+
+  /** Clients are answered without a lease from now on, until a standby is there again. Refused while one is held. */
+  giveUpLease(): string[] {
+    if (this.#outranked !== undefined)
+      throw new SafetyRefusal(
+        'DIVERGED',
+        `promote ${this.config.name}: ${this.#outranked.message}; see understudy resolve`,
+      )
+    return [this.#lease.giveUp()]
+  }
+
+  /** Until when a lease is held, for who goes on in place of this process. */
+  get leaseUntilNs(): bigint | undefined {
+    return this.#lease.untilNs()
   }
 
   /** Nothing is believed of the standby's copy any more: everything is compared. */
@@ -359,10 +385,12 @@ export class MasterGroup {
       log: this.#log,
       hello: () => {
         this.#suspects = []
+        this.#lease.asks()
         return helloOf(this.config, this.#record, this.#volumes, this.#discard)
       },
       welcomed: (session, welcome) => this.#attach(session, welcome),
       refused: refused => {
+        this.#lease.refused()
         this.#outranked = refused.code === 'promoted' || refused.code === 'diverged' ? refused : undefined
         if (this.#outranked !== undefined) this.#deps.outranked?.(this)
       },
@@ -390,6 +418,7 @@ export class MasterGroup {
   }
 
   #attach(session: Session, welcome: Welcome): void {
+    this.#lease.welcomed(welcome)
     this.#outranked = undefined
     this.#discard = ''
     this.#met = true
@@ -430,6 +459,8 @@ export class MasterGroup {
     } else if (event.type === 'standby-away') {
       if (event.away) this.#log.warn(awayWords(this.config))
       else this.#log.info('the standby makes progress again')
+    } else if (event.type === 'lease') {
+      this.#lease.changed(event.held)
     } else if (event.type === 'resync-done') {
       this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
@@ -467,7 +498,12 @@ export class MasterGroup {
   }
 
   #state(counters: Counters): GroupState {
-    return groupState(counters, this.#link(), sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+    const { state, reason } = groupState(
+      counters,
+      this.#link(),
+      sum(this.#volumes.map(volume => this.#dirtyBytes(volume))),
+    )
+    return { state, reason: [this.#lease.reason(), reason].filter(Boolean).join('; ') }
   }
 
   #link(): LinkFacts {
@@ -498,6 +534,7 @@ export class MasterGroup {
   #release(): void {
     this.#verification.close()
     this.#trust.close()
+    this.#lease.close()
     this.#stopSampling()
     this.#unsubscribe()
     this.#transport?.close()

@@ -1,6 +1,6 @@
 /** A master's line in `status --json`, from counters and decisions. */
 import type { GroupConfig } from '../core/config-types.js'
-import type { LastVerify, PeerStatus, UnreadableRange, VolumeStatus } from '../core/status-types.js'
+import type { LastVerify, LeaseStatus, PeerStatus, UnreadableRange, VolumeStatus } from '../core/status-types.js'
 import { formatHostPort } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
 import {
@@ -23,6 +23,7 @@ export interface MasterStatusFacts {
   /** Of all volumes: they are one cut. */
   groupDirtyBytes: bigint
   state: GroupState
+  lease: LeaseStatus | undefined
   link: LinkFacts
   progress: GroupProgress
   now: { monotonicMs: number; wallMs: number }
@@ -59,6 +60,7 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     sizeBytes: Number(facts.sizeBytes),
     logBytes: Number(counters['log_bytes'] ?? 0n),
     logMaxBytes: Number(counters['log_bytes_max'] ?? 0n),
+    ...(facts.lease === undefined ? {} : { lease: facts.lease }),
     backlog: backlogOf(counters, facts.groupDirtyBytes),
     logFileBytes: Number(counters['log_file_bytes'] ?? 0n),
     logFileMaxBytes: Number(counters['log_file_bytes_max'] ?? 0n),
@@ -71,10 +73,11 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
 
 /** Nothing is dirty, and what is written becomes durable on the standby within the peer timeout. */
 function isProtected(
-  { config, counters, state, groupDirtyBytes, progress, now }: MasterStatusFacts,
+  { config, counters, state, lease, groupDirtyBytes, progress, now }: MasterStatusFacts,
   marks: Marks,
 ): boolean {
   if (state.state !== 'replicating' || groupDirtyBytes > 0n || counters['behind'] === 1n) return false
+  if (lease?.inForce === true && lease.secondsLeft === 0) return false
   return progress.lagSeconds(now.monotonicMs, now.wallMs, marks.durable) * 1000 <= config.peerTimeoutMs
 }
 

@@ -45,6 +45,15 @@ const protectionRules: AlertRule[] = [
       'Writes only go to the dirty map. See whether the standby runs and can be reached; it resynchronises when it is back.',
   },
   {
+    alert: 'UnderstudyNoLease',
+    expr: 'understudy_lease_seconds{role="master"} > 0 and understudy_lease_seconds_left{role="master"} == 0',
+    for: '10s',
+    severity: 'critical',
+    summary: `Clients of group ${group} wait: there is no lease`,
+    description:
+      'The standby, or the network to it, is gone, and the master may answer nobody without its word. Bring the standby back. If it is gone for good: understudy promote VOLUME --force on the master.',
+  },
+  {
     alert: 'UnderstudyDiverged',
     expr: 'understudy_state{state="diverged"} == 1',
     for: '0m',

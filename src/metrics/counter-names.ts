@@ -30,6 +30,7 @@ export const groupCounters = [
   'resync_sent_bytes',
   'unreadable_bytes',
   'away',
+  'lease_stalls',
   'session',
   'session_rtt_ns',
   'session_cwnd_bytes',

@@ -45,6 +45,12 @@ export const groupMetrics: MetricDefinition[] = [
   ),
   masterMetric(
     'counter',
+    'understudy_lease_stalls_total',
+    'How often a lease ran out, so that clients had to wait for another one.',
+    'lease_stalls',
+  ),
+  masterMetric(
+    'counter',
     'understudy_backpressure_seconds_total',
     'Time for which clients waited because the log was full.',
     'backpressure_ns',

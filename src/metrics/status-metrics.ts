@@ -71,6 +71,16 @@ export const statusMetrics: MetricDefinition[] = [
     'Most bytes the log may hold; 0 without a maximum.',
     status => status.logMaxBytes,
   ),
+  groupGauge(
+    'understudy_lease_seconds',
+    'Length of the lease as configured on the master, while one is needed; 0 without one.',
+    status => (status.lease?.inForce === true ? status.lease.seconds : 0),
+  ),
+  groupGauge(
+    'understudy_lease_seconds_left',
+    'How long the master answers clients if the standby is not heard any more; on a standby, how long a promotion would wait. 0 without a lease.',
+    status => status.lease?.secondsLeft ?? 0,
+  ),
   {
     name: 'understudy_backlog',
     type: 'gauge',

@@ -63,8 +63,21 @@ export interface GroupSpec {
   peerTimeoutMs: number
   /** What a resynchronisation reads of the devices, at most; 0: no limit. */
   resyncBytesPerSecond?: number
+  /** Absent: clients are always answered. */
+  lease?: LeaseSpec
   /** False: a plain NBD server (writes are counted and marked dirty, nothing is logged). */
   replicated: boolean
+}
+
+/** Without a lease of the standby's clients are not answered (native/engine/lease.h). */
+export interface LeaseSpec {
+  lengthMs: number
+  /** What of it is used: less the margin. */
+  usableMs: number
+  /** False: until startLease(), clients are answered without one. */
+  required: boolean
+  /** lease() of the same group, in this boot of the host; 0n: none is held. */
+  untilNs: bigint
 }
 
 /** The position that a copy must have reached for a dirty map to hold for it; zeroes: wherever it was first kept for. */
@@ -136,6 +149,8 @@ export type AddonEvent =
   | { type: 'detached'; group: number; reason: 'log-full' | 'log-file' | 'max-lag' | 'requested' }
   /** The standby made no progress for the peer timeout (the log is kept), or makes some again. */
   | { type: 'standby-away'; group: number; away: boolean }
+  /** From now on clients are not answered; or they are again. */
+  | { type: 'lease'; group: number; held: boolean }
   | { type: 'resync-done'; group: number; sequence: bigint }
   /** The dirty map could not be written. Removed: no start will believe it; until fillMap() it is in memory only. */
   | { type: 'map-failed'; group: number; volume: number; message: string; removed: boolean }
@@ -307,6 +322,12 @@ export interface Addon {
   closeGroup(group: number): Promise<void>
   /** No new requests are read from clients from now on; resolves when those in flight are answered. */
   quiesce(group: number): Promise<void>
+  /** Until when a lease is held, on the clock that all processes of this boot have (0n: none ever was), and how long that is. */
+  lease(group: number): { untilNs: bigint; leftMs: number }
+  /** From now on clients are answered only with a lease; one is held from now, as if it had been granted. */
+  startLease(group: number): void
+  /** Clients are answered without one. */
+  waiveLease(group: number): void
   /** Swaps the filter table of a volume at the current position and closes the step that `watched` opened. */
   setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array): void
   attach(group: number, request: AttachRequest): void
@@ -370,8 +391,13 @@ export interface Addon {
   giveUpCut(replica: number): void
   /** From now on; 0: no maximum. */
   setStagingMax(replica: number, bytes: number): void
-  /** Routes a session's records to this replica from now on; returns where its history stands. */
-  attachReplica(replica: number, session: bigint): { incarnation: bigint; received: bigint }
+  /**
+   * Routes a session's records to this replica from now on, and grants leases of at most leaseMs (0: none); returns where
+   * its history stands.
+   */
+  attachReplica(replica: number, session: bigint, leaseMs: number): { incarnation: bigint; received: bigint }
+  /** How long ago a lease was last granted; -1: never. */
+  leaseAgeMs(replica: number): number
   drainReplica(replica: number, timeoutMs: number): Promise<void>
   sealReplica(replica: number, timeoutMs: number): Promise<void>
   /** Resolves when what was received before the call is applied, as far as it may be; ETIMEDOUT. */

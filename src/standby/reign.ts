@@ -66,7 +66,9 @@ export class Reign {
       positions: [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
     const request = { config: this.#config(), volumes: record.volumes, outranked: this.outranked }
-    this.#master = await deps.reigns.open(promotion.begun ? request : { ...request, seed: { history, known } })
+    // What was this host's own device all the time has been copied to the other side.
+    const seed = { history, known, isOnlyCopy: record.origin === undefined }
+    this.#master = await deps.reigns.open(promotion.begun ? request : { ...request, seed })
     if (promotion.begun) return
     promotion.begun = true
     delete record.origin
@@ -117,6 +119,7 @@ export class Reign {
     clearLog(deps.store.groupDirectory(record.group))
     delete record.promotion
     delete record.final
+    delete record.leaseMs
     const suspects = origin.position === undefined ? origin.suspects : nothing(record)
     record.origin = { ...origin, reign, ...(suspects === undefined ? {} : { suspects }) }
     record.generation = reign
@@ -153,6 +156,7 @@ export class Reign {
       peerTimeoutMs: defaults.peerTimeoutMs,
       transport: defaults.transport,
       drainTimeoutMs: defaults.drainTimeoutMs,
+      ...(record.leaseMs === undefined ? {} : { leaseMs: record.leaseMs }),
     }
   }
 }

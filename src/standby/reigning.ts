@@ -33,6 +33,10 @@ export interface ReigningMaster {
   readonly mustYield: boolean
   pause(): void
   resume(): void
+  /** Clients are answered without a lease from now on, until a standby is there again; refused while one is held. */
+  giveUpLease(): string[]
+  /** Until when a lease is held (Addon.lease); undefined: there is none. */
+  readonly leaseUntilNs: bigint | undefined
   invalidate(): void
   /** The peer is told to save what only it has, and to follow. */
   prevail(): void
@@ -70,6 +74,8 @@ export interface ReignRequest {
   seed?: {
     history: Reign[]
     known: { replicaId: string; positions: { incarnation: bigint; durable: bigint }[] }
+    /** No other host has a copy that could be promoted. */
+    isOnlyCopy: boolean
   }
 }
 

@@ -62,6 +62,8 @@ export interface ReplicaRecord {
   durability: string
   /** False: the image files may not all be there yet (a crash while they were made). */
   imagesMade: boolean
+  /** Of the leases that may have been granted to the master; on disk before the first; absent: none. */
+  leaseMs?: number
   volumes: ReplicaVolume[]
   promotion?: Promotion
   origin?: Origin
@@ -104,6 +106,7 @@ export function readReplica(path: string): ReplicaRecord | undefined {
     durability: textOr(stored['durability'], 'flush'),
     imagesMade: imagesMade === true,
     volumes: decoded,
+    ...(typeof stored['leaseMs'] === 'number' ? { leaseMs: stored['leaseMs'] } : {}),
     ...(promotion === undefined ? {} : { promotion }),
     ...(origin === undefined ? {} : { origin }),
     ...(final === undefined ? {} : { final }),

@@ -12,8 +12,10 @@ import { type Clock, sleep } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
+import { refusePause } from '../core/lease.js'
 import type { Logger } from '../core/log.js'
 import { Rate } from '../core/rate.js'
+import { formatDuration } from '../core/units.js'
 import { contains, forkFrom, isBefore, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { VolumeState, VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
@@ -21,6 +23,7 @@ import type { Addon } from '../native/binding.js'
 import type { CounterReader, Counters } from '../native/counters.js'
 import { type Abdicate, encodeSuspects, encodeWelcome, type Hello, type Refused } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
+import { GrantedLease } from './granted-lease.js'
 import { howToRemove } from './hello-judgement.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
 import { aliasOf, Reign } from './reign.js'
@@ -63,6 +66,8 @@ export interface LiveSession {
 
 export interface PromoteOptions {
   acceptLoss: boolean
+  /** Without waiting for the end of the master's lease. */
+  force: boolean
   /** Where the images are to be served from now on, also after a restart. */
   listen?: string
 }
@@ -86,6 +91,7 @@ export class StandbyGroup {
   #takesOver = false
   readonly #reign: Reign
   readonly #views: Views
+  readonly #lease: GrantedLease
   readonly #lag = new LagSampler()
   readonly #rate = new Rate(10_000)
   #since: { state: VolumeState; ms: number } | undefined
@@ -98,6 +104,7 @@ export class StandbyGroup {
     private readonly deps: GroupDeps,
   ) {
     this.#views = new Views(deps)
+    this.#lease = new GrantedLease(deps.clock)
     this.#reign = new Reign(record, deps, master => this.#outranked(master))
   }
 
@@ -121,17 +128,20 @@ export class StandbyGroup {
   }
 
   /** Routes the session to the replica and welcomes it. Another session of the group is closed first. */
-  welcome(live: LiveSession, hello: Hello): Promise<void> {
-    return this.#exclusively(async () => {
+  async welcome(live: LiveSession, hello: Hello): Promise<void> {
+    if (this.#lease.isAwaited)
+      throw new OperationError('STOPPING', `group ${this.record.group}: ${this.#awaitedLease()}`)
+    await this.#exclusively(async () => {
       if (this.record.promotion !== undefined || this.#closing)
         throw new OperationError('STOPPING', `group ${this.record.group} takes no records any more`)
       await this.#replace(live)
       await this.#open()
       this.#noteHello(hello)
+      this.#lease.welcomes()
       this.#divergence = ''
       const { addon } = this.deps
       const { handle, counterPage } = this.#opened()
-      const position = addon.attachReplica(handle, live.session.id)
+      const position = addon.attachReplica(handle, live.session.id, this.record.leaseMs ?? 0)
       this.#live = live
       void live.ended.then(() => {
         if (this.#live === live) this.#live = undefined
@@ -147,6 +157,7 @@ export class StandbyGroup {
           program: version,
           replicaId: this.record.replicaId,
           alias: from?.alias ?? '',
+          leaseMs: this.record.leaseMs ?? 0,
           incarnation: stands.incarnation,
           received: stands.sequence,
           fresh: untouched && this.#isFresh(counters),
@@ -202,7 +213,8 @@ export class StandbyGroup {
     const counters = this.#counters()
     const facts = {
       record: this.record,
-      away: this.#divergence === '' ? (this.#follow?.reason ?? '') : this.#divergence,
+      away: this.#whyAway(),
+      leaseLeftMs: this.#leaseLeftMs(),
       diverged: this.#divergence !== '',
       counters,
       sessionAddress: this.#address(),
@@ -294,7 +306,7 @@ export class StandbyGroup {
     if (!takeOver) return
     try {
       await live.ended
-      await this.promote(this.record.group, { acceptLoss: false })
+      await this.promote(this.record.group, { acceptLoss: false, force: false })
     } finally {
       this.#takesOver = false
     }
@@ -338,6 +350,7 @@ export class StandbyGroup {
 
   pause(): Promise<void> {
     return this.#exclusively(async () => {
+      if (this.record.leaseMs !== undefined) refusePause(this.record.group, this.record.leaseMs)
       this.record.pausedSince ??= new Date(this.deps.clock.wallMs()).toISOString()
       this.deps.store.save(this.record)
       await this.#endSession('paused by the operator of the standby')
@@ -427,6 +440,7 @@ export class StandbyGroup {
       this.#rate.bytesPerSecond,
       clock.wallMs(),
     )
+    if (known === undefined && !this.#isCurrent()) lines.push(...(await this.#outlive(name, options.force)))
     const listen = options.listen ?? known?.listen
     this.record.promotion = {
       time: known?.time ?? new Date(clock.wallMs()).toISOString(),
@@ -439,6 +453,38 @@ export class StandbyGroup {
     if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
     await this.#becomeMaster()
     return lines
+  }
+
+  /** The master, which may be anywhere, answers nobody any more when this resolves; or that is accepted. */
+  async #outlive(name: string, force: boolean): Promise<string[]> {
+    if (this.record.leaseMs === undefined) return []
+    const leftMs = this.#leaseLeftMs()
+    if (force)
+      return leftMs === 0
+        ? []
+        : [`WARNING: the master may answer its clients for another ${formatDuration(leftMs)}: its lease is not over`]
+    await this.#endSession('the standby is being promoted') // From here on none is granted.
+    if (this.#leaseLeftMs() > 0) this.deps.log.warn(`group ${this.record.group}: ${this.#awaitedLease()}`)
+    await this.#lease.over(() => {
+      if (!this.#closing) return this.#leaseLeftMs()
+      throw new OperationError('STOPPING', `promote ${name}: the daemon is stopping; it was not promoted`)
+    })
+    mayPromote(name, true, this.#address(), this.#views.size)
+    return leftMs === 0 ? [] : [`the lease of the master is over: this took ${formatDuration(leftMs)}`]
+  }
+
+  #leaseLeftMs(): number {
+    const age = this.#replica === undefined ? -1 : this.deps.addon.leaseAgeMs(this.#replica.handle)
+    return this.#lease.leftMs(this.record.leaseMs, age)
+  }
+
+  #awaitedLease(): string {
+    return `it is being promoted, and waits until the lease of the master is over (${formatDuration(this.#leaseLeftMs())})`
+  }
+
+  #whyAway(): string {
+    if (this.#lease.isAwaited) return this.#awaitedLease()
+    return this.#divergence === '' ? (this.#follow?.reason ?? '') : this.#divergence
   }
 
   /** From wherever a promotion stands to open images. */
@@ -572,10 +618,12 @@ export class StandbyGroup {
     this.deps.store.save(this.record)
   }
 
-  #noteHello({ durability, generation, history, volumes }: Hello): void {
+  #noteHello({ durability, leaseMs, generation, history, volumes }: Hello): void {
     const { record } = this
     const before = JSON.stringify(encodeReplica(record))
     record.durability = durability
+    if (leaseMs > 0) record.leaseMs = leaseMs
+    else delete record.leaseMs
     delete record.final
     for (const volume of record.volumes) {
       const { excluded = [] } = volumes.find(({ name }) => name === volume.name) ?? {}

@@ -17,6 +17,8 @@ export interface StandbyFacts {
   error: string
   /** Why the master, which this host has to connect to, is not reached; '' when that is not so. */
   away: string
+  /** For how long the master may answer its clients without being heard; 0: not at all, or nobody knows. */
+  leaseLeftMs: number
   diverged: boolean
   sinceMs: number
   nowMs: number
@@ -42,7 +44,7 @@ export function standbyState({
   nowMs,
   away = '',
   diverged = false,
-}: Omit<StandbyFacts, 'record' | 'sinceMs' | 'lagSeconds' | 'away' | 'diverged'> & {
+}: Pick<StandbyFacts, 'counters' | 'sessionAddress' | 'error' | 'nowMs'> & {
   away?: string
   diverged?: boolean
 }): {
@@ -108,12 +110,18 @@ export function standbyVolumeStatus(given: StandbyFacts, volume: ReplicaVolume):
     sizeBytes: Number(volume.sizeBytes),
     logBytes: Number(get('segment_bytes')),
     logMaxBytes: 0,
+    ...leaseStatus(record, given.leaseLeftMs),
     stagedBytes: Number(get('staged_bytes')),
     stagingMaxBytes: Number(get('staging_bytes_max')),
     resync: null,
     lastVerify: null,
     peers: [peer(record, sessionAddress)],
   }
+}
+
+function leaseStatus({ leaseMs }: ReplicaRecord, leftMs: number): Pick<VolumeStatus, 'lease'> {
+  if (leaseMs === undefined) return {}
+  return { lease: { seconds: leaseMs / 1000, secondsLeft: leftMs / 1000, inForce: true } }
 }
 
 function peer(record: ReplicaRecord, address: string): PeerStatus {

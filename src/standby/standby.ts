@@ -385,7 +385,7 @@ export class Standby {
         const again = refused.code === 'not-master' && record.origin?.switchover === true
         if (!again) return
         group
-          .promote(own.name, { acceptLoss: false })
+          .promote(own.name, { acceptLoss: false, force: false })
           .then(() => this.#deps.changed?.())
           .catch((error: unknown) => this.#log.error(describe(error)))
       },

@@ -15,6 +15,7 @@
  * that are not known are ignored, so that a newer peer may say more.
  */
 import { UnderstudyError } from '../core/errors.js'
+import { leaseMsMax } from '../core/lease.js'
 import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
 
 /** Versions of the link this program speaks. N talks to N - 1; the standby is upgraded first. */
@@ -42,6 +43,8 @@ export interface Hello {
   /** The operator has decided that this reign of the peer's goes: it saves what only it has, and follows. */
   discard: string
   durability: string
+  /** Of the lease it will ask for, again and again; 0: none. */
+  leaseMs: number
   hostname: string
   volumes: HelloVolume[]
 }
@@ -60,6 +63,8 @@ export interface Welcome {
   initial: boolean
   /** The name under which a new master knows what was the old one's device: "ID:REIGN"; '' for other copies. */
   alias: string
+  /** Of the leases that will be granted; 0: none. What the standby has on disk. */
+  leaseMs: number
 }
 
 /** The sender was configured with our address, and has a copy: be its master. */
@@ -183,6 +188,7 @@ export function decodeHello(message: unknown): Hello {
     history: historyOf(fields) ?? [firstReign(fields.text('generation', nameMax), '')],
     discard: fields.optionalText('discard', nameMax),
     durability: fields.text('durability', nameMax),
+    leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
     hostname: fields.text('hostname', textMax),
     volumes: fields.list('volumes', volumesMax).map(item => decodeVolume(item)),
   }
@@ -220,6 +226,7 @@ export function decodeWelcome(message: unknown): Welcome {
     fresh: fields.boolean('fresh'),
     initial: fields.boolean('initial'),
     alias: fields.optionalText('alias', nameMax),
+    leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
   }
 }
 
@@ -308,6 +315,11 @@ class Fields {
   /** '' when it is missing. */
   optionalText(name: string, charactersMax: number): string {
     return this.#get(name) === undefined ? '' : this.text(name, charactersMax)
+  }
+
+  /** 0 when it is missing. */
+  optionalInteger(name: string, most: number): number {
+    return this.#get(name) === undefined ? 0 : this.integer(name, 0, most)
   }
 
   optional(name: string): unknown {

@@ -251,6 +251,13 @@ t.test('the table says what needs saying beneath a volume', async t => {
   t.match(text, /^ {2}first copy \(for 2m 00s\)$/m)
   t.match(text, /^ {2}25 % of 1 GiB at 64 MiB\/s, 12\.0 s left$/m)
   t.equal(statusTable({ volumes: [] }, new Date()), 'no volumes yet')
+  const lease = { seconds: 10, secondsLeft: 4, inForce: true }
+  const away = [{ id, address: 'h:1', session: 'away' as const, rttSeconds: null }]
+  const leased = (changes: object): string =>
+    statusTable({ volumes: [{ ...syncing, lease, peers: away, ...changes }] }, new Date())
+  t.match(leased({}), /^ {2}the lease runs out in 4\.0 s: clients wait from then on$/m)
+  t.match(leased({ role: 'standby' }), /^ {2}the lease of the master is over in 4\.0 s: promote --accept-loss waits/m)
+  t.notMatch(leased({ peers }), /lease/, 'while a session keeps it alive nobody needs to know')
 })
 
 t.test('wait, verify and promote end as the daemon says', async t => {
@@ -262,6 +269,16 @@ t.test('wait, verify and promote end as the daemon says', async t => {
       lines({ done: false, missing: 'it is resyncing', volumes: [] }, { done: true, missing: '', volumes: [] }),
     'POST /verify': () => lines({ done: false }, { ...verified, different }),
     'POST /promote': () => ({ document: { messages: ['master last heard 3 s ago'] } }),
+    'GET /status': () => ({
+      document: {
+        volumes: [
+          {
+            ...masterStatus,
+            ...{ name: 'disk', role: 'standby', lease: { seconds: 10, secondsLeft: 4, inForce: true } },
+          },
+        ],
+      },
+    }),
     'POST /export': () => lines(),
   })
   t.same(await understudy('wait', 'disk', '--for', 'drained', '--state', state), {
@@ -280,6 +297,10 @@ t.test('wait, verify and promote end as the daemon says', async t => {
     stderr: /^understudy: verify: volume 'disk': 2 of 16 chunks differ/,
   })
   t.match(await understudy('promote', 'disk', '--state', state), { code: 0, stdout: 'master last heard 3 s ago\n' })
+  t.match(await understudy('promote', 'disk', '--accept-loss', '--state', state), {
+    code: 0,
+    stderr: 'disk: the lease of the master is over in 4.0 s; waiting (--force does not)\n',
+  })
   t.match(await understudy('export', 'disk', '--listen', 'unix:/tmp/x', '--state', state), {
     code: 1,
     stderr: /the daemon ended the export/,

@@ -33,6 +33,7 @@ max_lag = "1GiB,2min"
 on_max_lag = "detach"
 log_size = "1GiB"
 peer_timeout = "2s"
+lease = "10s"
 packet_size = 1350
 bandwidth = "50MiB/s"
 resync_rate = "20MB"
@@ -86,6 +87,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     onMaxLag: 'detach',
     logBytes: 2 ** 30,
     peerTimeoutMs: 2000,
+    leaseMs: 10_000,
     packetBytesMax: 1350,
     bandwidth: 50 << 20,
     resyncRate: 20e6,
@@ -107,6 +109,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     onMaxLag: 'block',
     logBytes: 256 << 20,
     peerTimeoutMs: 5000,
+    leaseMs: undefined,
     bandwidth: 0,
     resyncRate: 0,
     transport: 'quic',
@@ -134,6 +137,13 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
     ['log_size = "1GiB"', 'log_file = "log"\nlog_size = "1GiB"', /key 'group.log_file': 'log' is not an absolute path/],
     ['log_size = "1GiB"', 'log_size = "1MiB"', /key 'group.log_size': 1MiB is too small.*80 MiB/],
     ['peer_timeout = "2s"', 'scrub_every = "10ms"', /key 'group.scrub_every': '10ms': it must be at least 1s/],
+    ['lease = "10s"', 'lease = "1999ms"', /key 'group.lease': '1999ms': it must be between 2s and 1h/],
+    ['lease = "10s"', 'lease = "61min"', /key 'group.lease': '61min': it must be between 2s and 1h/],
+    [
+      'device = "/dev/none/alone"',
+      'device = "/dev/none/alone"\n[[group]]\nlease = "5s"\n[[group.volume]]\nexport = "no"\ndevice = "/dev/none/no"',
+      /key 'group.lease': there is no standby/,
+    ],
     ['peer_timeout = "2s"', 'peer_timeout = "soon"', /key 'group.peer_timeout': 'soon' is not a duration/],
     ['read_only = true', 'read_only = "yes"', /key 'group.volume.read_only': it must be true or false, not a string/],
     ['read_only = true', 'colour = 1', /key 'group.volume.colour': there is no such key \(known here: export, device/],

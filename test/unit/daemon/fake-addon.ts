@@ -62,6 +62,8 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     outranked: undefined,
     firstContact: () => Promise.resolve(),
     provenPosition: () => undefined,
+    giveUpLease: () => [`give up the lease of ${config.name}`],
+    leaseUntilNs: undefined,
     pause: () => void notes.push(`pause ${config.name}`),
     resume: () => void notes.push(`resume ${config.name}`),
     invalidate: () => void notes.push(`invalidate ${config.name}`),

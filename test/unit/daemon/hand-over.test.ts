@@ -18,7 +18,14 @@ import {
 } from '../../../src/daemon/hand-over.js'
 import { FakeClock } from '../transport/fakes.js'
 
-const estate: Estate = { lock: 7, doors: undefined, listeners: [], clients: [], standbyPort: undefined }
+const estate: Estate = {
+  lock: 7,
+  doors: undefined,
+  listeners: [],
+  clients: [],
+  standbyPort: undefined,
+  leases: new Map(),
+}
 const broken = (): Promise<never> => Promise.reject(new Error('broken'))
 
 interface Stage {

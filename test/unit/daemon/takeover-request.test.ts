@@ -139,6 +139,7 @@ t.test('an estate arrives as it was, with the descriptors that the other process
       { name: 'two', client: { ...client, fd: 16, bytesFd: -1 }, attached: 3 },
     ],
     standbyPort: 7400,
+    leases: new Map([['disk1', (1n << 60n) + 1n]]),
   }
   const { document, fds } = encodeEstate(estate)
   t.same(fds, [10, 11, 12, 13, 14, 15, 16])
@@ -152,9 +153,14 @@ t.test('an estate arrives as it was, with the descriptors that the other process
     116,
   )
   t.throws(() => decodeEstate(there, fds.slice(1)), { code: 'TAKEOVER', message: /descriptor 6 did not come/ })
-  const little: Estate = { lock: 3, doors: undefined, listeners: [], clients: [], standbyPort: undefined }
+  const little: Estate = {
+    ...{ lock: 3, doors: undefined, listeners: [], clients: [], standbyPort: undefined },
+    leases: new Map<string, bigint>(),
+  }
   const encoded = encodeEstate(little)
   t.same(decodeEstate(JSON.parse(JSON.stringify(encoded.document)) as object, encoded.fds), little)
+  const { leases: _, ...older } = encoded.document as Record<string, unknown>
+  t.same(decodeEstate(older, encoded.fds).leases, new Map(), 'from a version that knew no leases')
 })
 
 t.test('what is in use is tried again, what is wrong is told at once', async t => {

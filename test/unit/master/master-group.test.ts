@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 
 import type { GroupConfig } from '../../../src/core/config-types.js'
 import { readGroup } from '../../../src/master/group-file.js'
+import type { Seed } from '../../../src/master/group-preparation.js'
 import { LagPause } from '../../../src/master/lag-pause.js'
 import { MasterGroup } from '../../../src/master/master-group.js'
 import { errno, FakeAddon, FakeClock, FakeTransport, rememberingLog } from '../transport/fakes.js'
@@ -25,6 +26,8 @@ async function open(
   { state, device }: { state: string; device: string },
   changes: Partial<GroupConfig> = {},
   fake = new FakeAddon(),
+  heldLeases: ReadonlyMap<string, bigint> = new Map(),
+  seed?: Seed,
 ) {
   const clock = new FakeClock()
   const transport = new FakeTransport()
@@ -55,8 +58,9 @@ async function open(
     clock,
     transport,
     random: () => 0.5,
+    heldLeases,
   }
-  const group = await MasterGroup.open(config, deps)
+  const group = await MasterGroup.open(config, deps, seed)
   t.teardown(() => group.close({ drainMs: 0 }))
   const counters = (values: Record<string, bigint>): void => fake.set('group', group.counterPage, values)
   const incarnation = fake.groups.at(-1)?.incarnation ?? 0n
@@ -137,6 +141,88 @@ t.test('what the standby says decides what is compared', async t => {
   welcome({ incarnation: String(incarnation), received: '6', fresh: false, initial: false })
   t.match(fake.attached.at(-1), { allDirty: true }, 'it has less than it had acknowledged')
 })
+
+const lease = { leaseMs: 10_000 }
+
+t.test('with a lease clients wait from the start on until the standby grants one, and status says so', async t => {
+  const { group, fake, lines, welcome, inSync } = await open(t, scratch(t), lease)
+  t.match(fake.groups[0]?.lease, { lengthMs: 10_000, usableMs: 9_900, required: true, untilNs: 0n })
+  t.match(group.status(), [
+    {
+      reason: /^clients wait: there is no lease yet \(10.0 s\)/,
+      lease: { seconds: 10, secondsLeft: 0, inForce: true },
+    },
+  ])
+  t.match(lines.join(''), /not answered before the standby has granted a lease/)
+  welcome(lease)
+  inSync(7n)
+  fake.heldLease = { untilNs: 5n, leftMs: 9_000 }
+  t.match(group.status(), [{ protected: true, reason: '', lease: { secondsLeft: 9 } }])
+  fake.heldLease.leftMs = 0
+  fake.emit({ type: 'lease', group: 1, held: false })
+  t.match(group.status(), [{ protected: false, reason: /^clients wait: the lease has run out/ }])
+  t.match(lines.join(''), /lease has run out \(10.0 s\): clients wait/)
+  t.same(fake.calls.includes('startLease'), false, 'it was needed all the time')
+})
+
+t.test('a standby that grants no lease is told so, and not replicated to as if it did', async t => {
+  const { group, fake, welcome, transport } = await open(t, scratch(t), lease)
+  welcome()
+  t.match(transport.last.closedWith, /grants no lease; upgrade it, or start this master without --lease/)
+  t.same(fake.attached, [])
+  t.match(group.status(), [{ state: 'detached', reason: /grants no lease/ }])
+})
+
+t.test('pause is refused with a lease (exit 3)', async t => {
+  const { group } = await open(t, scratch(t), lease)
+  t.throws(() => group.pause(), { code: 'LEASE', exitCode: 3, message: /clients would wait/ })
+})
+
+t.test('a daemon that goes on for another one has what is left of its lease', async t => {
+  const { group, fake } = await open(t, scratch(t), lease, new FakeAddon(), new Map([['disk1', 77n]]))
+  t.match(fake.groups[0]?.lease, { untilNs: 77n })
+  fake.heldLease = { untilNs: 88n, leftMs: 4_000 }
+  t.equal(group.leaseUntilNs, 88n)
+})
+
+// Whoever is asked for the first time may count from his welcome: what that takes is on disk, and in the engine, before.
+t.test(
+  'a promoted master needs no lease before a standby is asked; then from that moment on, also after a restart',
+  async t => {
+    const place = scratch(t)
+    const seed = { history: [], known: { replicaId: 'id:01', positions: [] }, isOnlyCopy: true }
+    const back = await open(t, scratch(t), lease, new FakeAddon(), new Map(), { ...seed, isOnlyCopy: false })
+    t.match(back.fake.groups[0]?.lease, { required: true }, 'but for one that takes its reign back')
+    const waived = (): unknown => readGroup(place.state, 'disk1')?.leaseWaived
+    const first = await open(t, place, lease, new FakeAddon(), new Map(), seed)
+    t.match(first.fake.groups[0]?.lease, { required: false })
+    t.match(first.group.status(), [{ lease: { inForce: false } }])
+    t.notMatch(first.group.status(), [{ reason: /clients wait/ }])
+    await closing(first.group, first.clock, 100)
+    const second = await open(t, place, lease)
+    t.match(second.fake.groups[0]?.lease, { required: false }, 'nobody has come meanwhile')
+    const ask = (): void => second.transport.last.establish()
+    ask()
+    t.equal(second.fake.calls.at(-1), 'startLease')
+    t.equal(waived(), undefined)
+    second.transport.last.receive({ type: 'refused', code: 'paused', message: 'no', history: [], yield: false })
+    t.equal(second.fake.calls.at(-1), 'waiveLease', 'who refuses will not be promoted')
+    t.equal(waived(), true)
+    await second.clock.advance(10_000)
+    ask()
+    second.transport.last.end('timeout')
+    await second.clock.advance(10_000)
+    ask()
+    second.transport.last.receive({ type: 'refused', code: 'paused', message: 'no', history: [], yield: false })
+    t.equal(second.fake.calls.filter(call => call === 'waiveLease').length, 1, 'who may have said yes before may be')
+    await closing(second.group, second.clock, 100)
+    const third = await open(t, place, lease)
+    t.match(third.fake.groups[0]?.lease, { required: true })
+    t.match(third.group.giveUpLease(), [/goes on without a lease until a standby is there again/])
+    t.equal(third.fake.calls.at(-1), 'waiveLease')
+    t.throws(() => third.group.giveUpLease(), { code: 'IS_MASTER', exitCode: 3 })
+  },
+)
 
 t.test('a clean stop drains, and the next start relies on what it left', async t => {
   const place = scratch(t)

@@ -15,6 +15,7 @@ const hello: Hello = {
   history: [],
   discard: '',
   durability: 'flush',
+  leaseMs: 0,
   hostname: 'h',
   volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512, excluded: [] }],
 }

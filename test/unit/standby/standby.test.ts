@@ -435,6 +435,102 @@ t.test('a copy that is being exported is not promoted under its clients', async 
   await standby.promote('disk1', { acceptLoss: true, force: false })
 })
 
+/** A copy with a lease of 10 s, granted 3 s ago; the session has ended. */
+async function fenced(t: Test, store = scratch(t)) {
+  const opened = await open(t, store)
+  const session = await opened.greet(hello({ leaseMs: 10_000 }))
+  t.match(session.sent, [{ type: 'welcome', leaseMs: 10_000 }])
+  t.same(opened.fake.grantable, [10_000])
+  t.match(JSON.parse(readFileSync(replicaFile(store), 'utf8')), { leaseMs: 10_000 }, 'on disk before one is granted')
+  opened.setReplica({ phase: cut })
+  await opened.clock.advance(60_000)
+  opened.fake.leaseAge = 3_000
+  return { ...opened, session, store }
+}
+
+t.test('promote --accept-loss waits until the last lease of the master is over, and grants none meanwhile', async t => {
+  const { standby, greet, clock, fake, session, store } = await fenced(t)
+  const left = (): number => standby.status()[0]?.lease?.secondsLeft ?? NaN
+  t.match(standby.status(), [{ lease: { seconds: 10, secondsLeft: 7.1, inForce: true } }], 'and a margin of 0.1 s')
+  await t.rejects(standby.promote('disk1', { acceptLoss: false, force: false }), { code: 'NOT_CURRENT' })
+  t.equal(session.closedWith, undefined, 'a refused one ends nothing')
+  const promoted = standby.promote('disk1', { acceptLoss: true, force: false })
+  await settle()
+  t.match(session.closedWith, /being promoted/)
+  t.match((await greet(hello({ leaseMs: 10_000 }))).sent, [
+    { type: 'refused', code: 'failed', message: /is being promoted/ },
+  ])
+  t.match(standby.status(), [{ role: 'standby', reason: /waits until the lease of the master is over/ }])
+  for (let waited = 0; waited < 7; waited++) {
+    t.equal(fake.calls.includes('sealReplica'), false, `after ${waited} s, ${left()} s left`)
+    t.notMatch(JSON.parse(readFileSync(replicaFile(store), 'utf8')), { promotion: {} })
+    fake.leaseAge += 1_000
+    await clock.advance(1_000)
+  }
+  fake.leaseAge += 100
+  await clock.advance(200)
+  t.match((await promoted).messages.join('\n'), /promoted at sequence[^]*lease of the master is over/)
+  t.match(
+    fake.groups.at(-1)?.lease,
+    { lengthMs: 10_000, usableMs: 9_900, required: false },
+    'it reigns with one, and needs none yet',
+  )
+})
+
+t.test('--force promotes at once, and says what that may mean', async t => {
+  const { standby } = await fenced(t)
+  const messages = await standby.promote('disk1', { acceptLoss: true, force: true })
+  t.match(messages.messages.join('\n'), /WARNING: the master may answer its clients for another 7.1 s/)
+})
+
+t.test('a lease that is over is not waited for, nor is one of a master that has given its reign away', async t => {
+  const { standby, fake } = await fenced(t)
+  fake.leaseAge = 10_100
+  await standby.promote('disk1', { acceptLoss: true, force: false })
+  const other = await fenced(t)
+  other.session.receive({ type: 'abdicate', takeOver: false, incarnation: '5', sequence: '0' })
+  await settle()
+  other.setReplica({ phase: cut, incarnation: 5n })
+  await other.standby.promote('disk1', { acceptLoss: false, force: false })
+})
+
+t.test('a standby that was restarted counts from its start, for nobody knows what it granted before', async t => {
+  const { standby, store } = await fenced(t)
+  await standby.close({ drainMs: 0 })
+  const after = await open(t, store)
+  after.setReplica({ phase: cut })
+  await after.clock.advance(4_000)
+  t.match(after.standby.status(), [{ lease: { secondsLeft: 6.1 } }])
+  const session = await after.greet(hello({ leaseMs: 10_000 }))
+  t.match(after.standby.status(), [{ lease: { secondsLeft: 10.1 } }], 'and from each welcome')
+  session.end('timeout')
+  await settle()
+  await after.greet(hello())
+  t.notOk(after.standby.status()[0]?.lease, 'a master that needs no lease any more is not waited for')
+  t.same(after.fake.grantable, [10_000, 0])
+})
+
+t.test(
+  'a promotion that waits for a lease does not keep the daemon from stopping, and has not happened then',
+  async t => {
+    const { standby, clock, store } = await fenced(t)
+    const promoted = standby.promote('disk1', { acceptLoss: true, force: false })
+    const failed = t.rejects(promoted, { code: 'STOPPING', message: /was not promoted/ })
+    await settle()
+    const closed = standby.close({ drainMs: 0 })
+    await clock.advance(200)
+    await failed
+    await closed
+    t.notMatch(JSON.parse(readFileSync(replicaFile(store), 'utf8')), { promotion: {} })
+  },
+)
+
+t.test('pause is refused while there is a lease: its clients would wait (exit 3)', async t => {
+  const { standby, session } = await fenced(t)
+  await t.rejects(standby.pause('disk1'), { code: 'LEASE', exitCode: 3, message: /without --lease first/ })
+  t.equal(session.closedWith, undefined)
+})
+
 t.test('closing ends the session, then drains, then closes the copy', async t => {
   const { standby, greet, fake } = await open(t, scratch(t))
   const session = await greet()

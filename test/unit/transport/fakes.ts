@@ -166,6 +166,11 @@ export class FakeAddon {
   position = { incarnation: 0n, received: 0n }
   /** Of the dirty maps that are trusted; undefined: they are damaged. */
   mapFloor: { incarnation: bigint; durable: bigint } | undefined = { incarnation: 0n, durable: 0n }
+  /** Of the master. */
+  heldLease = { untilNs: 0n, leftMs: 0 }
+  /** What the standby lets its engine grant, and how long ago that granted something. */
+  readonly grantable: number[] = []
+  leaseAge = -1
   failing = new Map<string, Error & { code?: string }>()
   readonly #buffer = new ArrayBuffer(64 * 512 * 8)
   #pages = 0
@@ -252,6 +257,22 @@ export class FakeAddon {
     this.#call('closeGroup')
   }
 
+  lease(): ReturnType<Addon['lease']> {
+    return this.heldLease
+  }
+
+  startLease(): void {
+    this.#call('startLease')
+  }
+
+  waiveLease(): void {
+    this.#call('waiveLease')
+  }
+
+  leaseAgeMs(): number {
+    return this.leaseAge
+  }
+
   setRanges(): void {
     this.#call('setRanges')
   }
@@ -267,8 +288,9 @@ export class FakeAddon {
     this.#call('closeReplica')
   }
 
-  attachReplica(): { incarnation: bigint; received: bigint } {
+  attachReplica(_replica: number, _session: bigint, leaseMs: number): { incarnation: bigint; received: bigint } {
     this.#call('attachReplica')
+    this.grantable.push(leaseMs)
     return this.position
   }
 

@@ -16,6 +16,7 @@ const hello: Hello = {
   history: [{ id: '00ff', parent: '', fork: { incarnation: 0n, sequence: 0n }, since: '2026-01-01T00:00:00.000Z' }],
   discard: '',
   durability: 'flush',
+  leaseMs: 10_000,
   hostname: 'alpha',
   volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512, excluded: [0n, 4096n] }],
 }
@@ -32,8 +33,11 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
     fresh: false,
     initial: true,
     alias: 'id:00ff',
+    leaseMs: 10_000,
   }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
+  const { leaseMs: _, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
+  t.equal(decodeWelcome(older).leaseMs, 0, 'a program that knows no leases grants none')
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
     code: 'size',
     message: 'x'.repeat(1000),
@@ -49,6 +53,8 @@ t.test('a hello that breaks a rule is refused by the name of the field', t => {
     [{ incarnation: '0' }, /'incarnation'/],
     [{ incarnation: '18446744073709551616' }, /'incarnation'/],
     [{ protocol: 0 }, /'protocol'/],
+    [{ leaseMs: 3_600_001 }, /'leaseMs'/],
+    [{ leaseMs: '1000' }, /'leaseMs'/],
     [{ group: 'g'.repeat(201) }, /'group'/],
     [{ volumes: [] }, /'volumes'/],
     [{ volumes: Array.from({ length: 65 }, () => ({})) }, /'volumes'/],
