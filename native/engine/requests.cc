@@ -227,7 +227,7 @@ bool Group::log_has_room(Volume &volume, uint64_t start, uint64_t end, bool payl
 
 bool Group::room_will_come() {
   if (Spilling *spilling = capture_.spilling(); spilling && spilling->busy()) {
-    if (turn_ns_ < spilling->busy_since_ns() + options_.standby.peer_timeout_ns) return true;
+    if (turn_ns_ < spilling->busy_since_ns(turn_ns_) + options_.standby.peer_timeout_ns) return true;
     spilling->give_up();  // detaches, if it holds anything
   }
   return capture_.state() == CaptureState::kStreaming && (!watch_.away() || watch_.blocks());

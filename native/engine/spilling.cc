@@ -98,9 +98,12 @@ void Spilling::turn(uint64_t now_ns, bool stopping) {
     if (used_ && now_ns - idle_ns_ >= kIdleNs) empty(false);
     return;
   }
-  const bool writes = head() - buffered_from() >= std::min<uint64_t>(kPieceBytes, buffer_.size() / 4);
-  if ((read_next_ || !writes) && read()) return;
-  if (writes) write();
+  if ((read_next_ || !writes()) && read()) return;
+  if (writes()) write();
+}
+
+bool Spilling::writes() const {
+  return active() && head() - buffered_from() >= std::min<uint64_t>(kPieceBytes, buffer_.size() / 4);
 }
 
 void Spilling::start(std::function<int()> job, std::function<void(int)> ended) {

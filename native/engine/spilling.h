@@ -50,9 +50,10 @@ class Spilling {
 
   bool active() const { return spilled_bytes_ != 0; }
   bool room(uint64_t bytes) const;
-  // Its disk has to answer before it can be said whether there is room; since when.
-  bool busy() const { return busy_ && state_ != State::kBroken; }
-  uint64_t busy_since_ns() const { return busy_since_ns_; }
+  // Its disk has to answer before it can be said whether there is room (also when it has answered, and the next job is
+  // begun at the end of this turn); since when.
+  bool busy() const { return state_ != State::kBroken && (busy_ || writes()); }
+  uint64_t busy_since_ns(uint64_t now_ns) const { return busy_ ? busy_since_ns_ : now_ns; }
   // There must be room().
   void append(wire::RecordHeader &header, const void *payload);
   // The sequence of the last record that has reached the ring; only while active().
@@ -81,6 +82,7 @@ class Spilling {
   void drained();
   uint64_t head() const { return log_->head() + spilled_bytes_; }
   uint64_t buffered_from() const { return std::max(written_, loaded_); }
+  bool writes() const;  // there is enough for a job
 
   const std::shared_ptr<log::SpillFile> file_;
   std::vector<std::unique_ptr<Volume>> &volumes_;

@@ -85,7 +85,7 @@ const protectionRules: AlertRule[] = [
     severity: 'warning',
     summary: `Group ${group} keeps losing its standby ({{ $labels.reason }})`,
     description:
-      'log-full: the standby or the link is too slow for the writes. peer-timeout: the standby or the network goes away. max-lag: as log-full, earlier.',
+      'log-full: the standby or the link is too slow for the writes. peer-timeout: the standby or the network goes away. max-lag: as log-full, earlier. log-file: the disk of the log file.',
   },
 ]
 
@@ -108,12 +108,30 @@ const delayRules: AlertRule[] = [
   },
   {
     alert: 'UnderstudyLogNearlyFull',
-    expr: 'understudy_log_bytes / (understudy_log_max_bytes > 0) > 0.9',
+    expr: 'understudy_log_bytes / (understudy_log_max_bytes > 0) > 0.9 unless understudy_log_file_max_bytes > 0',
     for: '2m',
     severity: 'warning',
     summary: `The log of group ${group} is {{ $value | humanizePercentage }} full`,
     description:
       'When it is full, clients wait, or the standby is detached. Look at the link and the disk of the standby, or enlarge the log.',
+  },
+  {
+    alert: 'UnderstudyLogFileNearlyFull',
+    expr: 'understudy_log_file_bytes / (understudy_log_file_max_bytes > 0) > 0.8',
+    for: '0m',
+    severity: 'warning',
+    summary: `The log file of group ${group} is {{ $value | humanizePercentage }} full`,
+    description:
+      'When it is full, clients wait for a standby that is slow; one that is away loses its exact history, and what was written is compared and sent by a resynchronisation. Bring the standby back, or enlarge log_size.',
+  },
+  {
+    alert: 'UnderstudyStagingNearlyFull',
+    expr: 'understudy_standby_staged_bytes / (understudy_standby_staging_max_bytes > 0) > 0.8 unless understudy_standby_staging_full == 1',
+    for: '0m',
+    severity: 'warning',
+    summary: `The step of group ${group} has taken {{ $value | humanizePercentage }} of its staging`,
+    description:
+      'At its maximum nothing more is acknowledged, and the copy stays the cut before the step. Raise staging_size on the standby (a reload is enough).',
   },
   {
     alert: 'UnderstudyBackpressure',
@@ -151,6 +169,24 @@ const errorRules: AlertRule[] = [
     summary: `The standby of group ${group} has trouble with its disk`,
     description:
       'It acknowledges nothing until that is over. The log of the daemon names file and errno; a full disk is the usual case.',
+  },
+  {
+    alert: 'UnderstudyStagingFull',
+    expr: 'understudy_standby_staging_full == 1',
+    for: '0m',
+    severity: 'critical',
+    summary: `The step of group ${group} has reached the maximum of its staging`,
+    description:
+      'Nothing more is acknowledged, and it does not go on by itself: raise staging_size on the standby, or give the cut up with understudy invalidate --in-place.',
+  },
+  {
+    alert: 'UnderstudyLogFileUnusable',
+    expr: 'understudy_log_file_errno > 0',
+    for: '1m',
+    severity: 'warning',
+    summary: `The log file of group ${group} cannot be used (errno {{ $value }})`,
+    description:
+      'Only memory is left for the log: a longer outage ends in the dirty map and a resynchronisation. The log of the daemon names file and error; a full disk is the usual case. It is tried again by itself.',
   },
   {
     alert: 'UnderstudyUnreadable',

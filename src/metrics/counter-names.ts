@@ -23,6 +23,7 @@ export const groupCounters = [
   'detaches_log_file',
   'log_file_bytes',
   'log_file_bytes_max',
+  'log_file_errno',
   'alone_flushes',
   'backpressure_ns',
   'voids',

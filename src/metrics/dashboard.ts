@@ -195,6 +195,14 @@ function addLog(dashboard: DashboardBuilder): void {
     .withPanel(
       graph('Log fill', 'Of its maximum; nothing where there is no maximum.', 'percentunit', [
         [`understudy_log_bytes{${ofGroup}} / (understudy_log_max_bytes{${ofGroup}} > 0)`, groupLegend],
+        [
+          `understudy_log_file_bytes{${ofGroup}} / (understudy_log_file_max_bytes{${ofGroup}} > 0)`,
+          `file ${groupLegend}`,
+        ],
+        [
+          `understudy_standby_staged_bytes{${ofGroup}} / (understudy_standby_staging_max_bytes{${ofGroup}} > 0)`,
+          `open step ${groupLegend}`,
+        ],
       ]),
     )
     .withPanel(

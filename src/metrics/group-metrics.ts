@@ -69,6 +69,12 @@ export const groupMetrics: MetricDefinition[] = [
     'log_file_bytes_max',
   ),
   masterMetric(
+    'gauge',
+    'understudy_log_file_errno',
+    "Why the log's file cannot be used at present, as an errno; 0 if all is well, or without one.",
+    'log_file_errno',
+  ),
+  masterMetric(
     'counter',
     'understudy_voids_total',
     'Records that failed on the master and were followed by a void.',

@@ -40,6 +40,14 @@ async function begin(t: Tap, name: string, size: string, options: PairOptions = 
   return { pair, observer: new Observer(pair, sizeBytes), history, workload, logFile }
 }
 
+/** A master whose log file NAME.log fails while a fault of test/support/io-shim.c lies in the folder. */
+function faulty(name: string): { faults: string; masterEnv: NodeJS.ProcessEnv } {
+  const faults = files.path(`${name}-faults`)
+  mkdirSync(faults)
+  const shim = { LD_PRELOAD: preloaded(files, 'io-shim'), IO_SHIM_FILE: files.path(`${name}.log`) }
+  return { faults, masterEnv: { ...shim, IO_SHIM_FAULTS: faults } }
+}
+
 /** The standby is gone, and clients go on until so much is in the file, or something else has happened. */
 async function outage({ pair, observer }: Run, spilled: number): Promise<void> {
   await pair.standby.kill()
@@ -67,7 +75,10 @@ async function givenUp({ pair }: Run): Promise<number> {
 }
 
 t.test('an outage longer than the memory, but within the file, keeps the exact history (G2, G4)', async t => {
-  const run = await begin(t, 'within', '512MiB', { master: ['--bandwidth', '48MiB'] })
+  // Also when the file never takes all of a write at once.
+  const { faults, masterEnv } = faulty('within')
+  writeFileSync(`${faults}/short-write`, '')
+  const run = await begin(t, 'within', '512MiB', { masterEnv, master: ['--bandwidth', '48MiB'] })
   const { pair, observer, history, workload, logFile } = run
   t.equal(statSync(logFile).mode & 0o777, 0o600, 'the file is its own')
   for (const place of ['memory', 'file', 'dirty-map'])
@@ -121,23 +132,23 @@ t.test('kill -9 of the master with a file in use: it is not replayed, what was i
   await endsEqual(t, run)
 })
 
+const refusals: [string, RegExp][] = [
+  ['no-space', /no space left \(ENOSPC\)/],
+  ['fail-flush', /EIO/],
+  ['hang-write', /ETIMEDOUT/],
+]
+
 t.test('whatever the file refuses, no client hears of it: the dirty map takes its place, status says it', async t => {
-  const faults = files.path('faults')
-  mkdirSync(faults)
-  const masterEnv = {
-    LD_PRELOAD: preloaded(files, 'io-shim'),
-    IO_SHIM_FILE: files.path('refused.log'),
-    IO_SHIM_FAULTS: faults,
-  }
+  const { faults, masterEnv } = faulty('refused')
   const run = await begin(t, 'refused', '256MiB', { masterEnv })
   const { pair } = run
-  for (const [index, fault] of ['no-space', 'fail-flush'].entries()) {
+  for (const [index, [fault, reason]] of refusals.entries()) {
     writeFileSync(`${faults}/${fault}`, '')
     await outage(run, Infinity)
     const status = await pair.master.until(pair.volume, 'a reason', ({ reason }) =>
       /log file cannot be used/.test(reason),
     )
-    t.match(status.reason, fault === 'no-space' ? /no space left \(ENOSPC\)/ : /EIO/, fault)
+    t.match(status.reason, reason, fault)
     t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason: 'log-file' }), index + 1)
     rmSync(`${faults}/${fault}`)
     await pair.standby.restart()

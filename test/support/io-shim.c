@@ -4,6 +4,7 @@
 //   fail-write      pwrite: EIO                       no-zero      fallocate: EOPNOTSUPP
 //   no-space        pwrite: half of it, then ENOSPC   short-write  pwrite: half of it
 //   bad-sector      pread, preadv2 of the 4096 bytes at 1 MiB: EIO
+//   hang-write      pwrite does not return while it is on
 //
 // The log: "write OFFSET LENGTH" and "zero OFFSET LENGTH" when the call has returned, "flush-begin", "flush-end".
 #define _GNU_SOURCE
@@ -47,6 +48,7 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   static ssize_t (*real)(int, const void *, size_t, off_t);
   if (!real) real = dlsym(RTLD_NEXT, "pwrite");
   if (!watched(fd)) return real(fd, data, bytes, offset);
+  while (fault("hang-write")) usleep(10000);
   if (fault("fail-write")) return errno = EIO, -1;
   if (fault("no-space") && bytes <= 4096) return errno = ENOSPC, -1;
   if (bytes > 1 && (fault("no-space") || fault("short-write"))) bytes /= 2;
