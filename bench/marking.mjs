@@ -6,14 +6,13 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { fio } from './lib/fio.mjs'
-import { cell, spread } from './lib/table.mjs'
+import { spread } from './lib/statistics.mjs'
+import { cell } from './lib/text.mjs'
 import { startAlone } from './peers/understudy.mjs'
 
 const sizeBytes = 16 * 2 ** 30
-const load = {
-  ...{ pattern: 'randwrite', block: '4k', depth: 32 },
-  more: ['--random_distribution=zoned:90/5:10/95'],
-}
+const load = { block: 4096, depth: 32, unit: 'requests' }
+const zones = ['--random_distribution=zoned:90/5:10/95']
 
 const { values: options } = parseArgs({
   options: {
@@ -31,15 +30,14 @@ const [disk, memory] = folders
 const without = join(disk, 'without')
 mkdirSync(join(without, 'alone', 'volumes', 'bench.map', 'in-the-way'), { recursive: true })
 const peers = {
-  marked: await startAlone(join(disk, 'with'), sizeBytes, join(memory, 'with.img')),
-  unmarked: await startAlone(without, sizeBytes, join(memory, 'without.img')),
+  marked: await startAlone({ folder: join(disk, 'with'), sizeBytes, device: join(memory, 'with.img') }),
+  unmarked: await startAlone({ folder: without, sizeBytes, device: join(memory, 'without.img') }),
 }
 const ratios = []
 for (let round = 1; round <= Number(options.rounds); round++) {
   const rates = {}
   for (const name of round % 2 ? ['marked', 'unmarked'] : ['unmarked', 'marked']) {
-    const { operations, seconds } = await fio(peers[name].uri, load, sizeBytes, Number(options.seconds))
-    rates[name] = operations / seconds
+    rates[name] = (await fio(peers[name].target, load, sizeBytes, Number(options.seconds), zones)).rate
   }
   ratios.push(rates.marked / rates.unmarked)
   console.log(

@@ -1,11 +1,14 @@
 // Programs that a measurement starts: ended by their own ids, whatever happens, and never any other.
 import { spawn, spawnSync } from 'node:child_process'
+import { readFileSync, readdirSync } from 'node:fs'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const running = new Set()
+const daemons = new Set() // ids of programs that have put themselves into the background
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
+  for (const pid of daemons) signal(pid, 'SIGKILL')
 })
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130))
 
@@ -25,6 +28,7 @@ export function start(command, args) {
   })
   return {
     ended,
+    pid: child.pid,
     output: () => text,
     get running() {
       return running.has(child)
@@ -35,6 +39,35 @@ export function start(command, args) {
       await ended
       clearTimeout(limit)
     },
+  }
+}
+
+/** A program that puts itself into the background and leaves its id in a file. */
+export async function startDaemon(command, args, pidFile) {
+  const printed = await run(command, args)
+  let pid = 0
+  for (const end = Date.now() + 10_000; pid === 0 && Date.now() < end; await sleep(5)) pid = Number(textOf(pidFile))
+  if (pid === 0) throw new Error(`${command} has not written ${pidFile} within 10 s:\n${printed}`)
+  daemons.add(pid)
+  return {
+    pid,
+    output: () => printed,
+    get running() {
+      return signal(pid, 0)
+    },
+    async stop() {
+      for (const end = Date.now() + 20_000; signal(pid, Date.now() < end ? 'SIGTERM' : 'SIGKILL'); await sleep(20));
+      daemons.delete(pid)
+    },
+  }
+}
+
+/** False when there is no such process any more. */
+function signal(pid, name) {
+  try {
+    return process.kill(pid, name)
+  } catch {
+    return false
   }
 }
 
@@ -67,15 +100,50 @@ export function versionOf(command, args = ['--version']) {
   return stdout.split('\n')[0].trim()
 }
 
-/** Waits until somebody listens on a unix socket. */
-export async function listening(path, program, seconds = 20) {
+const ticksPerSecond = 100 // USER_HZ, the same on every Linux of these machines (proc(5))
+
+/** User and system time of a process: of all its threads, and of its children, gone or not. */
+export function cpuSeconds(pid) {
+  let ticks = 0
+  for (const one of [pid, ...descendants(pid)]) {
+    const fields = procFile(one, 'stat').split(') ').at(-1)?.split(' ') ?? []
+    // utime, stime; and cutime, cstime: of children that are gone
+    for (const field of fields.slice(11, 15)) ticks += Number(field)
+  }
+  return ticks / ticksPerSecond
+}
+
+function descendants(pid) {
+  try {
+    const children = readdirSync(`/proc/${pid}/task`).flatMap(task =>
+      procFile(pid, `task/${task}/children`).split(' ').filter(Boolean).map(Number),
+    )
+    return children.flatMap(child => [child, ...descendants(child)])
+  } catch {
+    return [] // it has ended
+  }
+}
+
+const procFile = (pid, name) => textOf(`/proc/${pid}/${name}`)
+
+/** What is in a file; nothing when it is not there. */
+function textOf(path) {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+/** Waits until somebody listens on a unix socket, or on { host, port }. */
+export async function listening(where, program, seconds = 20) {
   for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(20)) {
-    if (!program.running) throw new Error(`a program ended before it listened on ${path}:\n${program.output()}`)
+    if (!program.running) throw new Error(`a program ended before it listened on ${where}:\n${program.output()}`)
     const open = await new Promise(resolve => {
-      const socket = connect(path, () => (socket.destroy(), resolve(true)))
+      const socket = connect(where, () => (socket.destroy(), resolve(true)))
       socket.on('error', () => resolve(false))
     })
     if (open) return
   }
-  throw new Error(`nobody listens on ${path} after ${seconds} s:\n${program.output()}`)
+  throw new Error(`nobody listens on ${JSON.stringify(where)} after ${seconds} s:\n${program.output()}`)
 }

@@ -108,7 +108,7 @@ std::string negotiate(int fd, const std::string &name, uint64_t &bytes) {
 
 }  // namespace
 
-Export open_export(const Options &options) {
+Export open_export(const Options &options, const std::string &name) {
   Export opened;
   opened.fd = options.unix_path.empty() ? connect_tcp(options.tcp_host, options.tcp_port)
                                         : connect_unix(options.unix_path);
@@ -119,7 +119,7 @@ Export open_export(const Options &options) {
   const timeval patience{.tv_sec = kPatienceSeconds};
   setsockopt(opened.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   setsockopt(opened.fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-  opened.error = negotiate(opened.fd, options.export_name, opened.bytes);
+  opened.error = negotiate(opened.fd, name, opened.bytes);
   return opened;
 }
 

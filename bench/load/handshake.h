@@ -12,6 +12,6 @@ struct Export {
   uint64_t bytes = 0;
   std::string error;  // empty: all is well
 };
-Export open_export(const Options &options);
+Export open_export(const Options &options, const std::string &name);
 
 }  // namespace understudy::bench

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
 #include <memory>
@@ -93,7 +94,7 @@ void print(const Options &options, const Totals &totals, double began_ms, double
 int run(const Options &options) {
   Connections connections;
   for (unsigned i = 0; i < options.connections; ++i) {
-    const Export opened = open_export(options);
+    const Export opened = open_export(options, options.exports[i % options.exports.size()]);
     if (!opened.error.empty()) return give_up(opened.error);
     connections.push_back(std::make_unique<Connection>(options, opened.fd, opened.bytes, i));
     if (!connections.back()->possible()) return give_up("the export is too small for this block size or these regions");

@@ -6,16 +6,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace understudy::bench {
 namespace {
 
 constexpr char kHelp[] =
-    R"(usage: load (--unix PATH | --tcp HOST:PORT) [--export NAME] (--seconds S | --requests N) [options]
+    R"(usage: load (--unix PATH | --tcp HOST:PORT) [--export NAME ...] (--seconds S | --requests N) [options]
 
 Puts load on an NBD server (simple replies, raw protocol) and prints what came of it as JSON on one line.
 
-  --connections N      at once (default 1)
+  --connections N      at once (default 1); of several exports they take one after the other
   --depth N            requests in flight on each connection, 1 to 1024 (default 1)
   --block BYTES        of a request, a multiple of 512 (default 4096)
   --sequential         in order, each connection in a part of its own (default: anywhere)
@@ -61,6 +62,7 @@ Options parse_options(int count, char **arguments) {
       {"requests", 1, nullptr, kRequests}, {"span", 1, nullptr, kSpan}, {"regions", 1, nullptr, kRegions},
       {"region-bytes", 1, nullptr, kRegionBytes}, {"seed", 1, nullptr, kSeed}, {"help", 0, nullptr, kAskHelp}, {}};
   Options options;
+  bool exports_named = false;
   for (int found; (found = getopt_long(count, arguments, "", known, nullptr)) != -1;) {
     switch (found) {
       case kUnix: options.unix_path = optarg; break;
@@ -71,7 +73,10 @@ Options parse_options(int count, char **arguments) {
         options.tcp_port = colon + 1;
         break;
       }
-      case kExport: options.export_name = optarg; break;
+      case kExport:
+        if (std::exchange(exports_named, true)) options.exports.emplace_back(optarg);
+        else options.exports[0] = optarg;
+        break;
       case kConnections: options.connections = number("--connections", optarg, 1, 64); break;
       case kDepth: options.depth = number("--depth", optarg, 1, 1024); break;
       case kBlock: options.block_bytes = number("--block", optarg, 512, 32u << 20); break;

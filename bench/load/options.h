@@ -2,13 +2,14 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace understudy::bench {
 
 struct Options {
   std::string unix_path;  // or
   std::string tcp_host, tcp_port;
-  std::string export_name;
+  std::vector<std::string> exports{""};  // the connections take them in turn
 
   unsigned connections = 1, depth = 1;  // depth: requests in flight on each connection
   uint32_t block_bytes = 4096;

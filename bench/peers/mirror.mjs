@@ -1,21 +1,22 @@
-// QEMU's storage daemon with blockdev-mirror in write-blocking mode to a second nbdkit: a reply means both have it.
-import { closeSync, openSync, truncateSync } from 'node:fs'
+// QEMU's storage daemon with blockdev-mirror to a second nbdkit, in clear text over unix sockets. write-blocking: a reply
+// means that both have it. background: what is written is marked in a bitmap and copied later.
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sparseFile } from '../lib/files.mjs'
 import { listening, start } from '../lib/processes.mjs'
 import { startNbdkit } from './nbdkit.mjs'
 
-export async function startMirror(folder, sizeBytes) {
-  const target = await startNbdkit(folder, sizeBytes, 'mirror-target')
-  const [image, socket, monitor] = ['mirror.img', 'mirror.sock', 'mirror.qmp'].map(name => join(folder, name))
-  closeSync(openSync(image, 'w'))
-  truncateSync(image, sizeBytes)
+export async function startMirror({ folder, sizeBytes }, copyMode) {
+  const name = `mirror-${copyMode}`
+  const target = await startNbdkit({ folder, sizeBytes }, `${name}-target`)
+  const image = sparseFile(join(folder, name, 'disk.img'), sizeBytes)
+  const [socket, monitor] = ['nbd.sock', 'qmp.sock'].map(file => join(folder, name, file))
   const program = start('qemu-storage-daemon', [
     '--blockdev', `file,node-name=file,filename=${image},aio=io_uring`,
     '--blockdev', 'raw,node-name=source,file=file',
-    '--blockdev', `nbd,node-name=target,server.type=unix,server.path=${target.socket},export=`,
+    '--blockdev', `nbd,node-name=target,server.type=unix,server.path=${target.target.unix},export=`,
     '--nbd-server', `addr.type=unix,addr.path=${socket},max-connections=0`,
     '--chardev', `socket,path=${monitor},server=on,wait=off,id=monitor`,
     '--monitor', 'chardev=monitor',
@@ -24,13 +25,15 @@ export async function startMirror(folder, sizeBytes) {
   const qmp = await openMonitor(monitor)
   await qmp.ask('qmp_capabilities')
   await qmp.ask('blockdev-mirror', {
-    'job-id': 'mirror', device: 'source', target: 'target', sync: 'full', 'copy-mode': 'write-blocking', 'filter-node-name': 'mirrored',
+    'job-id': 'mirror', device: 'source', target: 'target', sync: 'full', 'copy-mode': copyMode, 'filter-node-name': 'mirrored',
   }) // prettier-ignore
   await qmp.ready()
   await qmp.ask('block-export-add', { type: 'nbd', id: 'export', 'node-name': 'mirrored', name: 'x', writable: true })
   return {
-    uri: `nbd+unix:///x?socket=${socket}`,
-    settled: async () => null,
+    target: { unix: socket, export: 'x' },
+    processes: { master: program, standby: target.processes.server },
+    // It has no log: what is not copied yet is what its bitmap marks.
+    settled: async () => (copyMode === 'background' ? { ...(await qmp.copied()), detaches: 0, logBytes: 0 } : null),
     async stop() {
       qmp.close()
       await program.stop()
@@ -67,5 +70,14 @@ async function openMonitor(path) {
     }
     throw new Error('QEMU: the mirror was not ready within 30 s')
   }
-  return { ask, ready, close: () => socket.destroy() }
+  /** When nothing is left to copy. The job counts anew every 100 ms. */
+  const copied = async () => {
+    for (const end = Date.now() + 120_000; Date.now() < end; await sleep(10)) {
+      const [job] = await ask('query-jobs')
+      if (job?.status !== 'ready') throw new Error(`QEMU: mirror: ${job?.error ?? job?.status ?? 'gone'}`)
+      if (job['current-progress'] >= job['total-progress']) return { atMs: Date.now() }
+    }
+    throw new Error('QEMU: the mirror had not copied everything within 120 s')
+  }
+  return { ask, ready, copied, close: () => socket.destroy() }
 }

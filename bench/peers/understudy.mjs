@@ -1,36 +1,58 @@
 // understudy, as a user starts it: a master alone, or a master and a standby on this machine.
-import { createSocket } from 'node:dgram'
-import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { request } from 'node:http'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { freeTcpPort, freeUdpPort, sparseFile } from '../lib/files.mjs'
 import { listening, run, start } from '../lib/processes.mjs'
+import { plainServer } from './nbdkit.mjs'
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const volume = 'bench'
+const patienceMs = 180_000
 
-export async function startAlone(folder, sizeBytes, device) {
-  const master = await startMaster(join(folder, 'alone'), sizeBytes, [], device)
-  return { uri: master.uri, settled: async () => null, stop: () => master.program.stop() }
+/** A command of the program, running. */
+export const understudy = args => start(process.execPath, [main, ...args.map(String)])
+
+/** A command of the program, to its end. */
+export const ask = args => run(process.execPath, [main, ...args.map(String)])
+
+/** `device`: an existing path for it; `listen`: other addresses beside its socket. */
+export async function startAlone({ folder, sizeBytes, device, name = 'alone', listen = [] }) {
+  const more = listen.flatMap(address => ['--listen', address])
+  const master = await startMaster(join(folder, name), sizeBytes, more, device)
+  return plainServer(master.program, { unix: master.socket, export: volume })
 }
 
-export async function startReplicated(folder, sizeBytes) {
-  const [masterFolder, standbyFolder] = [join(folder, 'replicated'), join(folder, 'standby')]
+export async function startAloneTcp({ folder, sizeBytes }, port) {
+  const peer = await startAlone({ folder, sizeBytes, name: 'alone-tcp', listen: [`127.0.0.1:${port}`] })
+  return { ...peer, target: { tcp: `127.0.0.1:${port}`, export: volume } }
+}
+
+/** `masterFlags`: e.g. --durability, --packet-size. Ready when the standby's copy is complete. */
+export async function startPair({ folder, sizeBytes }, name, masterFlags) {
+  const [masterFolder, standbyFolder] = [join(folder, name, 'm'), join(folder, name, 's')]
   const [masterId, standbyId] = [await identity(masterFolder), await identity(standbyFolder)]
-  const [port, metricsPort] = [await freeUdpPort(), await freeTcpPort()]
-  const standby = start(process.execPath, [
-    main, 'standby', '--state', standbyFolder, '--store', join(standbyFolder, 'store'), '--listen', `127.0.0.1:${port}`, '--allow', masterId,
+  const [port, masterMetrics, standbyMetrics] = [await freeUdpPort(), await freeTcpPort(), await freeTcpPort()]
+  const standby = understudy([
+    'standby', '--state', standbyFolder, '--store', join(standbyFolder, 'store'), '--listen', `127.0.0.1:${port}`, '--allow', masterId,
+    '--transport', 'quic', '--metrics', `127.0.0.1:${standbyMetrics}`,
   ]) // prettier-ignore
   await listening(join(standbyFolder, 'control.sock'), standby)
   const master = await startMaster(masterFolder, sizeBytes, [
-    '--standby', `${standbyId}@127.0.0.1:${port}`, '--durability', 'async', '--metrics', `127.0.0.1:${metricsPort}`,
+    '--standby', `${standbyId}@127.0.0.1:${port}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...masterFlags,
   ]) // prettier-ignore
   const peer = {
-    uri: master.uri,
-    /** Waits until applied = written; returns when that was (wall clock) and how often the pair has detached so far. */
-    settled: async () => ({ atMs: await applied(masterFolder), detaches: await detaches(metricsPort) }),
+    target: { unix: master.socket, export: volume },
+    processes: { master: master.program, standby },
+    state: masterFolder,
+    /** Waits until applied = written; when that was (wall clock), and what may void a measurement. */
+    settled: async () => ({
+      ...(await applied(masterFolder)),
+      detaches: await metric(masterMetrics, 'understudy_detaches_total'),
+      fsyncs: await metric(standbyMetrics, 'understudy_standby_fsyncs_total', 'file="segment"'),
+    }),
     async stop() {
       await master.program.stop()
       await standby.stop()
@@ -40,33 +62,44 @@ export async function startReplicated(folder, sizeBytes) {
   return peer
 }
 
-async function startMaster(folder, sizeBytes, more, device = join(folder, 'device.img')) {
+async function startMaster(folder, sizeBytes, more, device = join(folder, 'disk.img')) {
   mkdirSync(folder, { recursive: true })
   const socket = join(folder, 'nbd.sock')
-  closeSync(openSync(device, 'w'))
-  truncateSync(device, sizeBytes)
-  const program = start(process.execPath, [
-    main, 'master', '--state', folder, '--device', device, '--export', volume, '--listen', `unix:${socket}`, ...more,
+  sparseFile(device, sizeBytes)
+  const program = understudy([
+    'master', '--state', folder, '--device', device, '--export', volume, '--listen', `unix:${socket}`, ...more,
   ]) // prettier-ignore
   await listening(socket, program)
-  return { program, uri: `nbd+unix:///${volume}?socket=${socket}` }
+  await listening(join(folder, 'control.sock'), program)
+  return { program, socket }
 }
 
-async function identity(state) {
-  return (await run(process.execPath, [main, 'identity', '--state', state])).match(/[0-9a-f]{64}/)[0]
+export async function identity(state) {
+  return (await ask(['identity', '--state', state])).match(/[0-9a-f]{64}/)[0]
 }
 
 async function applied(state) {
-  for (const end = Date.now() + 60_000; Date.now() < end; await sleep(10)) {
-    const found = (await status(state)).volumes.find(one => one.name === volume)
+  let last
+  for (const end = Date.now() + patienceMs; Date.now() < end; await sleep(10)) {
+    const { volumes } = await status(state)
     const atMs = Date.now()
-    if (found?.state === 'replicating' && found.usable && found.applied === found.written && found.dirtyBytes === 0)
-      return atMs
+    last = volumes.find(one => one.name === volume)
+    if (last?.state === 'replicating' && last.usable && last.applied === last.written && last.dirtyBytes === 0)
+      return { atMs, logBytes: await settledLog(state, last.logBytes) }
   }
-  throw new Error(`understudy: applied = written was not reached within 60 s: ${JSON.stringify(await status(state))}`)
+  throw new Error(`understudy: applied = written: not within ${patienceMs / 1000} s: ${JSON.stringify(last)}`)
 }
 
-function status(state) {
+/** The log is empty a moment later: what is acknowledged is given back with the next turn of the engine. */
+async function settledLog(state, bytes) {
+  for (let tries = 0; bytes > 0 && tries < 20; tries++) {
+    await sleep(20)
+    bytes = (await status(state)).volumes.find(one => one.name === volume).logBytes
+  }
+  return bytes
+}
+
+export function status(state) {
   return new Promise((resolve, reject) => {
     const outgoing = request(
       { socketPath: join(state, 'control.sock'), path: '/status', agent: false },
@@ -81,25 +114,10 @@ function status(state) {
   })
 }
 
-async function detaches(port) {
+/** The sum of a metric's series whose labels contain this. */
+async function metric(port, name, labels = '') {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
-  const samples = text.split('\n').filter(line => line.startsWith('understudy_detaches_total'))
-  if (samples.length === 0) throw new Error('understudy: /metrics has no understudy_detaches_total')
+  const samples = text.split('\n').filter(line => line.startsWith(`${name}{`) && line.includes(labels))
+  if (samples.length === 0) throw new Error(`understudy: /metrics has no ${name}`)
   return samples.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
-}
-
-async function freeUdpPort() {
-  const socket = createSocket('udp4')
-  await new Promise(resolve => socket.bind(0, '127.0.0.1', resolve))
-  const { port } = socket.address()
-  socket.close()
-  return port
-}
-
-async function freeTcpPort() {
-  const server = createServer()
-  await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address()
-  server.close()
-  return port
 }

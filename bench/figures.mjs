@@ -1,0 +1,231 @@
+// What is measured, and what it must show: one part after the other, each with its peers, loads and figures.
+//
+// part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow }
+//         slow: each measurement takes plan.slowSeconds (a replicated rate counts over at least 30 s)
+// load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, quick }
+// figure  { text, load, peer, measure, against, againstMeasure, compare, atLeast or atMost, unit, headline }
+//         The median over the rounds of measure(peer), or of its ratio to (or difference from) the one of `against` that
+//         has the highest median rate. README.md shows those with a headline. Only those of a load with `quick` are measured with --quick.
+
+const KiB4 = 4096
+const MiB = 1 << 20
+
+const write = (depth, more = {}) => ({
+  name: `4 KiB random writes, depth ${depth}`,
+  ...{ block: KiB4, depth, unit: 'requests', ...more },
+})
+const read = (depth, more = {}) => ({
+  name: `4 KiB random reads, depth ${depth}`,
+  ...{ block: KiB4, depth, reads: 100, unit: 'requests', ...more },
+})
+const stream = (what, more = {}) => ({
+  name: `1 MiB sequential ${what}, depth 8`,
+  ...{ block: MiB, depth: 8, sequential: true, reads: what === 'reads' ? 100 : 0, unit: 'bytes', ...more },
+})
+const quick = { quick: true }
+
+const [w1, w8, w32] = [write(1, quick), write(8), write(32, quick)]
+const [r1, r8, r32] = [read(1, quick), read(8), read(32, quick)]
+const [ws, rs] = [stream('writes', quick), stream('reads', quick)]
+const mixed = { name: '4 KiB random, 70 % reads, depth 32', block: KiB4, depth: 32, reads: 70, unit: 'requests' }
+const w64 = { name: '64 KiB random writes, depth 8', block: 16 * KiB4, depth: 8, unit: 'bytes' }
+const r64 = { name: '64 KiB random reads, depth 8', block: 16 * KiB4, depth: 8, reads: 100, unit: 'bytes' }
+const w4x8 = {
+  name: '4 KiB random writes, 4 connections of depth 8',
+  block: KiB4,
+  depth: 8,
+  connections: 4,
+  unit: 'requests',
+}
+const fsyncEach = {
+  name: '4 KiB random writes, flush after each',
+  block: KiB4,
+  depth: 1,
+  flushEvery: 1,
+  unit: 'requests',
+}
+const fsync16 = {
+  name: '4 KiB random writes, depth 16, flush after 16',
+  block: KiB4,
+  depth: 16,
+  flushEvery: 16,
+  unit: 'requests',
+}
+
+const servers = ['nbdkit', 'qemu-nbd', 'qemu-nbd-threads', 'nbd-server']
+
+// ---- no standby ------------------------------------------------------------------------------------------------------
+
+const againstBest = load => ({
+  text: 'no standby, rate, against the best plain server',
+  ...{ load: load.name, peer: 'alone', against: servers, measure: 'rate', atLeast: 1.0, unit: 'times' },
+})
+const cpuAgainstBest = (load, atMost) => ({
+  text: 'no standby, CPU of a request, against the best plain server',
+  ...{ load: load.name, peer: 'alone', against: servers, measure: 'cpuUs', atMost, unit: 'times' },
+})
+const againstQemu = load => ({
+  text: 'no standby, rate, against qemu-nbd io_uring',
+  ...{ load: load.name, peer: 'alone', against: ['qemu-nbd'], measure: 'rate', atLeast: 1.6, unit: 'times' },
+})
+
+const plain = {
+  name: 'plain',
+  title: 'no standby, in memory',
+  place: 'memory',
+  peers: [...servers, 'alone'],
+  loads: [w32, r32, w1, r1, ws, rs, w8, r8, w64, r64, mixed, w4x8, fsyncEach, fsync16],
+  figures: [
+    { ...againstBest(w32), headline: '4 KiB writes without a standby, depth 32, against the best plain NBD server' },
+    { ...againstBest(w1), headline: 'the same, depth 1' },
+    ...[r32, r1, ws, rs].map(againstBest),
+    ...[w32, r32].map(load => cpuAgainstBest(load, 0.8)),
+    ...[w1, r1].map(load => cpuAgainstBest(load, 0.6)),
+    ...[w32, r32, w1, r1].map(againstQemu),
+  ],
+}
+
+const tcp = {
+  name: 'tcp',
+  title: 'no standby, in memory, over TCP',
+  place: 'memory',
+  peers: ['nbdkit-tcp', 'alone-tcp'],
+  loads: [w32, w1].map(load => ({ ...load, quick: false })),
+  figures: [],
+}
+
+/** Our load generator beside fio, on the same kind of server. */
+const client = {
+  name: 'client',
+  title: 'the load generator, beside fio',
+  place: 'memory',
+  peers: ['nbdkit', 'nbdkit-fio'],
+  loads: [w32, r32, w1, ws].map(load => ({
+    ...load,
+    quick: false,
+    measures: [{ measure: 'clientCpuUs', title: '  CPU of the client', unit: 'us' }],
+  })),
+  figures: [],
+}
+
+const plainDisk = {
+  name: 'plain-disk',
+  title: 'no standby, on a disk',
+  place: 'disk',
+  peers: [...servers, 'alone'],
+  loads: [w32, r32, ws, mixed, fsyncEach].map(load => ({ ...load, quick: false })),
+  figures: [],
+}
+
+// ---- with a standby --------------------------------------------------------------------------------------------------
+
+const against = (peer, load, mirrors, atLeast, text) => ({
+  text,
+  ...{ load: load.name, peer, against: mirrors, measure: 'rate', atLeast, unit: 'times' },
+})
+const mirrors = ['mirror', 'mirror-background']
+const equal = 'received, against the write-blocking mirror'
+
+const replicated = {
+  name: 'replicated',
+  title: 'with a standby, in memory, until applied = written',
+  place: 'memory',
+  slow: true,
+  peers: [...mirrors, 'async', 'async-1350', 'received'],
+  loads: [w1, w32, ws],
+  figures: [
+    {
+      ...against('async', w1, mirrors, 4, "async, against the better of QEMU's mirrors"),
+      headline:
+        "4 KiB writes replicated with encryption, async, depth 1, against the better of QEMU's mirrors in clear text",
+    },
+    {
+      ...against('async', w32, mirrors, 3, "async, against the better of QEMU's mirrors"),
+      headline: 'the same, depth 32',
+    },
+    against('async-1350', w32, mirrors, 2, "async, packets of 1350 bytes, against the better of QEMU's mirrors"),
+    against('async', ws, ['mirror'], 1.3, 'async, against the write-blocking mirror'),
+    against('async-1350', ws, ['mirror'], 0.75, 'async, packets of 1350 bytes, against the write-blocking mirror'),
+    against('received', w1, ['mirror'], 1.1, equal),
+    {
+      ...against('received', w32, ['mirror'], 2, equal),
+      headline: "4 KiB writes that both sides have, depth 32, against QEMU's write-blocking mirror",
+    },
+    {
+      text: 'received, added latency over async at p50',
+      ...{
+        load: w1.name,
+        peer: 'received',
+        against: ['async'],
+        measure: 'p50Us',
+        compare: 'difference',
+        atMost: 60,
+        unit: 'us',
+      },
+    },
+    {
+      text: 'received, p99 to p50 of a write',
+      ...{ load: w1.name, peer: 'received', measure: 'tail', atMost: 3, unit: 'times' },
+    },
+  ],
+}
+
+const durabilities = {
+  name: 'durabilities',
+  title: 'all durability modes, in memory',
+  place: 'memory',
+  slow: true,
+  peers: ['async', 'flush', 'received', 'durable'],
+  loads: [w1, w32, mixed, fsyncEach, fsync16].map(load => ({ ...load, quick: false })),
+  figures: [],
+}
+
+const fsync = {
+  name: 'fsync',
+  title: 'with a standby, both on the same disk: what a flush costs',
+  place: 'disk',
+  peers: ['disk', 'alone', 'flush'],
+  loads: [{ ...fsyncEach, quick: true }, fsync16],
+  figures: [
+    {
+      text: "flush, time of a fsync over the disk's own fdatasync, p50",
+      ...{
+        load: fsyncEach.name,
+        peer: 'flush',
+        against: ['disk'],
+        measure: 'flushP50Us',
+        compare: 'difference',
+        atMost: 150,
+        unit: 'us',
+      },
+    },
+  ],
+}
+
+const durable = {
+  name: 'durable',
+  title: 'durable, both on the same disk: group commit',
+  place: 'disk',
+  peers: ['disk', 'durable'],
+  loads: [w32],
+  figures: [
+    {
+      text: 'durable, writes of one fdatasync of the standby',
+      ...{ load: w32.name, peer: 'durable', measure: 'writesPerFsync', atLeast: 8, unit: 'number' },
+    },
+    {
+      text: "durable, p99 of a write, against the disk's fdatasync at p50",
+      ...{
+        load: w32.name,
+        peer: 'durable',
+        against: ['disk'],
+        measure: 'p99Us',
+        againstMeasure: 'p50Us',
+        atMost: 2.5,
+        unit: 'times',
+      },
+    },
+  ],
+}
+
+export const parts = [plain, client, tcp, plainDisk, replicated, durabilities, fsync, durable]

@@ -1,0 +1,244 @@
+/** What the benchmark (bench/) makes of its samples: verdicts, what is void, what is rendered. */
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import { ROOT } from '../support/daemon.js'
+
+interface Spread {
+  median: number
+  min: number
+  max: number
+  count: number
+}
+type Sample = Record<string, number | string | null>
+type Samples = Record<string, Sample[]>
+interface Figure {
+  text: string
+  load: string
+  peer: string
+  measure: string
+  unit: string
+  against?: string[]
+  againstMeasure?: string
+  compare?: 'ratio' | 'difference'
+  atLeast?: number
+  atMost?: number
+  headline?: string
+}
+interface Judged {
+  value: Spread | null
+  against: string | null
+  state: 'good' | 'missed' | 'void' | 'absent'
+  voids: string[]
+}
+interface Part {
+  name: string
+  title: string
+  place: string
+  peers: string[]
+  loads: { name: string; unit: string; quick?: boolean }[]
+  figures: Figure[]
+}
+type JudgedPart = Omit<Part, 'figures'> & { samples: Record<string, Samples>; figures: (Figure & Judged)[] }
+interface Document {
+  machine: object
+  plan: object
+  parts: JudgedPart[]
+}
+
+/** bench/ is plain JavaScript that no compiler of ours has seen. */
+const load = async <Module>(path: string): Promise<Module> =>
+  (await import(pathToFileURL(join(ROOT, 'bench', path)).href)) as Module
+
+const { spread, paired } = await load<{
+  spread: (values: (number | null)[]) => Spread | null
+  paired: (a: (number | null)[], b: (number | null)[], combine: (a: number, b: number) => number) => (number | null)[]
+}>('lib/statistics.mjs')
+const { judge, margin } = await load<{
+  judge: (figure: Figure, samples: Samples) => Judged
+  margin: (figure: Figure, value: number) => number | null
+}>('lib/verdict.mjs')
+interface Standing {
+  atMs: number
+  detaches: number
+  logBytes: number
+}
+const { voidReason, secondsUntilApplied } = await load<{
+  voidReason: (before: Standing | null, after: Standing | null) => string | null
+  secondsUntilApplied: (found: { seconds: number; beganMs: number }, after: Standing | null) => number
+}>('lib/void.mjs')
+const { chosen } = await load<{
+  chosen: (parts: Part[], plan: { quick: boolean }, names?: string[]) => Part[] | null
+}>('lib/selection.mjs')
+const { judged, figureLines, allGood, rateTable } = await load<{
+  judged: (part: Part, samples: Record<string, Samples>) => JudgedPart
+  figureLines: (parts: JudgedPart[]) => string[]
+  allGood: (parts: JudgedPart[]) => boolean
+  rateTable: (part: JudgedPart) => string
+}>('lib/report.mjs')
+const { replaced, figureTable, rateTables, summary } = await load<{
+  replaced: (text: string, name: string, content: string) => string
+  figureTable: (document: Document) => string
+  rateTables: (document: Document) => string
+  summary: (document: Document) => string
+}>('lib/pages.mjs')
+const { chart } = await load<{ chart: (document: Document) => string }>('lib/chart.mjs')
+const { parts } = await load<{ parts: Part[] }>('figures.mjs')
+const { peers } = await load<{ peers: Record<string, { what: string }> }>('peers/all.mjs')
+
+const rates = (...values: number[]): Sample[] => values.map(rate => ({ void: null, rate }))
+const figure: Figure = {
+  text: 'a against b',
+  load: 'writes',
+  peer: 'a',
+  against: ['b'],
+  measure: 'rate',
+  unit: 'times',
+}
+
+t.test('a median, with what is missing left out', t => {
+  t.same(spread([3, null, 1, 2]), { median: 2, min: 1, max: 3, count: 3 })
+  t.same(spread([4, 1]), { median: 2.5, min: 1, max: 4, count: 2 })
+  t.equal(spread([null]), null)
+  t.same(
+    paired([1, null, 3, 4], [2, 2, null], (a, b) => a / b),
+    [0.5, null, null, null],
+  )
+  t.end()
+})
+
+t.test('a ratio is taken within a round: a machine that gets slower does not change it', t => {
+  const samples = { a: rates(100, 50, 10), b: rates(50, 25, 5) }
+  t.match(judge({ ...figure, atLeast: 2 }, samples), { state: 'good', value: { median: 2, min: 2, max: 2 } })
+  t.match(judge({ ...figure, atLeast: 2.01 }, samples), { state: 'missed' })
+  t.match(judge({ ...figure, atMost: 1.9 }, samples), { state: 'missed' })
+  t.end()
+})
+
+t.test('among several it is compared with the fastest, in everything', t => {
+  const cpu = (rate: number, cpuUs: number): Sample => ({ void: null, rate, cpuUs })
+  const samples = { a: [cpu(10, 4)], b: [cpu(5, 1)], c: [cpu(8, 8)] }
+  t.match(judge({ ...figure, against: ['b', 'c', 'none'], measure: 'cpuUs', atMost: 0.5 }, samples), {
+    against: 'c',
+    state: 'good',
+    value: { median: 0.5 },
+  })
+  t.end()
+})
+
+t.test('differences, other measures of the other side, and figures of one peer alone', t => {
+  const samples = { a: [{ p50Us: 70, p99Us: 90 }], b: [{ rate: 1, p50Us: 20 }] }
+  const difference: Figure = { ...figure, measure: 'p50Us', compare: 'difference', atMost: 50, unit: 'us' }
+  t.match(judge(difference, samples), { value: { median: 50 }, state: 'good' })
+  t.match(judge({ ...figure, measure: 'p99Us', againstMeasure: 'p50Us', atMost: 4 }, samples), { state: 'missed' })
+  const { against: _, ...alone } = figure
+  t.match(judge({ ...alone, measure: 'p99Us', atMost: 90 }, samples), { against: null, state: 'good' })
+  t.end()
+})
+
+t.test('one void measurement of the judged peer voids its figure; one of the other side takes its round out', t => {
+  const [good, gone] = [rates(4, 4), [{ void: 'detached', rate: 9 }, ...rates(4)]]
+  t.match(judge({ ...figure, atLeast: 1 }, { a: gone, b: good }), { state: 'void', voids: ['detached'] })
+  t.match(judge({ ...figure, atLeast: 1 }, { a: good, b: gone }), { state: 'good', value: { count: 1 } })
+  t.match(judge({ ...figure, atLeast: 1 }, { a: good, b: gone.slice(0, 1) }), { state: 'void', value: null })
+  t.match(judge({ ...figure, atLeast: 1 }, { a: good }), { state: 'absent' }, 'which is not the same as not measured')
+  t.end()
+})
+
+t.test('a detach, or a log that is fuller than before, voids a measurement', t => {
+  const at = (detaches: number, logBytes: number): Standing => ({ atMs: 0, detaches, logBytes })
+  t.equal(voidReason(at(1, 100), at(1, 100)), null)
+  t.equal(voidReason(at(1, 100), at(2, 0)), 'detached')
+  t.equal(voidReason(at(0, 100), at(0, 101)), 'log fuller than before')
+  t.equal(voidReason(null, null), null)
+  t.end()
+})
+
+t.test('a replicated load lasts until all of it is applied, and never less than the client took', t => {
+  t.equal(secondsUntilApplied({ seconds: 2, beganMs: 1000 }, { atMs: 6000, detaches: 0, logBytes: 0 }), 5)
+  t.equal(secondsUntilApplied({ seconds: 2, beganMs: 1000 }, { atMs: 2900, detaches: 0, logBytes: 0 }), 2)
+  t.equal(secondsUntilApplied({ seconds: 2, beganMs: 1000 }, null), 2)
+  t.end()
+})
+
+t.test('how far a figure is from what is asked, whichever way is better', t => {
+  t.equal(margin({ ...figure, atLeast: 2 }, 3), 1.5)
+  t.equal(margin({ ...figure, atMost: 2 }, 4), 0.5)
+  t.equal(margin({ ...figure, atMost: 2 }, -1), null)
+  t.end()
+})
+
+t.test('--quick and --only: what is left of the parts', t => {
+  const loads = [{ name: 'writes', unit: 'requests', quick: true }, { name: 'reads', unit: 'requests' }] // prettier-ignore
+  const one: Part = { name: 'one', title: '', place: 'memory', peers: ['a', 'b'], loads, figures: [figure, { ...figure, load: 'reads' }] } // prettier-ignore
+  const two: Part = { ...one, name: 'two', peers: ['b', 'c'], loads: loads.slice(1), figures: [] }
+  const names = (quick: boolean, only?: string[]): unknown =>
+    chosen([one, two], { quick }, only)?.map(part => [part.name, part.peers, part.loads.length, part.figures.length])
+  t.same(names(false), [['one', ['a', 'b'], 2, 2], ['two', ['b', 'c'], 1, 0]]) // prettier-ignore
+  t.same(names(true), [['one', ['a', 'b'], 1, 1]])
+  t.same(names(false, ['c']), [['two', ['c'], 1, 0]])
+  t.same(names(false, ['one', 'b']), [['one', ['b'], 2, 2]])
+  t.equal(names(false, ['none']), undefined)
+  t.end()
+})
+
+t.test('every figure names a load, peers and a unit that exist, and one threshold', t => {
+  for (const part of parts) {
+    for (const peer of part.peers) t.ok(peer in peers, `${part.name}: ${peer}`)
+    for (const { text, load, peer, against = [], atLeast, atMost } of part.figures) {
+      t.ok(
+        part.loads.some(({ name }) => name === load),
+        `${text}: ${load}`,
+      )
+      for (const name of [peer, ...against]) t.ok(part.peers.includes(name), `${text}: ${name}`)
+      t.ok((atLeast === undefined) !== (atMost === undefined), text)
+    }
+  }
+  t.end()
+})
+
+t.test('what a terminal, the pages and the picture show', t => {
+  const part: Part = {
+    ...{ name: 'one', title: 'In memory', place: 'memory', peers: ['a', 'b', 'v'] },
+    loads: [{ name: 'writes', unit: 'requests' }],
+    figures: [
+      { ...figure, atLeast: 1, headline: 'as fast as b' },
+      { ...figure, text: 'slow', atLeast: 9 },
+      { ...figure, text: 'gone', peer: 'v', atLeast: 1 },
+      { ...figure, text: 'nothing', peer: 'none', atLeast: 1 },
+    ],
+  }
+  const found = judged(part, { writes: { a: rates(2000, 2000), b: rates(1000, 500), v: [{ void: 'detached' }] } })
+  t.notOk(allGood([found]))
+  t.ok(allGood([{ ...found, figures: found.figures.filter(({ state }) => state === 'good' || state === 'absent') }]))
+  t.match(
+    rateTable(found),
+    /writes +2\.0k\/s \[2\.0k\/s\.\.2\.0k\/s\] +0\.8k\/s \[0\.5k\/s\.\.1\.0k\/s\] +void: detached/,
+  )
+  const lines = figureLines([found]).join('\n')
+  t.match(lines, /a against b +writes +3\.00 x \[2\.00 x\.\.4\.00 x\] +at least 1\.00 x +against b +yes/)
+  t.match(lines, /slow .* NO\n(.*)gone +writes +void: detached .* VOID\n(.*)nothing +writes +not measured/)
+
+  const machine = { processor: 'x < y', cores: 2, time: '2026-01-01T00:00:00Z' }
+  const document = { machine, plan: {}, parts: [found] }
+  t.match(figureTable(document), '| 🟢 | a against b | writes | 3.00 x (2.00 x to 4.00 x) | at least 1.00 x | b |')
+  t.match(figureTable(document), '| 🔴 void | gone | writes | void: detached |')
+  t.notMatch(figureTable(document), 'nothing')
+  t.match(rateTables(document), '### In memory\n\n| | a | b | v |')
+  t.match(summary(document), '- 🟢 as fast as b: 3.00 x (asked: at least 1.00 x)\n\n1 of 3 figures are reached')
+  const picture = chart(document)
+  t.match(picture, 'x &lt; y')
+  t.equal(picture.match(/<rect/g)?.length, 2, 'a bar for each that has a value')
+  t.match(picture, /fill="#1a7f37"/)
+  t.match(picture, /fill="#cf222e"/)
+  t.end()
+})
+
+t.test('a page is changed between its marks only', t => {
+  const page =
+    'before\n<!-- bench: figures -->\nold\n<!-- /bench -->\nbetween\n<!-- bench: rates -->\n<!-- /bench -->\n'
+  const after = replaced(replaced(page, 'figures', 'new $& \\1'), 'rates', 'r')
+  t.equal(after, page.replace('old', () => 'new $& \\1').replace('rates -->\n', 'rates -->\nr\n'))
+  t.throws(() => replaced(page, 'none', ''), /there is no place for 'none'/)
+  t.end()
+})
