@@ -70,6 +70,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::detach>(exports, "detach");
   add<&Addon::fill_map>(exports, "fillMap");
   add<&Addon::finish_map>(exports, "finishMap");
+  add<&Addon::hand_over_map>(exports, "handOverMap");
   add<&Addon::read_map>(exports, "readMap");
   add<&Addon::mark_ranges>(exports, "markRanges");
   add<&Addon::verify>(exports, "verify");

@@ -74,6 +74,7 @@ class Addon {
   Napi::Value detach(Call call);
   Napi::Value fill_map(Call call);
   Napi::Value finish_map(Call call);
+  Napi::Value hand_over_map(Call call);
   Napi::Value read_map(Call call);
   Napi::Value mark_ranges(Call call);
   Napi::Value verify(Call call);
@@ -125,6 +126,7 @@ class Addon {
   void emit(Event event);  // any thread
   template <typename Work>
   Napi::Value wait_for_replica(Call call, Work work);  // replica-calls.cc
+  static Result<std::vector<uint64_t>> map_from(int fd);  // takeover-calls.cc
   void open_map(engine::Volume &volume, Napi::Object spec);
   std::unique_ptr<engine::Volume> make_volume(Napi::Env env, Napi::Object spec, uint16_t index);
   GroupEntry &group_of(Call call, size_t argument = 0);

@@ -101,6 +101,14 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
 // A map that is lost or damaged says nothing: everything may differ (G4).
 void Addon::open_map(engine::Volume &volume, Napi::Object spec) {
   volume.marks = std::make_unique<engine::Marks>(volume, text(spec, "path"), text(spec, "uuid"));
+  if (has(spec, "handed")) {
+    auto map = map_from(static_cast<int>(number(spec, "handed")));
+    require_ok(spec.Env(), map.status);
+    const Status inherited = volume.marks->inherit(map.value, flag(spec, "trusted"));
+    if (!volume.marks->loaded()) require_ok(spec.Env(), inherited);
+    if (!inherited.ok()) emit({"log", {{"level", std::string("warn")}, {"message", "volume " + volume.name + ": " + inherited.message}}, ""});
+    return;
+  }
   if (!flag(spec, "trusted")) return;
   uint64_t damaged = 0;
   const Status loaded = volume.marks->load(&damaged);
@@ -174,6 +182,7 @@ Napi::Value Addon::open_group(Call call) {
       floor.Set("durable", to_big(env, volume->marks->floor().durable));
       one.Set("mapFloor", floor);
     }
+    one.Set("mapStored", volume->marks && volume->marks->stored());
     opened.Set(opened.Length(), one);
   }
   result.Set("group", handle);

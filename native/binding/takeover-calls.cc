@@ -2,9 +2,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <cerrno>
+#include <span>
 
 #include "binding/addon.h"
 
@@ -18,10 +20,10 @@ struct TakenClient {
   Fd bytes;  // a memfd: what is unread, then what is unsent; not open: there is neither
 };
 
-Status write_all(int fd, const std::vector<uint8_t> &bytes) {
+Status write_all(int fd, std::span<const uint8_t> bytes, const char *what) {
   for (size_t at = 0; at < bytes.size();) {
     const ssize_t written = write(fd, &bytes[at], bytes.size() - at);
-    if (written < 0 && errno != EINTR) return Status::failed(errno, "hand-over: a client's bytes");
+    if (written < 0 && errno != EINTR) return Status::failed(errno, what);
     if (written > 0) at += static_cast<size_t>(written);
   }
   return Status::good();
@@ -32,7 +34,17 @@ Result<Fd> bytes_of(const ClientState &state) {
   Fd fd(memfd_create("understudy-client", MFD_CLOEXEC));
   if (!fd) return Status::failed(errno, "hand-over: a client's bytes");
   for (const auto *bytes : {&state.unread, &state.unsent})
-    if (Status written = write_all(fd.get(), *bytes); !written.ok()) return written;
+    if (Status written = write_all(fd.get(), *bytes, "hand-over: a client's bytes"); !written.ok()) return written;
+  return fd;
+}
+
+// A memfd with the dirty map's words that are not zero.
+Result<Fd> map_of(const engine::Volume &volume) {
+  Fd fd(memfd_create("understudy-map", MFD_CLOEXEC));
+  if (!fd) return Status::failed(errno, "hand-over: a dirty map");
+  const std::vector<uint64_t> pairs = volume.dirty.sparse();
+  const std::span bytes(reinterpret_cast<const uint8_t *>(pairs.data()), pairs.size() * sizeof pairs[0]);
+  if (Status written = write_all(fd.get(), bytes, "hand-over: a dirty map"); !written.ok()) return written;
   return fd;
 }
 
@@ -159,6 +171,38 @@ Napi::Value Addon::adopt_client(Call call) {
   const uint32_t id = acceptor_->number_for_adopted();
   group->post([group = group, volume = volume, id, state] { group->adopt(id, std::move(*state), *volume); });
   return Napi::Number::New(env, id);
+}
+
+Napi::Value Addon::hand_over_map(Call call) {
+  auto [group, volume] = volume_of(call);
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, promise] {
+    group->hand_over_marks(*volume);
+    auto made = map_of(*volume);
+    if (!made.ok()) return promise.reject(made.status);
+    auto fd = std::make_shared<Fd>(std::move(made.value));
+    promise.resolve([fd, sequence = group->capture().last_sequence()](Napi::Env env) -> Napi::Value {
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("sequence", to_big(env, sequence));
+      result.Set("fd", fd->release());
+      return result;
+    });
+  });
+  return promise.promise();
+}
+
+Result<std::vector<uint64_t>> Addon::map_from(int fd) {
+  struct stat info{};
+  if (fstat(fd, &info) != 0) return Status::failed(errno, "hand-over: a dirty map");
+  std::vector<uint64_t> pairs(static_cast<size_t>(info.st_size) / sizeof(uint64_t));
+  const size_t bytes = pairs.size() * sizeof pairs[0];
+  for (size_t at = 0; at < bytes;) {
+    const ssize_t got = pread(fd, reinterpret_cast<uint8_t *>(pairs.data()) + at, bytes - at, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return Status::failed(got < 0 ? errno : EIO, "hand-over: a dirty map");
+    at += static_cast<size_t>(got);
+  }
+  return pairs;
 }
 
 std::shared_ptr<takeover::Channel> Addon::channel_of(Call call) {

@@ -104,7 +104,7 @@ void Group::run() {
       link_->published(news == Capture::News::kUrgent);
     answer_waiters();
     send_outputs();
-    if (!quiesced_.empty() && operations_ == 0 &&
+    if (!quiesced_.empty() && operations_ == 0 && !marks_busy() &&
         std::all_of(connections_.begin(), connections_.end(), [](auto &c) { return c.second->outstanding == 0; }))
       for (auto &done : std::exchange(quiesced_, {})) done();
   }

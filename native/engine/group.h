@@ -76,6 +76,8 @@ class Group {
   void fill_marks(Marks::Done done);
   // A clean stop of one volume: its dirty map as it is, with what the standby has not made durable. The last call.
   void finish_marks(Volume &volume, Marks::Done done);
+  // Instead, when another process goes on at once: the map in memory becomes that, and the one on disk stays a superset.
+  void hand_over_marks(Volume &volume);
   // No request is taken any more; done is called when all that were taken are answered.
   void quiesce(std::function<void()> done);
   // Ends that: as if nothing had been.

@@ -75,4 +75,9 @@ void Group::finish_marks(Volume &volume, Marks::Done done) {
   volume.marks->finish(mark_clock(), std::move(done));
 }
 
+void Group::hand_over_marks(Volume &volume) {
+  capture_.mark_unacknowledged(peer_.durable());
+  if (volume.marks) volume.marks->hand_over();
+}
+
 }  // namespace understudy::engine

@@ -55,6 +55,32 @@ Status Marks::load(uint64_t *damaged_blocks) {
   return Status::good();
 }
 
+Status Marks::inherit(std::span<const uint64_t> map, bool kept) {
+  for (size_t i = 0; i + 1 < map.size(); i += 2) {
+    if (map[i] >= volume_.dirty.words()) return Status::failed(EINVAL, "dirty map: it is of another volume");
+    volume_.dirty.merge(map[i], map[i + 1]);
+  }
+  loaded_ = true;
+  if (!kept) return Status::good();
+  log::DirtyMap stored(volume_.size_bytes), whole(volume_.size_bytes);
+  auto opened = log::MarkFile::open(path_, owner_, stored);
+  if (!opened.ok()) return opened.status;
+  file_ = std::move(opened.value.file);
+  floor_ = opened.value.floor;
+  state_ = State::kOn;
+  whole.mark(0, volume_.size_bytes);
+  for (uint64_t extent = 0; extent < stored.words(); extent++) {
+    if (stored.word(extent) == whole.word(extent)) {
+      set(hot_, extent);
+      set(stored_, extent);
+      hot_count_++;
+    } else if (volume_.dirty.word(extent) & ~stored.word(extent)) {
+      queue(extent / kBlockWords);  // it was on its way to the file
+    }
+  }
+  return Status::good();
+}
+
 void Marks::queue(uint64_t block) {
   if (is_queued_[block]) return;
   is_queued_[block] = true;
@@ -123,7 +149,7 @@ void Marks::forget_file(int error) {
 
 void Marks::turn(const MarkClock &clock) {
   if (!finished_) round(clock);
-  if (!busy_) next_job();
+  if (!busy_ && !handed_over_) next_job();
   show();
 }
 
@@ -282,6 +308,8 @@ void Marks::finish(const MarkClock &clock, Done done) {
   }
   fill(std::move(done));
 }
+
+void Marks::hand_over() { finished_ = handed_over_ = true; }
 
 int Marks::wait_limit_ms(uint64_t now_ns) const {
   if (finished_) return -1;

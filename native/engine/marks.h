@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,7 +47,11 @@ class Marks {
   Marks(Volume &volume, std::string path, std::string uuid);
   // Before the engine starts: takes up what the last run left. Its marks are dirty from here on.
   Status load(uint64_t *damaged_blocks);
+  // The same of what hand_over() of another process left: `map` as DirtyMap::sparse() has it, exactly. `kept`: the file
+  // goes with it, whose marks beyond that are hot. A file that cannot be read is done without (stored()).
+  Status inherit(std::span<const uint64_t> map, bool kept);
   bool loaded() const { return loaded_; }
+  bool stored() const { return state_ == State::kOn; }
   const log::MarkFile::Floor &floor() const { return floor_; }
   void bind(Host host) { host_ = std::move(host); }
 
@@ -60,6 +65,8 @@ class Marks {
   void turn(const MarkClock &clock);
   // A clean stop: the device has been flushed, everything that is not durable is in the dirty map. The last call.
   void finish(const MarkClock &clock, Done done);
+  // Instead, when another process goes on at once: nothing is written, the file stays the superset that it is.
+  void hand_over();
   bool busy() const { return busy_; }
   int wait_limit_ms(uint64_t now_ns) const;
 
@@ -90,6 +97,7 @@ class Marks {
   bool floor_waits_ = false;  // to be written before anything else
   bool busy_ = false;         // a job is on a worker
   bool finished_ = false;
+  bool handed_over_ = false;
   bool loaded_ = false;
   uint64_t epoch_ = 0;        // results of jobs of an earlier file are nothing to us
   uint64_t cursor_ = 0;       // while filling: the next block

@@ -86,4 +86,11 @@ void DirtyMap::merge(uint64_t index, uint64_t marks) {
   bits_[index] |= marks;
 }
 
+std::vector<uint64_t> DirtyMap::sparse() const {
+  std::vector<uint64_t> pairs;
+  for (uint64_t index = 0; index < bits_.size(); index++)
+    if (bits_[index]) pairs.insert(pairs.end(), {index, bits_[index]});
+  return pairs;
+}
+
 }  // namespace understudy::log

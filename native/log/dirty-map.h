@@ -32,6 +32,8 @@ class DirtyMap {
   uint64_t words() const { return bits_.size(); }
   uint64_t word(uint64_t index) const { return bits_[index]; }
   void merge(uint64_t index, uint64_t marks);
+  // Words that are not zero, each after its index.
+  std::vector<uint64_t> sparse() const;
 
  private:
   uint64_t regions() const { return (size_bytes_ + kRegion - 1) / kRegion; }

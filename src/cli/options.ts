@@ -38,7 +38,7 @@ export function addTlsOptions(command: Command, otherwise = 'off'): Command {
 export const connectTo = (flags: StateFlag): ControlClient => new ControlClient(flags.state)
 
 /** Loads the daemon's modules only now: the other commands start in half the time without them. */
-export async function startDaemon(config: Config, options: { takeover?: boolean } = {}): Promise<void> {
+export async function startDaemon(config: Config, options: { maxStallMs?: number } = {}): Promise<void> {
   const { runDaemon } = await import('../daemon/main.js')
   await runDaemon(config, options)
 }

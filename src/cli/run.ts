@@ -3,8 +3,10 @@ import { Command } from 'commander'
 
 import { loadConfig } from '../core/config.js'
 import { defaults } from '../core/config-types.js'
-import { formatSize } from '../core/units.js'
-import { startDaemon } from './options.js'
+import { UsageError } from '../core/errors.js'
+import { formatSize, parseDuration } from '../core/units.js'
+import { maxStall } from '../daemon/takeover-request.js'
+import { parser, startDaemon } from './options.js'
 
 const help = `
 An understudy.toml (every key but state, and export and device of a volume, may be left out):
@@ -51,7 +53,8 @@ An understudy.toml (every key but state, and export and device of a volume, may 
 
 --takeover starts beside the daemon that runs on the same state directory, with the same groups and addresses, and goes
 on in its place: for a new version, or settings that need a restart. Clients keep their connections (but TLS ones) and
-wait for a moment. When that does not work out the old daemon goes on, and this one says why and ends.
+wait for a moment: at most --max-stall, or the old daemon takes them back. When it does not work out the old daemon
+goes on, and this one says why and ends.
 
 docs/examples/understudy.toml explains every key. SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
 Example: understudy check-config understudy.toml && understudy run --config understudy.toml
@@ -62,8 +65,25 @@ export function runCommand(): Command {
     .description('run the daemon: many groups, in either role, from one understudy.toml')
     .option('--config <file>', 'the configuration', '/etc/understudy/understudy.toml')
     .option('--takeover', 'go on in place of the daemon that runs; its clients notice nothing')
+    .option('--max-stall <time>', 'with --takeover: how long clients may wait (default: 500ms)', parser(parseStall))
     .addHelpText('after', help)
-    .action(async (flags: { config: string; takeover?: boolean }) => {
-      await startDaemon(loadConfig(flags.config), { takeover: flags.takeover === true })
+    .action(async ({ config, takeover, maxStall: wanted }: RunFlags) => {
+      if (wanted !== undefined && takeover !== true)
+        throw new UsageError('run: --max-stall says how long clients may wait for a --takeover, which is not asked for')
+      const maxStallMs = wanted ?? maxStall.otherwiseMs
+      await startDaemon(loadConfig(config), takeover === true ? { maxStallMs } : {})
     })
+}
+
+interface RunFlags {
+  config: string
+  takeover?: boolean
+  maxStall?: number
+}
+
+function parseStall(text: string): number {
+  const milliseconds = parseDuration(text)
+  const { leastMs, mostMs } = maxStall
+  if (milliseconds >= leastMs && milliseconds <= mostMs) return milliseconds
+  throw new UsageError(`'${text}' is not between ${leastMs}ms and ${mostMs / 1000}s`)
 }

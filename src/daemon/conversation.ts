@@ -4,7 +4,7 @@
  *   successor                      predecessor
  *   begin           ->
  *                   <-             estate, with its descriptors   or   kept: why (it has changed its mind)
- *   ready or failed ->
+ *   ready or failed ->                                                 (failed: it has closed everything again)
  *                   <-             yours (and it ends)            or   kept: why (it has taken all back)
  *
  * Until `yours` the clients are the predecessor's: the successor answers none of them. A side that ends is noticed by
@@ -16,11 +16,18 @@ import { decodeEstate, encodeEstate, type Estate } from './estate.js'
 
 export type Message =
   | { type: 'begin' }
-  | { type: 'estate'; estate: Estate }
+  | ({ type: 'estate'; estate: Estate } & EstateTerms)
   | { type: 'ready' }
   | { type: 'failed'; why: string }
   | { type: 'yours' }
   | { type: 'kept'; why: string }
+
+export interface EstateTerms {
+  /** The successor gives up by itself when it is not ready within the time. */
+  readyMs: number
+  /** How long clients had waited when it was said. */
+  waitedMs: number
+}
 
 const sendMs = 5_000
 
@@ -39,15 +46,15 @@ export class Conversation {
   async say(message: Message): Promise<void> {
     if (message.type !== 'estate') return this.addon.channelSend(this.channel, JSON.stringify(message), [], sendMs)
     const { document, fds } = encodeEstate(message.estate)
-    await this.addon.channelSend(this.channel, JSON.stringify({ type: 'estate', estate: document }), fds, sendMs)
+    await this.addon.channelSend(this.channel, JSON.stringify({ ...message, estate: document }), fds, sendMs)
   }
 
   /** Rejects with ETIMEDOUT, or ECONNRESET when the other side has ended. */
   async hear(limitMs: number): Promise<Message> {
     const { text, fds } = await this.addon.channelReceive(this.channel, limitMs)
-    const message = JSON.parse(text) as { type: string; estate?: object; why?: string }
-    const { type, estate, why = '' } = message
-    if (type === 'estate' && estate !== undefined) return { type, estate: decodeEstate(estate, fds) }
+    const message = JSON.parse(text) as { type: string; estate?: object; why?: string } & Partial<EstateTerms>
+    const { type, estate, why = '', readyMs = 0, waitedMs = 0 } = message
+    if (type === 'estate' && estate !== undefined) return { type, estate: decodeEstate(estate, fds), readyMs, waitedMs }
     if (type === 'failed' || type === 'kept') return { type, why }
     if (type === 'begin' || type === 'ready' || type === 'yours') return { type }
     throw new OperationError(

@@ -4,6 +4,7 @@ import type { Logger } from '../core/log.js'
 import type { Addon } from '../native/binding.js'
 import type { RoleHost } from './role-changes.js'
 import type { MasterRole, RoleDeps, StandbyRole } from './roles.js'
+import type { TakeoverFigures } from '../metrics/takeover-figures.js'
 import type { TakeoverReply, TakeoverRequest } from './takeover-request.js'
 
 export interface DaemonOptions {
@@ -20,4 +21,5 @@ export interface DaemonOptions {
   stop(reason: string): void
   /** POST /takeover: another process wants to go on in place of this one. */
   takeover(request: TakeoverRequest): TakeoverReply
+  takeovers: TakeoverFigures
 }

@@ -10,11 +10,13 @@ import { Standby } from '../standby/standby.js'
 import { Daemon } from './daemon.js'
 import { Leaver } from './leave.js'
 import { Predecessor, type PredecessorHost } from './predecessor.js'
+import { TakeoverFigures } from '../metrics/takeover-figures.js'
 
 export class DaemonProcess implements PredecessorHost {
   readonly addon = requireAddon()
   readonly log = createLogger('understudy')
   readonly leaver: Leaver
+  readonly takeovers = new TakeoverFigures()
   daemon: Daemon
   /** False: another process has what clients hold on to, and gets it back when this one ends. */
   ownsClients = true
@@ -74,6 +76,7 @@ export class DaemonProcess implements PredecessorHost {
       saveRegions: (folder, volumes) => saveVolumes(folder, volumes, new Date().toISOString()),
       stop: reason => this.leaver.leave(0, reason),
       takeover: request => this.#predecessor.offer(request),
+      takeovers: this.takeovers,
     })
   }
 }

@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
+import type { Hand, Handed } from '../core/handed.js'
 import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatAddress, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
@@ -22,7 +23,7 @@ import type { RotateReply } from './control-protocol.js'
 import { Copies } from './copies.js'
 import type { DaemonOptions } from './daemon-options.js'
 import { Doors } from './doors.js'
-import { adoptClients, type Estate, handOverDrainMs, takeClients, untilReleased } from './estate.js'
+import { adoptClients, closeEstate, type Estate, handOverDrainMs, takeClients, untilReleased } from './estate.js'
 import { EventHub } from './event-hub.js'
 import { type HostIdentity, loadIdentity } from './identity.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
@@ -37,6 +38,12 @@ import {
   removeNewState,
   type StateLock,
 } from './state-directory.js'
+
+/** `hand`: another process goes on at once. */
+interface HandOverClose {
+  drainMs: number
+  hand?: Hand
+}
 
 export class Daemon {
   readonly errors = new ErrorCounts()
@@ -65,6 +72,8 @@ export class Daemon {
   /** Reloads run one after the other, and none while leaving. */
   private changing: Promise<unknown> = Promise.resolve()
   private closing = false
+  /** What a predecessor had, until this daemon is in force. */
+  private handedOver: Estate['handed'] = []
 
   constructor(
     private config: Config,
@@ -200,6 +209,7 @@ export class Daemon {
 
   /** Opens, on what a predecessor has handed over, what it has closed. Nobody is answered before adopt(). */
   take(estate: Estate): Promise<void> {
+    this.handedOver = estate.handed
     this.attachments.prepare(estate.clients.flatMap(({ attached }) => attached ?? []))
     this.options.addon.pauseListeners(true)
     this.lock = inheritLock(estate.lock)
@@ -213,9 +223,11 @@ export class Daemon {
 
   /** The predecessor is no more: its clients are answered from here on. */
   async adopt(estate: Estate): Promise<void> {
-    adoptClients(this.front, this.groups(), estate.clients, (index, connection) =>
-      this.attachments.inherit(index, connection),
-    )
+    const groups = this.groups()
+    adoptClients(this.front, groups, estate.clients, (index, connection) => this.attachments.inherit(index, connection))
+    this.handedOver = []
+    closeEstate({ handed: estate.handed })
+    for (const group of groups) group.begin() // waits for disks, and clients for nothing any more
     this.attachments.sync()
     this.front.serve()
     this.options.addon.pauseListeners(false)
@@ -224,7 +236,8 @@ export class Daemon {
 
   /**
    * The other half: closes all but what goes to a successor, or back to a daemon of this process. Its clients are quiet.
-   * Rejects with nothing changed; what could not be closed well is logged, and as after a crash for whoever is next.
+   * Its devices have been flushed. Rejects with nothing changed; what could not be closed well is logged, and as after a
+   * crash for whoever is next.
    */
   async release(): Promise<Estate> {
     const { addon, log } = this.options
@@ -241,9 +254,21 @@ export class Daemon {
     )
     const attempt = (part: Promise<unknown>): Promise<unknown> =>
       part.catch((error: unknown) => log.error(describe(error)))
-    const masters = [...this.masters.values()].map(group => attempt(this.closeGroup(group, handOverDrainMs)))
-    await Promise.all([...masters, attempt(this.closeStandby(handOverDrainMs))])
-    return { clients, listeners, lock: this.lock?.fd ?? -1, doors, standbyPort: port, leases }
+    const handed: Estate['handed'] = []
+    const how: HandOverClose = {
+      drainMs: handOverDrainMs,
+      hand: (group, entry) => void handed.push({ group, ...entry }),
+    }
+    const masters = [...this.masters.values()].map(group => attempt(this.closeGroup(group, how)))
+    await Promise.all([...masters, attempt(this.closeStandby(how))])
+    return { clients, listeners, lock: this.lock?.fd ?? -1, doors, standbyPort: port, leases, handed }
+  }
+
+  /** After take() that is not to be, whether it has ended or not: nothing is open, nor was anything changed. */
+  async abandon(): Promise<void> {
+    this.closing = true
+    await this.starting?.catch(() => undefined)
+    closeEstate(await this.release())
   }
 
   private async startInOrder(): Promise<void> {
@@ -264,7 +289,8 @@ export class Daemon {
     for (const address of config.nbd.listen)
       this.listeners.set(formatAddress(address), this.front.listen(address, config.nbd))
     if (estate === undefined) await this.doors.open(this, config, options.log)
-    const step = estate === undefined ? <T>(open: () => Promise<T>): Promise<T> => open() : untilReleased
+    const step = <T>(open: () => Promise<T>): Promise<T> =>
+      estate === undefined ? open() : untilReleased(open, () => !this.closing)
     if (config.standby !== undefined || existsSync(join(config.state, 'store', '.groups')))
       await step(() => this.needStandby(estate?.standbyPort))
     for (const group of config.groups) {
@@ -278,7 +304,8 @@ export class Daemon {
     if (this.host === undefined) throw new Error('a role is opened before the identity is read')
     const { addon, log } = this.options
     const { hub, host, config, heldLeases } = this
-    return { addon, events: hub, identity: host, stateDirectory: config.state, log: log.area(area), heldLeases }
+    const handed = (group: string): Handed | undefined => this.handedOver.find(entry => entry.group === group)
+    return { addon, events: hub, identity: host, stateDirectory: config.state, log: log.area(area), heldLeases, handed }
   }
 
   private async openGroup(config: GroupConfig): Promise<void> {
@@ -379,21 +406,26 @@ export class Daemon {
     }
   }
 
-  private async closeGroup(group: MasterRole, drainMs = group.config.drainTimeoutMs): Promise<void> {
+  private async closeGroup(
+    group: MasterRole,
+    how: HandOverClose = { drainMs: group.config.drainTimeoutMs },
+  ): Promise<void> {
     const { name } = group.config
     for (const { name: exported } of group.exports()) {
       this.front.remove(exported)
       this.served.delete(exported)
     }
-    const { drained } = await group.close({ drainMs })
+    const { drained } = await group.close(how)
     this.masters.delete(name)
     // What was not drained the group has said itself, with the number of bytes.
     if (drained) this.options.log.info(`group ${name}: closed, drained`)
   }
 
-  private async closeStandby(drainMs = this.standbyRole?.config.drainTimeoutMs ?? 0): Promise<void> {
+  private async closeStandby(
+    how: HandOverClose = { drainMs: this.standbyRole?.config.drainTimeoutMs ?? 0 },
+  ): Promise<void> {
     if (this.standbyRole === undefined) return
-    const { drained } = await this.standbyRole.close({ drainMs })
+    const { drained } = await this.standbyRole.close(how)
     this.standbyRole = undefined
     if (drained) this.options.log.info('standby: closed, everything received is applied')
     else this.options.log.warn('standby: closed before everything was applied; the rest is in its log')

@@ -8,6 +8,7 @@ import { closeSync } from 'node:fs'
 
 import { sleep, systemClock } from '../core/clock.js'
 import { OperationError } from '../core/errors.js'
+import type { Handed } from '../core/handed.js'
 import type { Addon, TakenClient } from '../native/binding.js'
 import type { DoorSockets } from './doors.js'
 import type { ListenerSocket, NbdFront } from './nbd-front.js'
@@ -32,7 +33,11 @@ export interface Estate {
   standbyPort: number | undefined
   /** By group: until when it holds a lease. A clock that all processes of this boot have. */
   leases: Map<string, bigint>
+  /** Groups whose dirty maps are handed over; the others are opened as after a crash. */
+  handed: HandedEntry[]
 }
+
+export type HandedEntry = Handed & { group: string }
 
 /** While clients wait: for the standby to have what was written last. What it has not is marked dirty, and sent again. */
 export const handOverDrainMs = 50
@@ -72,12 +77,12 @@ const againMs = 20
 const inUse = ['EBUSY', 'EADDRINUSE', 'STORE_IN_USE']
 
 /** Opens what another process may hold for a moment longer: the kernel closes its files after it has ended. */
-export async function untilReleased<T>(open: () => Promise<T>): Promise<T> {
+export async function untilReleased<T>(open: () => Promise<T>, isNeeded = (): boolean => true): Promise<T> {
   for (const began = systemClock.monotonicMs(); ; await sleep(systemClock, againMs)) {
     try {
       return await open()
     } catch (error) {
-      if (!isInUse(error) || systemClock.monotonicMs() - began > releasedMs) throw error
+      if (!isInUse(error) || !isNeeded() || systemClock.monotonicMs() - began > releasedMs) throw error
     }
   }
 }
@@ -91,7 +96,7 @@ function isInUse(error: unknown): boolean {
 export function encodeEstate(estate: Estate): { document: object; fds: number[] } {
   const fds: number[] = []
   const place = (fd: number): number => (fd < 0 ? -1 : fds.push(fd) - 1)
-  const { lock, doors, listeners, clients, standbyPort, leases } = estate
+  const { lock, doors, listeners, clients, standbyPort, leases, handed } = estate
   const document = {
     lock: place(lock),
     ...(doors === undefined
@@ -104,6 +109,7 @@ export function encodeEstate(estate: Estate): { document: object; fds: number[] 
     })),
     standbyPort,
     leases: [...leases].map(([group, untilNs]) => [group, String(untilNs)]),
+    handed: handed.map(entry => ({ ...entry, maps: entry.maps.map(place) })),
   }
   return { document, fds }
 }
@@ -117,6 +123,7 @@ interface EstateDocument {
   standbyPort?: number
   /** Absent: from a version that knew none. */
   leases?: [string, string][]
+  handed: HandedEntry[]
 }
 
 /** Of a daemon of the same user, which was asked for it. */
@@ -126,7 +133,16 @@ export function decodeEstate(document: object, fds: number[]): Estate {
     if (fd === undefined) throw new OperationError('TAKEOVER', `takeover: descriptor ${place} did not come`)
     return fd
   }
-  const { lock, control, metrics = -1, listeners, clients, standbyPort, leases = [] } = document as EstateDocument
+  const {
+    lock,
+    control,
+    metrics = -1,
+    listeners,
+    clients,
+    standbyPort,
+    leases = [],
+    handed,
+  } = document as EstateDocument
   return {
     lock: at(lock),
     doors:
@@ -138,5 +154,18 @@ export function decodeEstate(document: object, fds: number[]): Estate {
     })),
     standbyPort,
     leases: new Map(leases.map(([group, untilNs]) => [group, BigInt(untilNs)])),
+    handed: handed.map(entry => ({ ...entry, maps: entry.maps.map(at) })),
   }
+}
+
+/** What nobody has taken over of an estate. */
+export function closeEstate({ lock, doors, listeners, clients, handed }: Partial<Estate>): void {
+  const fds = [
+    lock ?? -1,
+    ...[doors?.control ?? -1, doors?.metrics ?? -1],
+    ...(listeners ?? []).map(({ fd }) => fd),
+    ...(clients ?? []).flatMap(({ client }) => [client.fd, client.bytesFd]),
+    ...(handed ?? []).flatMap(({ maps }) => maps),
+  ]
+  for (const fd of fds) if (fd >= 0) closeSync(fd)
 }

@@ -3,15 +3,18 @@ import type { Config } from '../core/config-types.js'
 import { describe, exitCodeOf } from '../core/errors.js'
 import { DaemonProcess } from './daemon-process.js'
 import { preflight } from './preflight.js'
-import { takeOver } from './successor.js'
+import { takeOverInTime } from './successor.js'
 
-/** Resolves when everything is open and said so on stdout. When that fails the process ends: one line, the exit code. */
-export async function runDaemon(config: Config, { takeover = false } = {}): Promise<void> {
+/**
+ * Resolves when everything is open and said so on stdout. When that fails the process ends: one line, the exit code.
+ * `maxStallMs`: in place of the daemon that runs, whose clients may wait so long.
+ */
+export async function runDaemon(config: Config, { maxStallMs }: { maxStallMs?: number } = {}): Promise<void> {
   preflight(config)
   const host = new DaemonProcess(config)
   try {
-    if (takeover) await takeOver(host)
-    else await host.daemon.start()
+    if (maxStallMs === undefined) await host.daemon.start()
+    else await takeOverInTime(host, maxStallMs)
   } catch (error) {
     process.stderr.write(`understudy: ${describe(error)}\n`)
     host.leaver.leave(exitCodeOf(error))

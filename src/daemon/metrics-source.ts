@@ -9,6 +9,7 @@ export function metricsSource(daemon: Daemon, counters: CounterReader): MetricsS
     version,
     counters,
     errors: daemon.errors,
+    takeovers: daemon.options.takeovers,
     volumes: () => daemon.status().volumes,
     volumePages: () => [
       ...daemon.groups().flatMap(group =>

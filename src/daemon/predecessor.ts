@@ -11,8 +11,10 @@ import type { Addon } from '../native/binding.js'
 import { Conversation } from './conversation.js'
 import type { Daemon } from './daemon.js'
 import type { Estate } from './estate.js'
+import { DeviceFlushes } from './device-flushes.js'
 import { handOver, type HandOverOutcome, type Incumbent, type Successor } from './hand-over.js'
 import { OtherProcess } from './other-process.js'
+import type { TakeoverFigures } from '../metrics/takeover-figures.js'
 import { judgeTakeover, type TakeoverReply, type TakeoverRequest } from './takeover-request.js'
 
 export interface PredecessorHost {
@@ -20,6 +22,7 @@ export interface PredecessorHost {
   readonly log: Logger
   /** The one of this process: another one after renew(). */
   readonly daemon: Daemon
+  readonly takeovers: TakeoverFigures
   /** A daemon of the same configuration, with nothing open, in place of the one that has released everything. */
   renew(): Daemon
   leave(code: number, reason: string): void
@@ -55,7 +58,7 @@ export class Predecessor {
     })
     const conversation = new Conversation(addon, addon.channelConnect(request.socket))
     this.host.log.info(`takeover: process ${conversation.peer} (version ${request.version}) asks for everything`)
-    this.#handingOver = this.#run(conversation)
+    this.#handingOver = this.#run(conversation, request.maxStallMs)
     return { pid: process.pid }
   }
 
@@ -64,7 +67,7 @@ export class Predecessor {
     await this.#handingOver
   }
 
-  async #run(conversation: Conversation): Promise<HandOverOutcome> {
+  async #run(conversation: Conversation, maxStallMs: number): Promise<HandOverOutcome> {
     const { host, clock } = this
     const successor = new ChannelSuccessor(conversation, clock)
     const outcome = await host.daemon.roles.exclusively(async () => {
@@ -74,8 +77,11 @@ export class Predecessor {
         host.log.warn(`takeover: ${describe(error)}`)
         return 'kept'
       }
-      return handOver({ incumbent: new RunningDaemon(host, clock), successor, clock, log: host.log })
+      const incumbent = new RunningDaemon(host, clock)
+      const stalled = (ms: number): void => void (host.takeovers.stallMs = ms)
+      return handOver({ incumbent, successor, maxStallMs, clock, log: host.log, stalled })
     })
+    if (outcome === 'kept') host.takeovers.ended('given-up')
     conversation.close()
     this.#handingOver = undefined
     if (outcome === 'gone') host.leave(0, `process ${successor.pid} has taken over`)
@@ -86,23 +92,33 @@ export class Predecessor {
 
 /** Incumbent: the daemon of this process. */
 class RunningDaemon implements Incumbent {
+  readonly #flushes: DeviceFlushes
+  /** Of the quickest round of prepare(): which device it waited for, and how long. */
+  #quickest = { device: '', ms: Infinity }
+
   constructor(
     private readonly host: PredecessorHost,
     private readonly clock: Clock,
-  ) {}
+  ) {
+    this.#flushes = new DeviceFlushes(flushDevice, clock)
+  }
+
+  get hasClients(): boolean {
+    return this.#volumes().length > 0
+  }
 
   /**
    * What the kernel holds of the devices is written while clients go on, and again what they wrote meanwhile, so that
    * little is left for the pause.
    */
   async prepare(): Promise<void> {
-    const devices = this.host.daemon.groups().flatMap(({ config }) => config.volumes.map(({ device }) => device))
+    this.#quickest = { device: '', ms: Infinity }
     for (let round = 0; round < flushRoundsMax; round++) {
-      const began = this.clock.monotonicMs()
-      const flushed = Promise.all(devices.map(flushDevice)).then(() => true)
-      if (!(await Promise.race([flushed, sleep(this.clock, prepareMs).then(() => false)])))
-        throw new OperationError('BUSY', `takeover: the devices were not flushed within ${prepareMs / 1000} s`)
-      if (this.clock.monotonicMs() - began < quickFlushMs) return
+      if (!(await this.#within(prepareMs, this.#flushes.all(this.#devices()))))
+        throw new OperationError('BUSY', `takeover: ${this.#flushingWhat()} takes longer than ${prepareMs / 1000} s`)
+      const { slowest } = this.#flushes
+      if (slowest.ms < this.#quickest.ms) this.#quickest = slowest
+      if (slowest.ms < quickFlushMs) return
     }
   }
 
@@ -115,9 +131,16 @@ class RunningDaemon implements Incumbent {
       await sleep(this.clock, settlePollMs)
   }
 
-  pause(limitMs: number): Promise<boolean> {
-    const quiet = Promise.all(this.#volumes().map(volume => this.host.addon.pauseClients(volume))).then(() => true)
-    return Promise.race([quiet, sleep(this.clock, limitMs).then(() => false)])
+  /** Clients are not made to wait for a flush that is known to take too long. */
+  async pause(limitMs: number): Promise<string | undefined> {
+    const { device, ms } = this.#quickest
+    if (ms > limitMs) return `flushing ${device} (${Math.round(ms)} ms a moment ago)`
+    const began = this.clock.monotonicMs()
+    const quiet = Promise.all(this.#volumes().map(volume => this.host.addon.pauseClients(volume)))
+    if (!(await this.#within(limitMs, quiet)))
+      return 'answering what clients have asked for (a slow disk, or replies that wait for a standby)'
+    const left = limitMs - (this.clock.monotonicMs() - began)
+    return (await this.#within(left, this.#flushes.all(this.#devices()))) ? undefined : this.#flushingWhat()
   }
 
   resume(): void {
@@ -135,6 +158,25 @@ class RunningDaemon implements Incumbent {
     await daemon.adopt(estate)
   }
 
+  #flushingWhat(): string {
+    return `flushing ${this.#flushes.pending.join(', ')}`
+  }
+
+  async #within(limitMs: number, done: Promise<unknown>): Promise<boolean> {
+    let cancel = (): void => undefined
+    const late = new Promise<boolean>(resolve => (cancel = this.clock.after(limitMs, () => resolve(false))))
+    done.catch(() => undefined) // Nobody may be waiting for it any more.
+    try {
+      return await Promise.race([done.then(() => true), late])
+    } finally {
+      cancel()
+    }
+  }
+
+  #devices(): string[] {
+    return this.host.daemon.groups().flatMap(({ config }) => config.volumes.map(({ device }) => device))
+  }
+
   #volumes(): number[] {
     return this.host.daemon.groups().flatMap(group => group.exports().map(({ volume }) => volume))
   }
@@ -143,6 +185,8 @@ class RunningDaemon implements Incumbent {
 /** Successor: the process at the other end of the channel. */
 class ChannelSuccessor implements Successor {
   readonly #process: OtherProcess
+  /** It said so itself, after it had closed everything. */
+  #hasFailed = false
 
   constructor(
     private readonly conversation: Conversation,
@@ -156,14 +200,15 @@ class ChannelSuccessor implements Successor {
   }
 
   /** Clients whose other end is in this process (TLS), not in its kernel, are not offered: their sessions end with it. */
-  offer(estate: Estate): Promise<void> {
+  offer(estate: Estate, readyMs: number, waitedMs: number): Promise<void> {
     const clients = estate.clients.filter(({ client, attached }) => !client.endsInProcess || attached !== undefined)
-    return this.conversation.say({ type: 'estate', estate: { ...estate, clients } })
+    return this.conversation.say({ type: 'estate', estate: { ...estate, clients }, readyMs, waitedMs })
   }
 
   async ready(limitMs: number): Promise<void> {
     const message = await this.conversation.hear(limitMs)
     if (message.type === 'ready') return
+    this.#hasFailed = message.type === 'failed'
     throw new OperationError('TAKEOVER', message.type === 'failed' ? message.why : `it says '${message.type}'`)
   }
 
@@ -176,6 +221,6 @@ class ChannelSuccessor implements Successor {
   }
 
   async end(): Promise<void> {
-    await this.#process.end(this.clock, endMs)
+    if (!this.#hasFailed) await this.#process.end(this.clock, endMs)
   }
 }

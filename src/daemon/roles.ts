@@ -5,6 +5,7 @@
 import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
 import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
+import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
@@ -28,6 +29,8 @@ export interface RoleDeps {
   log: Logger
   /** By group: until when this host holds a lease already, from a daemon that this one goes on for. */
   heldLeases?: ReadonlyMap<string, bigint>
+  /** Of a group that a predecessor had; it changes nothing on disk before begin(). */
+  handed?: (group: string) => Handed | undefined
 }
 
 /** An open volume that NBD clients may reach. */
@@ -85,7 +88,8 @@ export interface StandbyRole {
   readonly savedDirectory: string
   setAllow(ids: string[]): void
   setStaging(bytes: number): void
-  close(options: { drainMs: number }): Promise<CloseOutcome>
+  /** `hand`: of promoted groups, as MasterRole.close() does. */
+  close(options: { drainMs: number; hand?: Hand }): Promise<CloseOutcome>
 }
 
 export interface StandbyView {

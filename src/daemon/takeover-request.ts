@@ -8,7 +8,10 @@ import { formatAddress, formatHostPort } from '../core/units.js'
 import type { Fields } from './control-protocol.js'
 
 /** Of the estate and the messages; another one is refused. */
-export const takeoverFormat = 1
+export const takeoverFormat = 2
+
+/** How long clients may wait, at one go. */
+export const maxStall = { otherwiseMs: 500, leastMs: 50, mostMs: 60_000 }
 
 export interface TakeoverRequest {
   /** Where the successor waits for a channel (native/takeover/channel.h). */
@@ -17,6 +20,7 @@ export interface TakeoverRequest {
   version: string
   /** shapeOf() its configuration. */
   shape: string[]
+  maxStallMs: number
 }
 
 export interface TakeoverReply {
@@ -29,6 +33,7 @@ export function takeoverRequest(fields: Fields): TakeoverRequest {
     format: fields.limit('format') ?? 0,
     version: fields.string('version'),
     shape: fields.strings('shape'),
+    maxStallMs: fields.limit('maxStallMs') ?? maxStall.otherwiseMs,
   }
 }
 

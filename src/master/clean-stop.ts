@@ -36,14 +36,24 @@ export async function waitDrained(options: DrainOptions): Promise<boolean> {
   }
 }
 
-/** What clients wrote to its device is on disk, and only then its dirty map, which may now forget what was hot. */
+/**
+ * What clients wrote to its device is on disk, and only then its dirty map, which may now forget what was hot. `maps`: the
+ * device was flushed already, and the map goes there as a descriptor, for the process that goes on.
+ */
 export async function saveVolume(
-  addon: Pick<Addon, 'finishMap'>,
+  addon: Pick<Addon, 'finishMap' | 'handOverMap'>,
   { config, handle, identity }: OpenVolume,
+  maps?: number[],
 ): Promise<{ sequence: bigint; saved: CleanStop['volumes'][number] }> {
+  const saved = { uuid: identity.uuid, device: config.device }
+  if (maps !== undefined) {
+    const { sequence, fd } = await addon.handOverMap(handle)
+    maps.push(fd)
+    return { sequence, saved }
+  }
   await flushDevice(config.device)
   const { sequence } = await addon.finishMap(handle)
-  return { sequence, saved: { uuid: identity.uuid, device: config.device } }
+  return { sequence, saved }
 }
 
 /** What the devices look like now that nobody writes to them any more. */

@@ -68,14 +68,15 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
     ...(stored['leaseWaived'] === true ? { leaseWaived: true as const } : {}),
     excluded: Object.fromEntries(Object.entries(excluded).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []])),
   }
-  const clean = asClean(stored['clean'])
+  const clean = decodeClean(stored['clean'])
   if (clean !== undefined && record.incarnation !== 0n) record.clean = clean
   const live = asLive(stored['live'])
   if (live !== undefined && record.incarnation !== 0n) record.live = live
   return record
 }
 
-function asClean(value: unknown): CleanStop | undefined {
+/** Undefined: it is none, or not understood. */
+export function decodeClean(value: unknown): CleanStop | undefined {
   const table = asTable(value)
   const sequence = asBig(table['sequence'])
   const volumes = table['volumes']

@@ -28,19 +28,28 @@ export function openNative(
   prepared: PreparedGroup,
   isLeaseWaived: boolean,
 ): OpenedGroup {
-  const trusted = prepared.clean !== undefined || prepared.live !== undefined
+  const trusted = prepared.handed?.kept ?? (prepared.clean !== undefined || prepared.live !== undefined)
+  const handed = (index: number): { handed?: number } => {
+    const fd = prepared.handed?.maps[index]
+    return fd === undefined ? {} : { handed: fd }
+  }
   const logFile = config.logFile === undefined ? {} : { logFile: openLogFile(deps.addon, config.logFile) }
   try {
     return deps.addon.openGroup({
       name: config.name,
-      volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore }) => ({
+      volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore }, index) => ({
         name: volume.name,
         device: { path: volume.device },
         readOnly: volume.readOnly,
         // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
         excluded: excludedBefore ?? ranges.excluded,
         watched: ranges.watched,
-        map: { path: dirtyMapPath(deps.stateDirectory, volume.name), uuid: identity.uuid, trusted },
+        map: {
+          path: dirtyMapPath(deps.stateDirectory, volume.name),
+          uuid: identity.uuid,
+          trusted,
+          ...handed(index),
+        },
       })),
       incarnation: prepared.incarnation,
       durability: config.durability,

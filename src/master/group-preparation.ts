@@ -4,6 +4,7 @@
  */
 import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
 import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
+import type { Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
 import { firstReign, type Reign } from '../core/reigns.js'
@@ -12,6 +13,7 @@ import { RangeFollower } from '../filter/follow.js'
 import type { Addon } from '../native/binding.js'
 import type { KnownCopy } from './attach-decision.js'
 import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
+import { decodeHanded, type HandedGroup } from './handed-group.js'
 import { identifyVolume, type VolumeIdentity } from './volume-file.js'
 
 export interface PreparedVolume {
@@ -38,6 +40,8 @@ export interface PreparedGroup {
   clean: CleanStop | undefined
   /** The dirty maps can be relied on, whatever the last stop was. */
   live: LiveMaps | undefined
+  /** Another process had it until now, and its maps are handed over. */
+  handed: HandedGroup | undefined
 }
 
 export interface PreparationDeps {
@@ -57,12 +61,20 @@ export interface Seed {
   isOnlyCopy: boolean
 }
 
-export async function prepareGroup(config: GroupConfig, deps: PreparationDeps, seed?: Seed): Promise<PreparedGroup> {
-  const before = seed === undefined ? readGroup(deps.state, config.name) : undefined
+export async function prepareGroup(
+  config: GroupConfig,
+  deps: PreparationDeps,
+  seed?: Seed,
+  fromPredecessor?: Handed,
+): Promise<PreparedGroup> {
+  const stored = seed === undefined ? readGroup(deps.state, config.name) : undefined
+  const decoded = fromPredecessor && decodeHanded(fromPredecessor)
+  const handed = decoded?.incarnation === stored?.incarnation ? decoded : undefined
+  const before = stored === undefined || handed === undefined ? stored : asHanded(stored, handed)
   const volumes: PreparedVolume[] = []
   for (const [index, volume] of config.volumes.entries()) volumes.push(await prepareVolume(volume, index, before, deps))
   const left = before?.clean ?? before?.live
-  const doubt = left === undefined ? undefined : whatHasChanged(left, volumes)
+  const doubt = left === undefined ? undefined : whatHasChanged(left, volumes, handed !== undefined)
   if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
   return {
     volumes,
@@ -71,7 +83,12 @@ export async function prepareGroup(config: GroupConfig, deps: PreparationDeps, s
     before,
     clean: doubt === undefined ? before?.clean : undefined,
     live: doubt === undefined ? before?.live : undefined,
+    handed: doubt === undefined ? handed : undefined,
   }
+}
+
+function asHanded({ live, ...stored }: GroupRecord, { clean, kept }: HandedGroup): GroupRecord {
+  return { ...stored, ...(live !== undefined && kept ? { live } : {}), clean }
 }
 
 function historyOf(before: GroupRecord | undefined): Reign[] {
@@ -109,15 +126,19 @@ async function prepareVolume(
 }
 
 /** Why the dirty maps of the last stop cannot be believed; undefined: they can. */
-function whatHasChanged(left: CleanStop | LiveMaps, volumes: PreparedVolume[]): string | undefined {
+function whatHasChanged(left: CleanStop | LiveMaps, volumes: PreparedVolume[], isHanded: boolean): string | undefined {
   if (left.volumes.length !== volumes.length) return 'the volumes of the group have changed'
   for (const [index, volume] of volumes.entries()) {
     const then = left.volumes[index]
     if (then?.uuid !== volume.identity.uuid) return 'the volumes of the group have changed'
     if (then.device !== volume.config.device)
       return `volume ${volume.config.name} is on another device than before (${then.device})`
-    // After a crash nobody knows when the device was last written to by us.
-    if ('sequence' in left && (then as CleanStop['volumes'][number]).changeMark !== volume.facts.changeMark)
+    // After a crash nobody knows when the device was last written to by us; and whoever opens it to go on leaves a mark.
+    if (
+      !isHanded &&
+      'sequence' in left &&
+      (then as CleanStop['volumes'][number]).changeMark !== volume.facts.changeMark
+    )
       return `${volume.config.device} was changed by another program since the last stop`
   }
   return undefined

@@ -10,6 +10,7 @@ import { writeJson } from '../core/atomic-file.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { describe, SafetyRefusal } from '../core/errors.js'
+import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
@@ -26,6 +27,7 @@ import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './grou
 import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
 import { type PreparedGroup, prepareGroup, type Seed } from './group-preparation.js'
+import { encodeHanded } from './handed-group.js'
 import { HeldLease } from './held-lease.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
@@ -52,6 +54,8 @@ export interface MasterDeps {
   transport?: Transport
   /** The peer reigns: see MasterGroup.outranked. */
   outranked?: (group: MasterGroup) => void
+  /** What another process had until now; such a group changes nothing on disk before begin(). */
+  handed?: (group: string) => Handed | undefined
 }
 
 export interface CloseOutcome {
@@ -65,10 +69,16 @@ export interface CloseOptions {
   drainMs: number
   /** Once everything is on the standby: this side ceases to be the master. Not carried out when it could not drain. */
   abdicate?: { persist: (position: Position) => void; takeOver: boolean }
+  /**
+   * Another process goes on at once, with what is passed here; the devices have been flushed, and nothing is written.
+   * Not called when something failed: it is a crash for the other one.
+   */
+  hand?: Hand
 }
 
 const sampleMs = 100
 const notedMs = 5_000
+const beginAgainMs = 1_000
 /**
  * A start waits so long for a sign of the standby; and so long for its answer, once there was one. A tunnel takes longer
  * to be there, and is known to fail at once when nobody listens.
@@ -86,6 +96,8 @@ export class MasterGroup {
   readonly #counters: CounterReader
   readonly #group: number
   readonly #volumes: OpenVolume[]
+  /** The engine keeps the maps on disk. */
+  readonly #mapsStored: boolean
   readonly #record: GroupRecord
   readonly #progress: GroupProgress
   readonly #verification: Verification
@@ -108,6 +120,8 @@ export class MasterGroup {
   #noted: () => void = () => undefined
   /** There was a session in this run. */
   #met = false
+  /** The predecessor's files count as long as it may go on. */
+  #waitsForBegin = false
   #closing: Promise<CloseOutcome> | undefined
 
   /** Throws, having changed nothing, when a device or a file is not what it should be. */
@@ -121,7 +135,7 @@ export class MasterGroup {
       setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array): void =>
         opened?.setRanges(index, excluded, watched),
     }
-    const prepared = await prepareGroup(config, preparation, seed)
+    const prepared = await prepareGroup(config, preparation, seed, deps.handed?.(config.name))
     const { history, before } = prepared
     const record: GroupRecord = {
       incarnation: prepared.incarnation,
@@ -131,6 +145,12 @@ export class MasterGroup {
       ...(seed?.isOnlyCopy === true || before?.leaseWaived === true ? { leaseWaived: true as const } : {}),
       excluded: excludedOf(prepared),
       ...liveAtOpen(prepared),
+    }
+    if (prepared.handed !== undefined) {
+      const native = openNative(config, deps, prepared, record.leaseWaived === true)
+      opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
+      opened.#waitsForBegin = true
+      return opened
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
@@ -167,6 +187,7 @@ export class MasterGroup {
       sequence: prepared.clean.sequence,
     }
     this.#volumes = openVolumes(prepared, native)
+    this.#mapsStored = native.volumes.every(({ mapStored }) => mapStored)
     this.#trust = this.#makeTrust()
     this.#lease = new HeldLease({
       ...{ addon: deps.addon, group: native.group, name: config.name, leaseMs: config.leaseMs },
@@ -187,6 +208,22 @@ export class MasterGroup {
       void deps.addon.closeGroup(native.group)
       throw error
     }
+  }
+
+  /** Of one that another process had: it is no more, and this is the master from here on. */
+  begin(): void {
+    if (!this.#waitsForBegin || this.#closing !== undefined) return
+    if (!this.#mapsStored) delete this.#record.live
+    try {
+      this.#saveRecord()
+    } catch (error) {
+      // The files go on saying what the predecessor said, which holds as long as the standby hears nothing of this one.
+      this.#log.error(`${describe(error)}; no session with the standby before that is written`)
+      this.#clock.after(beginAgainMs, () => this.begin())
+      return
+    }
+    this.#waitsForBegin = false
+    this.#begin(this.#known !== undefined && this.#record.live === undefined)
   }
 
   exports(): ExportedVolume[] {
@@ -268,7 +305,7 @@ export class MasterGroup {
 
   /** The peer has connected and wants to follow. */
   offer(session: Session): SessionHandler | undefined {
-    return this.#keeper?.take(session)
+    return this.#waitsForBegin ? undefined : this.#keeper?.take(session)
   }
 
   /** No session until resume(), also after a restart. */
@@ -342,10 +379,11 @@ export class MasterGroup {
     })
   }
 
-  #begin(isSeeded: boolean): void {
+  /** `fills`: the maps on disk are not kept, and are to be. */
+  #begin(fills: boolean): void {
     if (this.#known === undefined) this.#trust.distrust()
     else this.#trust.follow(this.#known)
-    if (isSeeded) void this.#trust.complete(() => this.#known)
+    if (fills) void this.#trust.complete(() => this.#known)
     for (const [index, volume] of this.#volumes.entries()) {
       const { excludedBefore, ranges } = volume
       if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
@@ -543,20 +581,25 @@ export class MasterGroup {
   /**
    * 1. no request is read any more  2. the standby gets what it lacks, within the time  3. the devices are flushed, and
    * the dirty maps say exactly what it has not made durable  4. the devices are closed  5. the group's file says clean.
-   * A crash before 5 is an unclean stop.
+   * A crash before 5 is an unclean stop. With `hand` nothing is flushed in 3, and nothing is written in 3 and 5.
    */
-  async #close({ drainMs, abdicate }: CloseOptions): Promise<CloseOutcome> {
+  async #close({ drainMs, abdicate, hand }: CloseOptions): Promise<CloseOutcome> {
     const { addon } = this.#deps
     await Promise.all(this.#volumes.map(volume => volume.follower.close()))
     await addon.quiesce(this.#group)
-    const drained = this.#keeper === undefined || (await this.#drain(drainMs))
-    const clean = await this.#saveClean()
+    const drained = this.#keeper === undefined || (await this.#drain(drainMs, hand !== undefined))
+    const maps = hand === undefined ? undefined : []
+    const clean = await this.#saveClean(maps)
     const dirtyBytes = Number(sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
     const noted = drained && clean !== undefined && abdicate !== undefined && (await this.#abdicate(clean, abdicate))
     this.#keeper?.stop('the master has stopped')
     this.#release()
     await addon.closeGroup(this.#group)
-    if (clean !== undefined) {
+    if (clean !== undefined && maps !== undefined) {
+      const { incarnation, live } = this.#record
+      const handed = { incarnation, kept: live !== undefined, clean, maps }
+      hand?.(this.config.name, encodeHanded(handed))
+    } else if (clean !== undefined) {
       // After the devices are closed, so that their change marks are the last ones.
       this.#record.clean = withChangeMarks(clean)
       this.#saveRecord()
@@ -577,7 +620,7 @@ export class MasterGroup {
     return Promise.race([noted, sleep(this.#clock, notedMs).then(() => false)])
   }
 
-  #drain(drainMs: number): Promise<boolean> {
+  #drain(drainMs: number, isDurableEnough: boolean): Promise<boolean> {
     return waitDrained({
       clock: this.#clock,
       drainMs,
@@ -586,14 +629,15 @@ export class MasterGroup {
       ...(this.#keeper === undefined ? {} : { lostMs: this.#keeper.lostMs }),
       drained: () => {
         const counters = this.#groupCounters()
-        const { written, applied } = marksOf(counters)
-        return this.#attached && written === applied && this.#state(counters).state === 'replicating'
+        const { written, durable, applied } = marksOf(counters)
+        const there = isDurableEnough ? durable : applied
+        return this.#attached && written === there && this.#state(counters).state === 'replicating'
       },
     })
   }
 
-  /** Undefined: something could not be made sure of; the stop is not a clean one. */
-  async #saveClean(): Promise<CleanStop | undefined> {
+  /** Undefined: something could not be made sure of; the stop is not a clean one. `maps`: they go there, not to disk. */
+  async #saveClean(maps?: number[]): Promise<CleanStop | undefined> {
     try {
       const counters = this.#groupCounters()
       this.#noteDurable(counters)
@@ -601,7 +645,7 @@ export class MasterGroup {
       const marks = marksOf(counters)
       const clean: CleanStop = { sequence: marks.written, volumes: [] }
       for (const volume of this.#volumes) {
-        const { sequence, saved } = await saveVolume(this.#deps.addon, volume)
+        const { sequence, saved } = await saveVolume(this.#deps.addon, volume, maps)
         if (sequence > clean.sequence) clean.sequence = sequence
         clean.volumes.push(saved)
       }

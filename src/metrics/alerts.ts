@@ -214,7 +214,19 @@ const errorRules: AlertRule[] = [
   },
 ]
 
-export const alertRules: readonly AlertRule[] = [...protectionRules, ...delayRules, ...errorRules]
+const daemonRules: AlertRule[] = [
+  {
+    alert: 'UnderstudyTakeoverGivenUp',
+    expr: 'increase(understudy_takeovers_total{outcome="given-up"}[15m]) > 0',
+    for: '0m',
+    severity: 'warning',
+    summary: 'A takeover of the daemon at {{ $labels.instance }} was given up',
+    description:
+      'The old process goes on, with its version and settings. The log of the daemon says which phase failed or was too slow.',
+  },
+]
+
+export const alertRules: readonly AlertRule[] = [...protectionRules, ...delayRules, ...errorRules, ...daemonRules]
 
 /** The rule file, as YAML. Strings are double-quoted: a JSON string is a YAML one. */
 export function alertRulesText(): string {

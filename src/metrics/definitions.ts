@@ -2,6 +2,7 @@
  * Every metric in one table: name, type, labels, help, and how its samples come out of a snapshot. The registry, the
  * table in docs/metrics.md and the check of dashboards and alert rules are all made from it.
  */
+import { daemonMetrics } from './daemon-metrics.js'
 import { groupMetrics } from './group-metrics.js'
 import { mapMetrics } from './map-metrics.js'
 import { requestMetrics } from './request-metrics.js'
@@ -30,4 +31,5 @@ export const metricDefinitions = (): MetricDefinition[] => [
   ...requestMetrics,
   ...mapMetrics,
   ...standbyMetrics,
+  ...daemonMetrics,
 ]

@@ -7,6 +7,7 @@
 import type { Role, VolumeStatus } from '../core/status-types.js'
 import type { Counters, CounterReader } from '../native/counters.js'
 import type { ErrorCounts } from './error-counts.js'
+import type { TakeoverFigures } from './takeover-figures.js'
 
 /** A volume that NBD clients can reach: `page` is OpenedGroup.volumes[i].counterPage. */
 export interface VolumePage {
@@ -39,6 +40,7 @@ export interface MetricsSource {
   readonly counters: Pick<CounterReader, 'read'>
   /** Errors seen by the daemon: pass every AddonEvent to its observe(). */
   readonly errors: ErrorCounts
+  readonly takeovers: TakeoverFigures
   /** What `status` shows, both roles. */
   volumes(): readonly VolumeStatus[]
   volumePages(): readonly VolumePage[]
@@ -62,6 +64,7 @@ export interface GroupSnapshot {
 export interface Snapshot {
   version: string
   errors: ErrorCounts
+  takeovers: TakeoverFigures
   volumes: readonly VolumeStatus[]
   /** Of each group the first volume's status: for what volumes of a group share. */
   groupStatus: readonly VolumeStatus[]
@@ -75,6 +78,7 @@ export function takeSnapshot(source: MetricsSource): Snapshot {
   return {
     version: source.version,
     errors: source.errors,
+    takeovers: source.takeovers,
     volumes,
     groupStatus: firstOfEachGroup(volumes),
     clients: readVolumes(source),

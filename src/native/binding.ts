@@ -40,8 +40,11 @@ export interface VolumeSpec {
   excluded?: BigUint64Array
   /** Writes that touch these [start, end) pairs raise `watched` and open a step first (partition tables). */
   watched?: BigUint64Array
-  /** The dirty map on disk. Trusted: its marks are taken up; one that is missing or damaged makes everything dirty. */
-  map?: { path: string; uuid: string; trusted: boolean }
+  /**
+   * The dirty map on disk. Trusted: its marks are taken up; one that is missing or damaged makes everything dirty.
+   * Handed: of handOverMap(), instead; trusted says then whether the one on disk was kept. It stays the caller's.
+   */
+  map?: { path: string; uuid: string; trusted: boolean; handed?: number }
 }
 
 export interface GroupSpec {
@@ -89,7 +92,7 @@ export interface MapFloor {
 export interface OpenedGroup {
   group: number
   /** In the order of GroupSpec.volumes: handle for adopt(), what it is, and its page in counters(). */
-  volumes: { volume: number; device: DeviceInfo; counterPage: number; mapFloor?: MapFloor }[]
+  volumes: { volume: number; device: DeviceInfo; counterPage: number; mapFloor?: MapFloor; mapStored: boolean }[]
   counterPage: number
 }
 
@@ -340,6 +343,11 @@ export interface Addon {
    * the device has been flushed; the last call for this volume.
    */
   finishMap(volume: number): Promise<{ sequence: bigint }>
+  /**
+   * Instead, when another process goes on at once: that map as a descriptor, for VolumeSpec.map.handed; the caller's. The
+   * one on disk is not touched, and stays a superset of it.
+   */
+  handOverMap(volume: number): Promise<{ sequence: bigint; fd: number }>
   /**
    * What a dirty map on disk marks, of a volume that is not open: [start, end) pairs in bytes, flattened, at most runsMax
    * pairs (what lies between may be added). Rejects when the map is missing or damaged.

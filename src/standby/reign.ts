@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { syncDirectory } from '../core/atomic-file.js'
 import { defaults, durabilities, type GroupConfig } from '../core/config-types.js'
 import { OperationError } from '../core/errors.js'
+import type { Hand } from '../core/handed.js'
 import { nextReign, type Position } from '../core/reigns.js'
 import type { Origin, ReplicaRecord } from './replica-file.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
@@ -106,10 +107,10 @@ export class Reign {
     return lines
   }
 
-  async close(drainMs: number): Promise<boolean> {
+  async close(drainMs: number, hand?: Hand): Promise<boolean> {
     const master = this.#master
     this.#master = undefined
-    return master === undefined || (await master.close({ drainMs })).drained
+    return master === undefined || (await master.close({ drainMs, ...(hand && { hand }) })).drained
   }
 
   #becomeCopy(origin: Omit<Origin, 'reign'>): void {

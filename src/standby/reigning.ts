@@ -1,5 +1,6 @@
 /** What a standby's group needs of the master that it becomes by a promotion. master/ has the class (injected: Reigns). */
 import type { GroupConfig } from '../core/config-types.js'
+import type { Hand } from '../core/handed.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Refused } from '../transport/messages.js'
@@ -42,6 +43,8 @@ export interface ReigningMaster {
   prevail(): void
   /** Reads nothing new from clients, waits until the standby has everything or the time is over, saves the dirty map. */
   close(options: CloseOptions): Promise<{ drained: boolean; dirtyBytes: number; noted?: boolean }>
+  /** Of one that another process had: that one is no more. */
+  begin(): void
 }
 
 export interface VolumeIdentity {
@@ -63,6 +66,8 @@ interface CloseOptions {
   drainMs: number
   /** When it could drain: this host ceases to be the master; `persist` puts that on disk, then the standby is told. */
   abdicate?: { persist: (position: Position) => void; takeOver: boolean }
+  /** Another process goes on at once, with what is passed here. */
+  hand?: Hand
 }
 
 export interface ReignRequest {

@@ -12,6 +12,7 @@ import { type Clock, sleep } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
+import type { Hand } from '../core/handed.js'
 import { refusePause } from '../core/lease.js'
 import type { Logger } from '../core/log.js'
 import { Rate } from '../core/rate.js'
@@ -398,13 +399,13 @@ export class StandbyGroup {
   }
 
   /** True: everything that was received and committed is in the images. */
-  close(drainMs: number): Promise<boolean> {
+  close(drainMs: number, hand?: Hand): Promise<boolean> {
     this.#closing = true
     return this.#exclusively(async () => {
       await this.#endSession('the standby is stopping')
       await this.#views.close()
       this.#stopFollowing('the standby is stopping')
-      const drainedReign = await this.#reign.close(drainMs)
+      const drainedReign = await this.#reign.close(drainMs, hand)
       const replica = this.#replica
       if (replica === undefined) return drainedReign
       const drained = await this.#drain(replica, drainMs)

@@ -11,6 +11,7 @@ import { type Clock, systemClock } from '../core/clock.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import { readDeviceFacts } from '../core/device-facts.js'
 import { describe, SafetyRefusal, UnderstudyError, UsageError } from '../core/errors.js'
+import type { Hand } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
 import type { Reign } from '../core/reigns.js'
@@ -244,9 +245,9 @@ export class Standby {
   }
 
   /** Ends the sessions, applies what was received, closes everything. */
-  async close({ drainMs }: { drainMs: number }): Promise<{ drained: boolean; dirtyBytes: number }> {
+  async close({ drainMs, hand }: { drainMs: number; hand?: Hand }): Promise<{ drained: boolean; dirtyBytes: number }> {
     this.#stopping = true
-    const drained = await Promise.all([...this.#groups.values()].map(group => group.close(drainMs)))
+    const drained = await Promise.all([...this.#groups.values()].map(group => group.close(drainMs, hand)))
     this.#transport.close()
     for (const cleanUp of this.#cleanUps.splice(0)) cleanUp()
     this.#store.close()

@@ -4,10 +4,11 @@
  * same client sockets, and no client hears of an error; whatever is different is refused, in one line. And a daemon that
  * dies when it has handed everything over is no loss.
  */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { command, inSync, ROOT, sameBytes, scratch } from '../support/daemon.js'
+import { command, folder, inSync, metric, ROOT, sameBytes, scratch, sparseFile } from '../support/daemon.js'
+import { preloaded } from '../support/preload.js'
 import { Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
 
 t.jobs = 1
@@ -60,6 +61,64 @@ t.test('a successor that says nothing is ended, and the daemon goes on', async t
   t.equal(prober.failure, undefined)
   t.match(pair.master.program.stderr, /the successor does not serve: .*ETIMEDOUT/)
   t.ok(pair.master.program.running)
+})
+
+t.test('a device that flushes more slowly than clients may wait: refused, or in the time that is allowed', async t => {
+  const files = scratch(t)
+  const device = await sparseFile(files.path('slow.img'), 16 * MiB)
+  const faults = folder(files, 'faults')
+  const slow = { LD_PRELOAD: preloaded(files, 'io-shim'), IO_SHIM_FILE: device, IO_SHIM_FAULTS: faults }
+  const pair = await startSuccession(t, { device, masterEnv: slow })
+  const before = pair.master.program
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+  const socket = prober.client.socket.localAddress
+  await prober.answered(50)
+  writeFileSync(join(faults, 'slow-flush'), '')
+  const refused = await command(['run', '--config', pair.config, '--takeover'])
+  t.equal(refused.code, 1)
+  t.equal(refused.stderr.match(/^understudy: /gm)?.length, 1)
+  t.match(
+    refused.stderr,
+    /^understudy: takeover: given up: flushing \S*slow\.img \(\d+ ms a moment ago\) takes longer than 250 ms, half of the 500 ms that clients may wait \(5 attempts, [^\n]*--max-stall 2s$/m,
+  )
+  await prober.answered(50)
+  t.ok(before.running, 'the daemon goes on')
+  t.equal(await metric(pair.metrics.master, 'understudy_takeovers_total', { outcome: 'given-up' }), 1)
+  const successor = successorOf(t, pair.config, slow)
+  await successor.printed(/^understudy: ready/m)
+  t.match(await before.gone(), { code: 0 }, 'with more time it works')
+  pair.master.program = successor
+  const stall = (await metric(pair.metrics.master, 'understudy_takeover_stall_seconds')) ?? 0
+  t.ok(stall >= 0.3 && stall <= 20, `and says how long clients waited: ${stall} s`)
+  t.equal(await metric(pair.metrics.master, 'understudy_takeovers_total', { outcome: 'taken-over' }), 1)
+  rmSync(join(faults, 'slow-flush'))
+  await prober.answered(50)
+  await prober.stop()
+  t.equal(prober.failure, undefined)
+  t.equal(prober.client.socket.localAddress, socket)
+  t.match(await pair.master.stop(), { code: 0 })
+})
+
+t.test('a successor that is not ready in time gives everything back, a few times, and says why', async t => {
+  const pair = await startSuccession(t)
+  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+  await prober.answered(50)
+  const successor = successorOf(t, pair.config, hook('busy', ''), '2s')
+  t.match(await successor.gone(), { code: 1 })
+  t.match(
+    successor.stderr,
+    /^understudy: takeover: given up: opening everything took longer than the \d+ ms left for it \(closing took \d+ ms\); clients waited \d+ ms and may wait 2000: .*--max-stall 8s \(3 attempts\)$/m,
+  )
+  await prober.answered(50)
+  t.ok(pair.master.program.running)
+  const { stderr } = pair.master.program
+  t.equal(stderr.match(/this daemon takes everything back/g)?.length, 3)
+  t.equal(stderr.match(/everything is open again, clients go on/g)?.length, 3)
+  t.match(await takeOver(t, pair.master, pair.config), { code: 0 }, 'and the next one works')
+  await prober.answered(50)
+  await prober.stop()
+  t.equal(prober.failure, undefined, 'all on one connection')
+  t.notMatch(pair.master.program.stderr, /everything is compared/)
 })
 
 t.test('a daemon that dies when it has handed over everything is no loss: the successor serves', async t => {

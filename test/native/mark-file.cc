@@ -229,6 +229,49 @@ void cools(const std::string &path, WorkPool &pool) {
   check(finished && !stage.stored().any(), "a clean stop leaves exactly what is dirty");
 }
 
+void handed_over(const std::string &path, WorkPool &pool) {
+  const uint64_t size = 3 * MarkFile::kBlockWords * kExtent + 5 * kRegion + 1;
+  std::vector<uint64_t> map;
+  Stage first(size, path, pool);
+  first.marks().fill([](const Status &) {});
+  first.settle();
+  first.volume.dirty.mark(4 * kExtent + kRegion, 4 * kExtent + 2 * kRegion);
+  first.marks().note(4 * kExtent, 4 * kExtent + 1);
+  first.marks().ready(size - 1, size);  // the last extent is a part of one
+  first.settle();
+  const DirtyMap before = first.stored();
+  first.volume.dirty.mark(9 * kExtent, 9 * kExtent + 1);  // on its way to the file, and not there
+  first.marks().note(9 * kExtent, 9 * kExtent + 1);
+  first.marks().hand_over();
+  first.settle(20);
+  check(same(first.stored(), before) && before.is_dirty(size - 1), "what hands a map over writes nothing any more");
+  map = first.volume.dirty.sparse();
+
+  Stage second(size, path, pool);
+  const bool inherited = second.marks().inherit(map, true).ok() && second.marks().stored() && second.marks().loaded();
+  check(inherited && same(second.volume.dirty, first.volume.dirty), "whoever goes on has exactly that map");
+  check(second.marks().ready(4 * kExtent, 4 * kExtent + 1) && second.marks().ready(size - 1, size) && !second.marks().ready(20 * kExtent, 20 * kExtent + 1),
+        "what is hot in the file is hot, and the rest is not");
+  second.settle();
+  check(second.stored().is_dirty(9 * kExtent), "what was on its way to the file gets there");
+  second.clock.last_sequence = second.clock.durable = 5;
+  second.settle(11), second.settle(11), second.flush_device(), second.settle(1);
+  second.settle(11), second.flush_device(), second.settle(1);
+  check(same(second.stored(), second.volume.dirty), "and in the end the file says what is dirty, and nothing else");
+
+  Stage third(size, path, pool);
+  const bool unkept = third.marks().inherit(map, false).ok() && !third.marks().stored() && third.marks().loaded();
+  check(unkept && same(third.volume.dirty, first.volume.dirty) && third.marks().ready(20 * kExtent, 20 * kExtent + 1),
+        "without a file that was kept the map is in memory only");
+  unlink(path.c_str());
+  Stage fourth(size, path, pool);
+  check(!fourth.marks().inherit(map, true).ok() && !fourth.marks().stored() && fourth.marks().loaded() && same(fourth.volume.dirty, first.volume.dirty),
+        "so it is with a file that cannot be read");
+  const std::vector<uint64_t> alien{fourth.volume.dirty.words(), 1};
+  Stage fifth(size, path, pool);
+  check(!fifth.marks().inherit(alien, false).ok() && !fifth.marks().loaded(), "a map of another volume is refused");
+}
+
 void failing(const std::string &path, WorkPool &pool) {
   signal(SIGXFSZ, SIG_IGN);
   Stage stage(64 * kExtent, path, pool);
@@ -366,6 +409,7 @@ int main() {
   round_trip(path);
   waits_for_the_disk(path, pool);
   cools(path, pool);
+  handed_over(path, pool);
   failing(path, pool);
   for (uint64_t seed = 1; seed <= 20; seed++) histories(path, pool, seed);
   large(path, pool);

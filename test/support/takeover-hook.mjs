@@ -5,6 +5,7 @@
 //                 begun   it has been told to begin
 //                 heir    the estate is here, nothing is open
 //                 open    everything is open, and the daemon has not heard of it
+//                 busy    somebody else holds its devices, for as long as it tries to open them (no fate)
 //   predecessor   yours   the successor is ready, and has not been told to serve
 import { fileURLToPath } from 'node:url'
 
@@ -15,6 +16,10 @@ if (phase !== undefined && isDaemon) {
   const { addon } = await import('../../dist/native/binding.js')
   const native = addon()
   const { channelAccept, channelSend, channelReceive } = native
+  if (phase === 'busy')
+    native.openGroup = () => {
+      throw Object.assign(new Error('open device: it is in use'), { code: 'EBUSY' })
+    }
   const meet = () => process.kill(process.pid, fate === 'stop' ? 'SIGSTOP' : 'SIGKILL')
   native.channelAccept = async (...call) => {
     const channel = await channelAccept(...call)

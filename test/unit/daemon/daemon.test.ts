@@ -11,6 +11,7 @@ import { Daemon } from '../../../src/daemon/daemon.js'
 import { loadIdentity } from '../../../src/daemon/identity.js'
 import { prepareStateDirectory } from '../../../src/daemon/state-directory.js'
 import type { CloseOutcome } from '../../../src/daemon/roles.js'
+import { TakeoverFigures } from '../../../src/metrics/takeover-figures.js'
 import { FakeAddon, fakeMaster, fakeStandby } from './fake-addon.js'
 
 const id = 'ab'.repeat(32)
@@ -54,6 +55,7 @@ function stage(
     saveRegions: () => Promise.resolve([]),
     stop: reason => void notes.push(`stop: ${reason}`),
     takeover: () => ({ pid: 0 }),
+    takeovers: new TakeoverFigures(),
   })
   const state = join(directory, 'state')
   return { daemon, addon, notes, state, write, client: new ControlClient(state) }

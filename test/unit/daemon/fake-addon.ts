@@ -68,6 +68,7 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     resume: () => void notes.push(`resume ${config.name}`),
     invalidate: () => void notes.push(`invalidate ${config.name}`),
     prevail: () => undefined,
+    begin: () => undefined,
     close: async ({ drainMs }) => {
       notes.push(`close group ${config.name} in ${drainMs}`)
       return outcome()

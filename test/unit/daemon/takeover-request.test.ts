@@ -54,7 +54,14 @@ function judge(
   request: Partial<TakeoverRequest>,
   obstacles: Partial<HandOverObstacles> = {},
 ): unknown {
-  const whole = { socket: '/s', format: takeoverFormat, version: '9.9', shape: shapeOf(running), ...request }
+  const whole = {
+    socket: '/s',
+    format: takeoverFormat,
+    version: '9.9',
+    shape: shapeOf(running),
+    maxStallMs: 500,
+    ...request,
+  }
   try {
     judgeTakeover(whole, running, { ...free, ...obstacles })
     return undefined
@@ -140,9 +147,10 @@ t.test('an estate arrives as it was, with the descriptors that the other process
     ],
     standbyPort: 7400,
     leases: new Map([['disk1', (1n << 60n) + 1n]]),
+    handed: [{ group: 'vm', document: { clean: 1 }, maps: [17, 18] }],
   }
   const { document, fds } = encodeEstate(estate)
-  t.same(fds, [10, 11, 12, 13, 14, 15, 16])
+  t.same(fds, [10, 11, 12, 13, 14, 15, 16, 17, 18])
   const there = JSON.parse(JSON.stringify(document)) as object
   t.same(decodeEstate(there, fds), estate)
   t.equal(
@@ -152,10 +160,10 @@ t.test('an estate arrives as it was, with the descriptors that the other process
     ).clients[1]?.client.fd,
     116,
   )
-  t.throws(() => decodeEstate(there, fds.slice(1)), { code: 'TAKEOVER', message: /descriptor 6 did not come/ })
+  t.throws(() => decodeEstate(there, fds.slice(1)), { code: 'TAKEOVER', message: /descriptor 8 did not come/ })
   const little: Estate = {
     ...{ lock: 3, doors: undefined, listeners: [], clients: [], standbyPort: undefined },
-    leases: new Map<string, bigint>(),
+    ...{ leases: new Map<string, bigint>(), handed: [] },
   }
   const encoded = encodeEstate(little)
   t.same(decodeEstate(JSON.parse(JSON.stringify(encoded.document)) as object, encoded.fds), little)
@@ -172,4 +180,9 @@ t.test('what is in use is tried again, what is wrong is told at once', async t =
   t.equal(await untilReleased(failing('EBUSY', 2)), 3)
   t.equal(await untilReleased(failing('EADDRINUSE', 1)), 2)
   await t.rejects(untilReleased(failing('ENOENT', 1)), { code: 'ENOENT' })
+  await t.rejects(
+    untilReleased(failing('EBUSY', Infinity), () => false),
+    { code: 'EBUSY' },
+    'nor what nobody needs',
+  )
 })

@@ -1,9 +1,10 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 
 import type { GroupConfig } from '../../../src/core/config-types.js'
+import type { Handed } from '../../../src/core/handed.js'
 import { readGroup } from '../../../src/master/group-file.js'
 import type { Seed } from '../../../src/master/group-preparation.js'
 import { LagPause } from '../../../src/master/lag-pause.js'
@@ -28,6 +29,7 @@ async function open(
   fake = new FakeAddon(),
   heldLeases: ReadonlyMap<string, bigint> = new Map(),
   seed?: Seed,
+  handed?: Handed,
 ) {
   const clock = new FakeClock()
   const transport = new FakeTransport()
@@ -59,6 +61,7 @@ async function open(
     transport,
     random: () => 0.5,
     heldLeases,
+    ...(handed && { handed: () => handed }),
   }
   const group = await MasterGroup.open(config, deps, seed)
   t.teardown(() => group.close({ drainMs: 0 }))
@@ -93,8 +96,13 @@ async function open(
 }
 
 /** Promises of the fake clock's time. */
-async function closing(group: MasterGroup, clock: FakeClock, drainMs: number): ReturnType<MasterGroup['close']> {
-  const done = group.close({ drainMs })
+async function closing(
+  group: MasterGroup,
+  clock: FakeClock,
+  drainMs: number,
+  hand?: (given: Handed) => void,
+): ReturnType<MasterGroup['close']> {
+  const done = group.close({ drainMs, ...(hand && { hand: (_, given) => hand(given) }) })
   // Files are synced for real: give them real time, too.
   for (let turn = 0; turn < 20; turn++) {
     await clock.advance(drainMs / 10)
@@ -239,6 +247,85 @@ t.test('a clean stop drains, and the next start relies on what it left', async t
   t.equal(readGroup(place.state, 'disk1')?.clean, undefined, 'a crash from here on is an unclean stop')
   second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
   t.match(second.fake.attached, [{ allDirty: false }])
+})
+
+/** A group whose copy is in sync and whose maps are kept on disk (or not yet), and what it hands over. */
+async function handingOver(t: Test, place: ReturnType<typeof scratch>, isKept: boolean) {
+  const first = await open(t, place)
+  first.welcome()
+  first.inSync(7n)
+  if (isKept) first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  await new Promise(resolve => setImmediate(resolve))
+  let handed: Handed | undefined
+  const done = first.group.close({ drainMs: 50, hand: (_, given) => (handed = given) })
+  await first.clock.advance(50)
+  t.same(await done, { drained: true, dirtyBytes: 0 })
+  t.same(first.fake.calls.slice(-3), ['quiesce', 'handOverMap', 'closeGroup'], 'nothing is flushed, no map is written')
+  if (handed === undefined) throw new Error('nothing was handed over')
+  return { first, handed }
+}
+
+const groupText = ({ state }: { state: string }): string => readFileSync(join(state, 'groups', 'disk1.json'), 'utf8')
+
+t.test('what another process goes on with is not written, until that one is in force', async t => {
+  const place = scratch(t)
+  const { first, handed } = await handingOver(t, place, true)
+  const before = groupText(place)
+  t.match(readGroup(place.state, 'disk1'), { incarnation: first.incarnation, live: { known: { replicaId: 'copy' } } })
+  const second = await open(t, place, {}, new FakeAddon(), new Map(), undefined, handed)
+  t.match(second.fake.groups, [{ volumes: [{ map: { trusted: true, handed: 5 } }] }])
+  t.equal(groupText(place), before, 'it may be that the first one goes on')
+  t.equal(second.transport.sessions.length, 0, 'and the standby hears nothing')
+  second.group.begin()
+  t.match(readGroup(place.state, 'disk1'), { incarnation: second.incarnation, clean: undefined })
+  t.match(readGroup(place.state, 'disk1')?.live, { known: { positions: [{ incarnation: first.incarnation }] } })
+  second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
+  t.match(second.fake.attached, [{ allDirty: false }], 'the standby stands where it was left')
+  t.notOk(second.fake.calls.includes('fillMap'), 'the maps on disk are kept all the time')
+})
+
+t.test('a group that was handed over and is closed before it began leaves everything as it was', async t => {
+  const place = scratch(t)
+  const { handed } = await handingOver(t, place, true)
+  const before = groupText(place)
+  const second = await open(t, place, {}, new FakeAddon(), new Map(), undefined, handed)
+  let again: Handed | undefined
+  await closing(second.group, second.clock, 50, given => (again = given))
+  t.equal(groupText(place), before)
+  t.ok(again !== undefined)
+  const third = await open(t, place, {}, new FakeAddon(), new Map(), undefined, handed)
+  third.group.begin()
+  t.match(readGroup(place.state, 'disk1'), { incarnation: third.incarnation })
+})
+
+t.test('maps that were not kept on disk, or cannot be read, are made anew and believed after that only', async t => {
+  for (const what of ['not kept', 'not readable']) {
+    const place = scratch(t)
+    const { first, handed } = await handingOver(t, place, what === 'not readable')
+    const fake = new FakeAddon()
+    fake.mapReadable = false
+    let filled = (): void => undefined
+    fake.fillMap = () => new Promise<void>(resolve => (filled = resolve))
+    const second = await open(t, place, {}, fake, new Map(), undefined, handed)
+    second.group.begin()
+    t.equal(readGroup(place.state, 'disk1')?.live, undefined, `${what}: a crash now means that everything is compared`)
+    filled()
+    await new Promise(resolve => setImmediate(resolve))
+    t.match(readGroup(place.state, 'disk1')?.live, { known: { replicaId: 'copy' } }, what)
+    second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
+    t.match(second.fake.attached, [{ allDirty: false }], `${what}: the map in memory holds`)
+  }
+})
+
+t.test('what is handed over and not for what the files say is not believed', async t => {
+  const place = scratch(t)
+  const { first, handed } = await handingOver(t, place, true)
+  const document = { ...handed.document, incarnation: String(first.incarnation + 1n) }
+  const second = await open(t, place, {}, new FakeAddon(), new Map(), undefined, {
+    ...{ document, maps: handed.maps },
+  })
+  t.equal(second.fake.groups[0]?.volumes[0]?.map?.handed, undefined)
+  t.match(readGroup(place.state, 'disk1'), { incarnation: second.incarnation }, 'as after a crash')
 })
 
 const trusted = ({ fake }: { fake: FakeAddon }): unknown => fake.groups[0]?.volumes[0]?.map?.trusted

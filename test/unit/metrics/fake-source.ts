@@ -1,6 +1,7 @@
 /** A MetricsSource over pages that a test fills in, for one volume in each role. */
 import { countersRead } from '../../../src/metrics/counter-names.js'
 import { ErrorCounts } from '../../../src/metrics/error-counts.js'
+import { TakeoverFigures } from '../../../src/metrics/takeover-figures.js'
 import type { MetricsSource } from '../../../src/metrics/source.js'
 import type { PageKind } from '../../../src/native/counters.js'
 import type { VolumeStatus } from '../../../src/core/status-types.js'
@@ -48,6 +49,7 @@ export const standbyStatus: VolumeStatus = {
 export class FakeSource implements MetricsSource {
   readonly version = '1.2.3'
   readonly errors = new ErrorCounts()
+  readonly takeovers = new TakeoverFigures()
   statuses: VolumeStatus[] = [{ ...masterStatus }, { ...standbyStatus }]
   exports: ReturnType<MetricsSource['volumePages']> = [{ volume: 'disk', group: 'pair', role: 'master', page: 1 }]
   readonly pages: Record<PageKind, Map<number, Record<string, bigint>>> = {

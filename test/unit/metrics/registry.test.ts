@@ -14,7 +14,7 @@ t.test('every metric is there at the first scrape, with 0 where nothing has happ
   const series = parseSeries(text)
   for (const { name, type, labels } of metricDefinitions()) {
     const sample = type === 'histogram' ? `${name}_count` : name
-    const found = [...series].filter(([key]) => key.startsWith(`${sample}{`))
+    const found = [...series].filter(([key]) => key === sample || key.startsWith(`${sample}{`))
     t.ok(found.length > 0, `${name} has a series`)
     const lacking = found.filter(([key]) => labels.some(label => !key.includes(`${label}="`)))
     t.same(lacking, [], `${name} has all its labels`)
@@ -54,6 +54,17 @@ t.test(
     }
   },
 )
+
+t.test('takeovers show how they ended, and how long clients waited in the last one', async t => {
+  const source = new FakeSource()
+  source.takeovers.ended('given-up')
+  source.takeovers.ended('given-up')
+  source.takeovers.stallMs = 125
+  const text = await createMetricsRegistry(source).scrape()
+  t.equal(seriesValue(text, 'understudy_takeovers_total', { outcome: 'given-up' }), 2)
+  t.equal(seriesValue(text, 'understudy_takeovers_total', { outcome: 'taken-over' }), 0)
+  t.equal(seriesValue(text, 'understudy_takeover_stall_seconds'), 0.125)
+})
 
 t.test('1000 writes of 4 KiB move the watermarks by exactly 1000 records and 4,096,000 bytes', async t => {
   const source = new FakeSource()

@@ -165,6 +165,8 @@ export class FakeAddon {
   readonly replicas: ReplicaSpec[] = []
   position = { incarnation: 0n, received: 0n }
   /** Of the dirty maps that are trusted; undefined: they are damaged. */
+  /** The file of a map that is trusted can be read. */
+  mapReadable = true
   mapFloor: { incarnation: bigint; durable: bigint } | undefined = { incarnation: 0n, durable: 0n }
   /** Of the master. */
   heldLease = { untilNs: 0n, leftMs: 0 }
@@ -228,7 +230,9 @@ export class FakeAddon {
       volume: 100 * this.groups.length + index,
       device,
       counterPage: ++this.#pages,
+      ...(map?.handed !== undefined ? { mapFloor: { incarnation: 0n, durable: 0n } } : {}),
       ...(map?.trusted === true && this.mapFloor !== undefined ? { mapFloor: this.mapFloor } : {}),
+      mapStored: map?.trusted === true && this.mapReadable,
     }))
     const counterPage = ++this.#pages
     this.set('group', counterPage, { incarnation: spec.incarnation, state: spec.replicated ? 1n : 0n })
@@ -251,6 +255,11 @@ export class FakeAddon {
   async finishMap(): Promise<{ sequence: bigint }> {
     this.#call('finishMap')
     return { sequence: 0n }
+  }
+
+  async handOverMap(): Promise<{ sequence: bigint; fd: number }> {
+    this.#call('handOverMap')
+    return { sequence: 0n, fd: 5 }
   }
 
   async closeGroup(): Promise<void> {
