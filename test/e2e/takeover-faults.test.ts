@@ -54,7 +54,7 @@ t.test('a successor that says nothing is ended, and the daemon goes on', async t
   const pair = await startSuccession(t)
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
   await prober.answered(50)
-  const successor = successorOf(t, pair.config, hook('open', 'stop'))
+  const successor = successorOf(t, pair.config, hook('open', 'stop'), '2s')
   t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, 'by the daemon')
   await prober.answered(50)
   await prober.stop()
