@@ -139,15 +139,16 @@ t.test('the old master answers nobody from before its standby is promoted on, al
 })
 
 t.test('a master that stood still while its standby was promoted answers nobody when it goes on', async t => {
-  const pair = await startPair(t, { master: ['--lease', '2s'] })
+  const pair = await startPair(t, { master: ['--lease', '2s', '--on-standby-loss', 'block'] })
   const old = await NbdClient.attach({ path: pair.socket }, pair.volume)
   t.equal((await old.write(0, data)).error, 0)
+  t.equal((await old.flush()).error, 0) // from here on the standby has it
   await freeze(pair.master)
   const waiting = [old.write(0, Buffer.alloc(4096, 8)), old.read(0, 512)]
   const socket = pair.scratch.path('second.sock')
   await promote(t, pair, socket)
   const young = await NbdClient.attach({ path: socket }, pair.volume)
-  t.same((await young.read(0, 4096)).data, data, 'the new one has what was acknowledged before')
+  t.same((await young.read(0, 4096)).data, data, 'the new one has what was flushed before')
   const silent = unanswered(t, 'neither before it hears of the other one, nor after', waiting)
   pair.master.program.signal('SIGCONT')
   await pair.master.until(pair.volume, 'has found out', ({ state }) => state === 'diverged')
