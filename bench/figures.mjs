@@ -2,7 +2,8 @@
 //
 // part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow }
 //         slow: each measurement takes plan.slowSeconds (a replicated rate counts over at least 30 s)
-// load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, quick }
+// load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, quick,
+//         measures: what the tables show of its samples beside the usual }
 // figure  { text, load, peer, measure, against, againstMeasure, compare, atLeast or atMost, unit, headline }
 //         The median over the rounds of measure(peer), or of its ratio to (or difference from) the one of `against` that
 //         has the highest median rate. README.md shows those with a headline. Only those of a load with `quick` are measured with --quick.
@@ -228,4 +229,139 @@ const durable = {
   ],
 }
 
-export const parts = [plain, client, tcp, plainDisk, replicated, durabilities, fsync, durable]
+// ---- the link, memory, many volumes, starts ------------------------------------------------------------------------------
+
+const bulk = {
+  ...{ name: 'bulk, one session', unit: 'bytes', quick: true },
+  measures: [
+    { measure: 'cpuPerGiB', title: '  CPU seconds a GiB', unit: 'number' },
+    { measure: 'packetBytes', title: '  bytes a packet', unit: 'count' },
+  ],
+}
+const link = {
+  name: 'link',
+  title: 'the link alone, on loopback',
+  place: 'memory',
+  peers: ['link-1350', 'prototype-1350', 'link-1350-loss', 'link', 'link-tls', 'link-tcp'],
+  loads: [bulk],
+  figures: [
+    {
+      text: 'the link alone, packets of 1350 bytes, against its prototype',
+      ...{
+        load: bulk.name,
+        peer: 'link-1350',
+        against: ['prototype-1350'],
+        measure: 'rate',
+        atLeast: 0.95,
+        unit: 'times',
+      },
+    },
+    {
+      text: 'the same with 1 % loss, against without',
+      ...{
+        load: bulk.name,
+        peer: 'link-1350-loss',
+        against: ['link-1350'],
+        measure: 'rate',
+        atLeast: 0.6,
+        unit: 'times',
+      },
+    },
+  ],
+}
+
+const backlog = {
+  name: 'backlog',
+  title: 'memory with a full log of 256 MiB',
+  place: 'memory',
+  peers: ['backlog'],
+  loads: [
+    {
+      ...{ name: 'full log', quick: true },
+      measures: ['master', 'standby'].map(side => ({ measure: `${side}MiB`, title: `  ${side}`, unit: 'mib' })),
+    },
+  ],
+  figures: ['master', 'standby'].map(side => ({
+    text: `memory of the ${side} beyond the size of the log`,
+    ...{ load: 'full log', peer: 'backlog', measure: `${side}OverMiB`, atMost: 96, unit: 'mib' },
+  })),
+}
+
+const sides = ['master', 'standby']
+const idle = {
+  name: 'idle',
+  title: '64 volumes that nobody uses',
+  place: 'memory',
+  slow: true,
+  peers: ['idle-64'],
+  loads: [
+    {
+      ...{ name: 'idle, 64 volumes', quick: true },
+      measures: sides.flatMap(side => [
+        { measure: `${side}Percent`, title: `  ${side}, of one core`, unit: 'percent' },
+        { measure: `${side}MiB`, title: `  ${side}`, unit: 'mib' },
+      ]),
+    },
+  ],
+  figures: sides.flatMap(side => [
+    {
+      text: `CPU of the ${side}, of one core`,
+      ...{ load: 'idle, 64 volumes', peer: 'idle-64', measure: `${side}Percent`, atMost: 1, unit: 'percent' },
+    },
+    {
+      text: `memory of the ${side}`,
+      ...{ load: 'idle, 64 volumes', peer: 'idle-64', measure: `${side}MiB`, atMost: 150, unit: 'mib' },
+    },
+  ]),
+}
+
+const flat = (text, load, peer, base) =>
+  [
+    { text: `${text}: CPU of a write`, measure: 'cpuUs', atMost: 1.1 },
+    { text: `${text}: rate`, measure: 'rate', atLeast: 0.9 },
+  ].map(figure => ({ ...figure, load: load.name, peer, against: [base], unit: 'times' }))
+const spreadOut = { ...write(8), name: '4 KiB random writes in 64 regions of 4 MiB, depth 8', regions: 64, quick: true }
+const sizes = {
+  name: 'sizes',
+  title: 'volumes of different sizes, without a standby',
+  place: 'memory',
+  peers: ['size-1g', 'size-16t'],
+  loads: [spreadOut],
+  figures: flat('a volume of 16 TiB against one of 1 GiB', spreadOut, 'size-16t', 'size-1g'),
+}
+
+const each = { ...write(8), name: '4 KiB random writes, depth 8 on each volume', quick: true }
+const volumes = {
+  name: 'volumes',
+  title: 'one daemon with many volumes, without a standby',
+  place: 'memory',
+  peers: ['volumes-1', 'volumes-64', 'volumes-64-all'],
+  loads: [each],
+  figures: [
+    ...flat('writes to one of 64 volumes, against the only one', each, 'volumes-64', 'volumes-1'),
+    ...flat('writes to all of 64 volumes, against one', each, 'volumes-64-all', 'volumes-1').slice(0, 1),
+  ],
+}
+
+const starts = {
+  name: 'starts',
+  title: 'from nothing to the first answer, and to a complete copy',
+  place: 'memory',
+  peers: ['cold-nbdkit', 'cold-qemu-nbd', 'cold-alone', 'sync'],
+  loads: [
+    {
+      name: 'start',
+      measures: [
+        { measure: 'startMs', title: '  first answer', unit: 'ms' },
+        { measure: 'initialRate', title: '  initial synchronisation', unit: 'bytes' },
+        { measure: 'resyncRate', title: '  resynchronisation', unit: 'bytes' },
+      ],
+    },
+  ],
+  figures: [],
+}
+
+export const parts = [
+  ...[plain, client, tcp, plainDisk, replicated, durabilities, fsync, durable],
+  ...[link, backlog, idle, sizes, volumes, starts],
+]

@@ -13,8 +13,9 @@ function placeOf(target) {
   return [...where, ...names.flatMap(name => ['--export', name])]
 }
 
-function flagsOf(load) {
-  const flags = ['--block', load.block, '--depth', load.depth, '--connections', load.connections ?? 1]
+function flagsOf(load, target) {
+  const connections = load.connections ?? target.exports?.length ?? 1
+  const flags = ['--block', load.block, '--depth', load.depth, '--connections', connections]
   if (load.sequential) flags.push('--sequential')
   if (load.reads) flags.push('--reads', load.reads, '--verify')
   if (load.flushEvery) flags.push('--flush-every', load.flushEvery)
@@ -24,7 +25,7 @@ function flagsOf(load) {
 
 /** Runs the load generator; `amount` is ['--seconds', N] or ['--requests', N]. */
 export async function put(target, load, amount, seed = 1, limitSeconds = 900) {
-  const args = [...placeOf(target), ...flagsOf(load), ...amount.map(String), '--seed', String(seed)]
+  const args = [...placeOf(target), ...flagsOf(load, target), ...amount.map(String), '--seed', String(seed)]
   return JSON.parse(await run(program, args, limitSeconds))
 }
 

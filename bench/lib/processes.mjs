@@ -113,6 +113,13 @@ export function cpuSeconds(pid) {
   return ticks / ticksPerSecond
 }
 
+/** MiB that a process holds; memory that is mapped twice (our rings) counts once. */
+export function memoryMiB(pid) {
+  const kib = (text, name) => Number(new RegExp(`^${name}:\\s*(\\d+) kB`, 'm').exec(text)?.[1] ?? 0)
+  const [status, smaps] = [procFile(pid, 'status'), procFile(pid, 'smaps_rollup')]
+  return (kib(status, 'RssAnon') + kib(status, 'RssFile') + kib(smaps, 'Pss_Shmem')) / 1024
+}
+
 function descendants(pid) {
   try {
     const children = readdirSync(`/proc/${pid}/task`).flatMap(task =>

@@ -6,7 +6,8 @@ import { fill, measureLoad } from './load.mjs'
 
 /**
  * samples[load's name][peer's name] = one sample a round. `told(round, load, name, sample)` hears of each.
- * A part has peers (names), loads, and place ('memory' or 'disk').
+ * A part has peers (names), loads, and place ('memory' or 'disk'). A peer that is not to be had here starts as null, and is
+ * left out. One with measure(load, seconds, seed) measures itself; one that is `filled` has written its devices.
  */
 export async function measurePart(part, plan, told) {
   const folder = join(plan.folders[part.place], part.name)
@@ -14,15 +15,18 @@ export async function measurePart(part, plan, told) {
   const started = {}
   try {
     for (const name of part.peers) {
-      started[name] = await known[name].start({ folder, sizeBytes: plan.sizeBytes })
-      if (started[name].target !== undefined && !started[name].filled) await fill(started[name].target, plan.sizeBytes)
-      await started[name].settled()
+      const peer = await known[name].start({ folder, sizeBytes: plan.sizeBytes })
+      if (peer === null) continue
+      started[name] = peer
+      if (peer.target !== undefined && !peer.filled) await fill(peer.target, plan.sizeBytes)
+      await peer.settled()
     }
+    const names = Object.keys(started)
     const samples = {}
-    for (const load of part.loads) samples[load.name] = Object.fromEntries(part.peers.map(name => [name, []]))
+    for (const load of part.loads) samples[load.name] = Object.fromEntries(names.map(name => [name, []]))
     for (let round = 0; round < plan.rounds; round++) {
       for (const load of part.loads) {
-        for (const name of part.peers) {
+        for (const name of names) {
           const sample = await measureOne(started[name], load, plan, round)
           samples[load.name][name].push(sample)
           told(round, load, name, sample)

@@ -9,6 +9,7 @@ export const units = {
   percent: value => `${value.toFixed(2)} %`,
   times: value => `${value.toFixed(2)} x`,
   number: value => value.toFixed(1),
+  count: value => value.toFixed(0),
 }
 
 export function cell(found, show) {

@@ -38,7 +38,7 @@ uint64_t number(const char *name, const char *text, uint64_t least, uint64_t mos
   char *end = nullptr;
   errno = 0;
   const uint64_t value = std::strtoull(text, &end, 10);
-  if (errno != 0 || end == text || *end != 0 || value < least || value > most) refuse(name, text);
+  if (errno != 0 || end == text || *end != 0 || *text == '-' || value < least || value > most) refuse(name, text);
   return value;
 }
 

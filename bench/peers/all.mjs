@@ -1,10 +1,14 @@
 // Everything that is compared, by name: what it is, and how it is started with { folder, sizeBytes }.
 import { freeTcpPort } from '../lib/files.mjs'
+import { startBacklog } from './backlog.mjs'
 import { startDisk } from './disk.mjs'
+import { startLink, startPrototype } from './link.mjs'
+import { startIdle, startSize, startVolumes } from './many.mjs'
 import { startMirror } from './mirror.mjs'
 import { startNbdServer } from './nbd-server.mjs'
 import { startNbdkit, startNbdkitFio, startNbdkitTcp } from './nbdkit.mjs'
 import { startQemuNbd } from './qemu-nbd.mjs'
+import { startCold, startSync } from './starts.mjs'
 import { startAlone, startAloneTcp, startPair } from './understudy.mjs'
 
 const pair = (name, ...flags) => ({
@@ -35,4 +39,26 @@ export const peers = {
   flush: pair('flush', '--durability', 'flush'),
   durable: pair('durable', '--durability', 'durable'),
   disk: { what: 'the disk itself: pwrite and fdatasync of a program without a network', start: startDisk },
+
+  'link-1350': { what: 'the record stream of a session, packets of 1350 bytes', start: startLink('quic', 1350) },
+  'link-1350-loss': { what: 'the same, 1 % of the packets lost', start: startLink('quic', 1350, 1) },
+  link: { what: 'the same, the discovered packet size', start: startLink('quic') },
+  'link-tls': { what: 'TLS 1.3 over TCP (GnuTLS, AES-128-GCM)', start: startLink('tls') },
+  'link-tcp': { what: 'TCP in clear text', start: startLink('tcp') },
+  'prototype-1350': { what: 'the prototype of the link, packets of 1350 bytes', start: startPrototype(1350) },
+
+  'cold-nbdkit': { what: 'nbdkit, from nothing to the first answer', start: startCold(startNbdkit, 'cold-nbdkit') },
+  'cold-qemu-nbd': {
+    what: 'qemu-nbd, the same',
+    start: startCold(context => startQemuNbd(context, 'io_uring'), 'cold-qemu-nbd'),
+  },
+  'cold-alone': { what: 'understudy master, the same', start: startCold(startAlone, 'cold-alone') },
+  sync: { what: 'understudy: a new standby, and one that missed half of the volume', start: startSync },
+  backlog: { what: 'understudy with a standby that has stopped for a while', start: startBacklog },
+  'idle-64': { what: 'understudy: 64 volumes that nobody uses', start: context => startIdle(context, 64) },
+  'size-1g': { what: 'understudy alone, a volume of 1 GiB', start: context => startSize(context, 'size-1g', 2 ** 30) },
+  'size-16t': { what: 'the same, 16 TiB', start: context => startSize(context, 'size-16t', 2 ** 44) },
+  'volumes-1': { what: 'understudy alone, one volume', start: context => startVolumes(context, 1, 1) },
+  'volumes-64': { what: 'the same, 64 volumes, one of them used', start: context => startVolumes(context, 64, 1) },
+  'volumes-64-all': { what: 'the same, all of them used', start: context => startVolumes(context, 64, 64) },
 }

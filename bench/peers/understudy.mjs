@@ -19,9 +19,16 @@ export const understudy = args => start(process.execPath, [main, ...args.map(Str
 export const ask = args => run(process.execPath, [main, ...args.map(String)])
 
 /** `device`: an existing path for it; `listen`: other addresses beside its socket. */
-export async function startAlone({ folder, sizeBytes, device, name = 'alone', listen = [] }) {
+export async function startAlone({
+  folder,
+  sizeBytes,
+  name = 'alone',
+  device = join(folder, name, 'disk.img'),
+  listen = [],
+}) {
   const more = listen.flatMap(address => ['--listen', address])
-  const master = await startMaster(join(folder, name), sizeBytes, more, device)
+  mkdirSync(join(folder, name), { recursive: true })
+  const master = await startMaster(join(folder, name), more, sparseFile(device, sizeBytes))
   return plainServer(master.program, { unix: master.socket, export: volume })
 }
 
@@ -30,8 +37,16 @@ export async function startAloneTcp({ folder, sizeBytes }, port) {
   return { ...peer, target: { tcp: `127.0.0.1:${port}`, export: volume } }
 }
 
-/** `masterFlags`: e.g. --durability, --packet-size. Ready when the standby's copy is complete. */
-export async function startPair({ folder, sizeBytes }, name, masterFlags) {
+/**
+ * `masterFlags`: e.g. --durability, --packet-size; `prepare(path)` makes the device. Ready when the standby's copy is
+ * complete.
+ */
+export async function startPair(
+  { folder, sizeBytes },
+  name,
+  masterFlags,
+  prepare = path => sparseFile(path, sizeBytes),
+) {
   const [masterFolder, standbyFolder] = [join(folder, name, 'm'), join(folder, name, 's')]
   const [masterId, standbyId] = [await identity(masterFolder), await identity(standbyFolder)]
   const [port, masterMetrics, standbyMetrics] = [await freeUdpPort(), await freeTcpPort(), await freeTcpPort()]
@@ -40,7 +55,9 @@ export async function startPair({ folder, sizeBytes }, name, masterFlags) {
     '--transport', 'quic', '--metrics', `127.0.0.1:${standbyMetrics}`,
   ]) // prettier-ignore
   await listening(join(standbyFolder, 'control.sock'), standby)
-  const master = await startMaster(masterFolder, sizeBytes, [
+  prepare(join(masterFolder, 'disk.img'))
+  const beganMs = Date.now()
+  const master = await startMaster(masterFolder, [
     '--standby', `${standbyId}@127.0.0.1:${port}`, '--metrics', `127.0.0.1:${masterMetrics}`, ...masterFlags,
   ]) // prettier-ignore
   const peer = {
@@ -58,14 +75,12 @@ export async function startPair({ folder, sizeBytes }, name, masterFlags) {
       await standby.stop()
     },
   }
-  await peer.settled()
-  return peer
+  const { atMs } = await peer.settled()
+  return { ...peer, initialSeconds: (atMs - beganMs) / 1000 }
 }
 
-async function startMaster(folder, sizeBytes, more, device = join(folder, 'disk.img')) {
-  mkdirSync(folder, { recursive: true })
+async function startMaster(folder, more, device = join(folder, 'disk.img')) {
   const socket = join(folder, 'nbd.sock')
-  sparseFile(device, sizeBytes)
   const program = understudy([
     'master', '--state', folder, '--device', device, '--export', volume, '--listen', `unix:${socket}`, ...more,
   ]) // prettier-ignore
