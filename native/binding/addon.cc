@@ -67,6 +67,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::waive_lease>(exports, "waiveLease");
   add<&Addon::set_ranges>(exports, "setRanges");
   add<&Addon::attach>(exports, "attach");
+  add<&Addon::part>(exports, "part");
   add<&Addon::detach>(exports, "detach");
   add<&Addon::fill_map>(exports, "fillMap");
   add<&Addon::finish_map>(exports, "finishMap");

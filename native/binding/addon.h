@@ -71,6 +71,7 @@ class Addon {
   Napi::Value waive_lease(Call call);
   Napi::Value set_ranges(Call call);
   Napi::Value attach(Call call);
+  Napi::Value part(Call call);
   Napi::Value detach(Call call);
   Napi::Value fill_map(Call call);
   Napi::Value finish_map(Call call);

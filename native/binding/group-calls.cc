@@ -258,11 +258,18 @@ Napi::Value Addon::attach(Call call) {
   request.fresh = flag(spec, "fresh");
   request.initial = flag(spec, "initial");
   request.all_dirty = flag(spec, "allDirty");
+  request.give_back = flag(spec, "giveBack");
   link::Link *link = link_of_session(request.session);
   if (!link) return call.Env().Undefined();  // it has ended: session-closed is on its way
   entry.link->use(*link);
   engine::Group *group = entry.group.get();
   group->post([group, request] { group->attach(request); });
+  return call.Env().Undefined();
+}
+
+Napi::Value Addon::part(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  group->post([group] { group->part(); });
   return call.Env().Undefined();
 }
 

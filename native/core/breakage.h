@@ -14,6 +14,8 @@ enum class Break : int {
   kReuseSequence,        // a master starts again with the incarnation it had
   kFreeAtReceived,       // the log frees what the standby has in memory only
   kSwapFilterUnplaced,   // a write that changes the filter opens no step
+  kNeverPart,            // a master's files say that the standby has everything, whatever was answered without it
+  kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
 };
 extern Break chosen_break;
 }  // namespace understudy

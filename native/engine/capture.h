@@ -28,6 +28,7 @@ struct AttachRequest {
   uint64_t session = 0;
   wire::Position peer;  // the last record the standby has
   bool fresh = false, initial = false, all_dirty = false;
+  bool give_back = false;  // the standby has what this side may have lost
 };
 
 class Capture {

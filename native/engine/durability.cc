@@ -10,15 +10,22 @@
 // waits through a resynchronisation: what the standby has of one is nothing that it would put on stage before the step.
 #include <algorithm>
 
+#include "core/breakage.h"
 #include "core/clock.h"
 #include "engine/group.h"
 
 namespace understudy::engine {
 
+bool Group::in_sync() const {
+  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !watch_.away() && !watch_.behind();
+}
+
+// Until it is written down that the standby does not count any more (pairing.h).
+bool Group::is_held() const { return pairing_.paired() && !in_sync() && !BROKEN(kNeverPart); }
+
 bool Group::standby_counts() const {
   if (capture_.state() == CaptureState::kAlone) return false;
-  if (watch_.blocks()) return true;
-  return capture_.state() == CaptureState::kStreaming && !capture_.step_open() && !watch_.away() && !watch_.behind();
+  return watch_.blocks() || in_sync();
 }
 
 // What the reply to this request will wait for at the standby, so that it is told at once.
@@ -39,6 +46,9 @@ void Group::wait_for_durability(Connection &connection, const ParsedRequest &req
   if (standby && standby_counts()) {
     (flush || both_disks ? waiter.durable_need : waiter.received_need) = capture_.last_sequence();
     watch_.owes_from(turn_ns_);
+  } else if (standby && is_held()) {
+    (flush || both_disks ? waiter.durable_need : waiter.received_need) = UINT64_MAX;
+    holding_ = true;
   } else if (standby && flush && capture_.state() != CaptureState::kAlone) {
     page_.add(kGroup_alone_flushes, 1);
   }
@@ -111,8 +121,25 @@ void Group::hold_until_step() {
   }
 }
 
+// What was asked while nobody was answered: it waits for the standby after all, or for nothing.
+void Group::let_go() {
+  holding_ = false;
+  const uint64_t need = standby_counts() ? capture_.last_sequence() : 0;
+  for (auto &volume : volumes_) {
+    for (auto *queue : {&volume->received_waiters, &volume->flush_waiters}) {
+      for (Waiter &waiter : *queue) {
+        if (waiter.durable_need == UINT64_MAX && !need) page_.add(kGroup_alone_flushes, 1);
+        for (uint64_t *one : {&waiter.received_need, &waiter.durable_need})
+          if (*one == UINT64_MAX) *one = need;
+      }
+    }
+  }
+}
+
 void Group::answer_waiters() {
+  if (is_held()) return;
   if (watch_.blocks()) hold_until_step();
+  else if (holding_) let_go();
   const uint64_t received = peer_.received(), durable = peer_.durable();
   for (auto &volume : volumes_) {
     answer_queue(volume->received_waiters, received, durable);
@@ -149,7 +176,15 @@ void Group::watch_standby() {
   if (options_.standby.lag_detaches && watch_.lags(capture_.written_bytes())) detach("max-lag");
   // Detached while replies were waiting: they will not hear of the standby before a resynchronisation.
   const bool lost = capture_.state() != CaptureState::kStreaming || watch_.away() || watch_.behind();
-  if (capture_.state() != CaptureState::kAlone && !watch_.blocks() && (lost || options_.standby.block)) release_alone();
+  pair();
+  if (is_held() || watch_.blocks() || capture_.state() == CaptureState::kAlone) return;
+  if (lost || options_.standby.block) release_alone();
+}
+
+void Group::pair() {
+  const auto news = pairing_.look(in_sync(), peer_.durable(), capture_.last_logged());
+  page_.set(kGroup_paired, pairing_.paired());
+  if (news != Pairing::News::kNone) events_({"pairing", {{"paired", news == Pairing::News::kPaired}}, ""});
 }
 
 void Group::bind_spilling() {

@@ -32,7 +32,8 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
                 [this](Volume &volume, const std::vector<Range> &ranges) { repair(volume, ranges); }),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       watch_(options.standby),
-      lease_(options.lease) {
+      lease_(options.lease),
+      pairing_(options.durability == Durability::kReceived) {
   for (auto &volume : volumes_) {
     volume->page = CounterPages::instance().take();
     volume->page.set(kSizeBytes, volume->size_bytes);
@@ -86,7 +87,7 @@ void Group::run_tasks() {
 
 void Group::run() {
   // Stopping waits for what is on workers: their buffers and locks are ours.
-  while (!stopping_.load() || operations_ || resync_.reading() || verifier_.reading() || marks_busy() ||
+  while (!stopping_.load() || operations_ || resync_.busy() || verifier_.reading() || marks_busy() ||
          (capture_.spilling() && capture_.spilling()->working())) {
     wait(wait_limit_ms());
     memory_guard::enter();
@@ -302,7 +303,7 @@ void Group::attach(const AttachRequest &request) {
   } else {
     verifier_.cancel("the session was lost");
     resync_.cancel();
-    resync_.start(session_, request.fresh);
+    resync_.start(session_, request.give_back ? Resync::Way::kTake : request.fresh ? Resync::Way::kFresh : Resync::Way::kSend);
   }
   capture_.publish();
   link_->start_records(session_, capture_.log(), attached.value.log_position);
@@ -336,7 +337,7 @@ void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
       if (capture_.spare_room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
     });
   }
-  resync_.start(session_, false);
+  resync_.start(session_, Resync::Way::kSend);
   resync_.replan();
 }
 
@@ -357,7 +358,7 @@ void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) 
     before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
       volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
     });
-    resync_.start(session_, false);
+    resync_.start(session_, Resync::Way::kSend);
     resync_.replan();
   }
   if (again) events_({"watched", {{"volume", static_cast<double>(volume.handle)}}, ""});

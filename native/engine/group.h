@@ -25,6 +25,7 @@
 #include "engine/capture.h"
 #include "engine/connection.h"
 #include "engine/lease.h"
+#include "engine/pairing.h"
 #include "engine/resync.h"
 #include "engine/standby-watch.h"
 #include "engine/verifier.h"
@@ -64,8 +65,13 @@ class Group {
   void session_lost(uint64_t session);
   void detach(const char *reason);
   void set_ranges(Volume &volume, RangeTable excluded, RangeTable watched);
+  // It is on disk that the standby may lack what is acknowledged from here on (pairing.h).
+  void part() { pairing_.part(); }
   void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {
     resync_.hashes_arrived(reply, entries);
+  }
+  void data_arrived(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) {
+    resync_.data_arrived(reply, bytes);
   }
   void verify_arrived(const wire::VerifyResultBody &body) { verifier_.result(body); }
   Verifier &verifier() { return verifier_; }
@@ -130,13 +136,17 @@ class Group {
   int marks_limit_ms() const;
 
   // durability.cc
+  bool in_sync() const;
+  bool is_held() const;
   bool standby_counts() const;
+  void pair();
   void wait_for_durability(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes,
                            bool flush);
   void start_flushes();
   void flush_ended(Volume &volume, uint64_t ticket, int error, const std::vector<uint64_t> &covered);
   void answer_waiters();
   void hold_until_step();
+  void let_go();
   void answer_queue(std::deque<Waiter> &queue, uint64_t received, uint64_t durable);
   void release_alone();
   void watch_standby();
@@ -185,6 +195,7 @@ class Group {
   uint64_t session_ = 0;      // 0: none
   StandbyWatch watch_;
   Lease lease_;
+  Pairing pairing_;
   uint64_t updates_seen_ = 0;
   bool holding_ = false;      // replies wait for a step
   bool resync_waits_ = false; // for log room or a range lock

@@ -53,6 +53,7 @@ class PeerLink {
   virtual void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) = 0;
   virtual void published(bool urgent) = 0;  // the log has grown; urgent: a reply waits for the standby
   virtual void request_hashes(uint64_t session, const wire::HashRequestBody &request) = 0;
+  virtual void request_data(uint64_t session, const wire::HashRequestBody &request) = 0;
 };
 
 }  // namespace understudy::engine

@@ -276,7 +276,7 @@ void Group::refused(Volume &volume, uint64_t start, uint64_t end) {
   capture_.refused(volume, start, end);
   if (volume.marks) volume.marks->note(start, end);
   if (!capture_.step_open()) return;
-  resync_.start(session_, false);
+  resync_.start(session_, Resync::Way::kSend);
   resync_.replan();
 }
 

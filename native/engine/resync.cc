@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/clock.h"
-#include "engine/region-reader.h"
+#include "engine/resync-read.h"
 
 namespace understudy::engine {
 namespace {
@@ -13,24 +13,16 @@ constexpr uint64_t kRegion = log::DirtyMap::kRegion;
 constexpr uint64_t kChunkBytes = 16 * kRegion;  // one read: 1 MiB
 constexpr size_t kChunksMax = 64;               // asked ahead, so that the round trip is hidden
 constexpr size_t kReadsMax = 3;
+constexpr size_t kTakingsMax = 16;              // 16 MiB that the standby has been asked for
 }  // namespace
-
-struct Resync::ReadResult {
-  Volume *volume;
-  uint64_t start, end, flight, held, epoch;
-  std::vector<wire::HashEntry> theirs;
-  RegionData data;
-  std::vector<uint8_t> zero;     // per region: all zeroes
-  std::vector<uint8_t> differs;  // per region
-};
 
 Resync::Resync(Host host, Capture &capture, std::vector<std::unique_ptr<Volume>> &volumes, CounterPage page)
     : host_(std::move(host)), capture_(capture), volumes_(volumes), page_(page), pace_(host_.bytes_per_second) {}
 
-void Resync::start(uint64_t session, bool fresh) {
+void Resync::start(uint64_t session, Way way) {
   if (active_) return;  // a step is open already: what became dirty since is found by the cursor
   active_ = true;
-  fresh_ = fresh;
+  way_ = way;
   session_ = session;
   // Not the last sequence: a watched write opens its step long before the new ranges are known.
   begin_sequence_ = capture_.begin_sequence();
@@ -44,6 +36,8 @@ void Resync::session_changed(uint64_t session) {
   session_ = session;
   for (Chunk &chunk : chunks_)
     if (chunk.stage == Chunk::kAsked) chunk.stage = Chunk::kWanted;
+  for (Taking &taking : takings_)
+    if (taking.stage == Taking::kAsked) taking.stage = Taking::kWanted;
 }
 
 void Resync::replan() {
@@ -51,13 +45,16 @@ void Resync::replan() {
   chunks_.clear();
   cursor_volume_ = 0;
   cursor_ = 0;
-  fresh_ = false;
+  if (way_ == Way::kFresh) way_ = Way::kSend;
 }
 
 void Resync::cancel() {
   active_ = false;
   epoch_++;
   chunks_.clear();
+  takings_.clear();
+  flushes_.clear();
+  take_failed_ = false;
   page_.set(kGroup_resync_done_bytes, 0);
   page_.set(kGroup_resync_total_bytes, 0);
 }
@@ -70,18 +67,20 @@ bool Resync::turn() {
     if (chunk.stage == Chunk::kReady) read(chunk);
   }
   std::erase_if(chunks_, [](const Chunk &chunk) { return chunk.stage == Chunk::kReading; });
+  take_turn();
   const uint64_t dirty = capture_.dirty_bytes();
   total_bytes_ = std::max(total_bytes_, dirty);
   page_.set(kGroup_resync_total_bytes, total_bytes_);
   page_.set(kGroup_resync_done_bytes, total_bytes_ - dirty);
-  if (!may_finish()) return chunks_.empty() && reads_ == 0;  // something waits for log room or a range lock
+  if (!may_finish()) return chunks_.empty() && !busy() && takings_.empty();  // something waits for log room or a range lock
+  if (way_ == Way::kTake && !is_taken()) return true;  // for a flush of the devices
   active_ = false;
   capture_.close_step();
   return true;
 }
 
 bool Resync::may_finish() const {
-  if (!chunks_.empty() || reads_ || capture_.any_dirty()) return false;
+  if (!chunks_.empty() || busy() || capture_.any_dirty()) return false;
   return std::none_of(volumes_.begin(), volumes_.end(), [](const auto &volume) { return volume->watch_outstanding; });
 }
 
@@ -92,8 +91,9 @@ void Resync::plan() {
 
 // Takes the next dirty run into chunks_; false when there is none, or none may be taken now.
 bool Resync::plan_next() {
+  if (take_failed_) return false;
   if (cursor_volume_ == volumes_.size()) {  // once round: what became dirty behind the cursor is next
-    if (!chunks_.empty() || reads_ || !capture_.any_dirty()) return false;
+    if (!chunks_.empty() || busy() || !takings_.empty() || !capture_.any_dirty()) return false;
     replan();
   }
   Volume &volume = *volumes_[cursor_volume_];
@@ -103,7 +103,8 @@ bool Resync::plan_next() {
     cursor_ = 0;
     return cursor_volume_ < volumes_.size() || capture_.any_dirty();
   }
-  uint64_t end = run.start + volume.device->hole_bytes(run.start, run.end - run.start);
+  const uint64_t hole = way_ == Way::kTake ? 0 : volume.device->hole_bytes(run.start, run.end - run.start);
+  uint64_t end = run.start + hole;
   if (end != volume.size_bytes) end = end / kRegion * kRegion;
   if (end > run.start) {
     if (!skip_hole(volume, run.start, end)) return false;
@@ -111,7 +112,7 @@ bool Resync::plan_next() {
     return true;
   }
   end = std::min({run.end, (run.start / kChunkBytes + 1) * kChunkBytes});
-  const bool compares = !fresh_ && !volume.resent.contains(run.start);
+  const bool compares = way_ != Way::kFresh && !volume.resent.contains(run.start);
   chunks_.push_back({&volume, run.start, end, compares ? Chunk::kWanted : Chunk::kReady, {}});
   cursor_ = end;
   return true;
@@ -120,7 +121,7 @@ bool Resync::plan_next() {
 // The device has nothing there: one record says so, or none if the standby has nothing either.
 bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
   if (volume.flights.conflicts(start, end, false)) return false;
-  if (!fresh_) {
+  if (way_ != Way::kFresh) {
     uint64_t parts = 0;
     volume.excluded.outside(start, end, [&](uint64_t, uint64_t) { parts++; });
     if (!capture_.spare_room(parts * sizeof(wire::RecordHeader))) return false;
@@ -138,6 +139,7 @@ void Resync::ask(Chunk &chunk) {
   request.offset = chunk.start;
   request.count = static_cast<uint32_t>((chunk.end - chunk.start + kRegion - 1) / kRegion);
   request.volume_index = chunk.volume->index;
+  request.incarnation16 = static_cast<uint16_t>(capture_.incarnation());
   chunk.stage = Chunk::kAsked;
   host_.link->request_hashes(session_, request);
 }
@@ -156,7 +158,7 @@ void Resync::hashes_arrived(const wire::HashReplyBody &reply, const std::vector<
 
 void Resync::read(Chunk &chunk) {
   Volume &volume = *chunk.volume;
-  if (reads_ >= kReadsMax || volume.flights.conflicts(chunk.start, chunk.end, false)) return;
+  if (reads_ >= kReadsMax || takings_.size() >= kTakingsMax || volume.flights.conflicts(chunk.start, chunk.end, false)) return;
   const auto &log = capture_.log();
   const uint64_t regions = (chunk.end - chunk.start + kRegion - 1) / kRegion;
   const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
@@ -193,7 +195,8 @@ void Resync::read(Chunk &chunk) {
       log->unhold(result->held);
       reads_--;
       result->volume->flights.remove(result->flight);
-      if (result->epoch == epoch_) emit(result);
+      if (result->epoch != epoch_) return;
+      way_ == Way::kTake ? take(*result) : emit(result);
     });
   });
 }
@@ -231,7 +234,7 @@ void Resync::emit(const std::shared_ptr<ReadResult> &result) {
 
 void Resync::emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero) {
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
-    if (zero && fresh_) return;
+    if (zero && way_ == Way::kFresh) return;
     if (zero) return capture_.record_zeroes(volume, from, to);
     capture_.record_sync(volume, from, to, data + (from - start));
     page_.add(kGroup_resync_sent_bytes, to - from);

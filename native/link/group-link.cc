@@ -56,4 +56,9 @@ void GroupLink::request_hashes(uint64_t session, const wire::HashRequestBody &re
   if (link_) link_->send_frame(session, make_frame(wire::FrameType::kHashRequest, &request, sizeof request));
 }
 
+void GroupLink::request_data(uint64_t session, const wire::HashRequestBody &request) {
+  std::lock_guard lock(mutex_);
+  if (link_) link_->send_frame(session, make_frame(wire::FrameType::kDataRequest, &request, sizeof request));
+}
+
 }  // namespace understudy::link

@@ -164,6 +164,12 @@ void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<
     std::vector<wire::HashEntry> entries(reply.count);
     memcpy(entries.data(), body.data() + sizeof reply, reply.count * sizeof(wire::HashEntry));
     group->post([group, reply, entries = std::move(entries)] { group->hashes_arrived(reply, entries); });
+  } else if (type == wire::FrameType::kDataReply) {
+    wire::DataReplyBody reply;
+    if (!take(body, reply) || body.size() != sizeof reply + (reply.error ? 0 : reply.bytes))
+      return session.close("data reply: wrong length");
+    std::vector<uint8_t> bytes(body.begin() + sizeof reply, body.end());
+    group->post([group, reply, bytes = std::move(bytes)] { group->data_arrived(reply, bytes); });
   } else if (type == wire::FrameType::kVerifyResult) {
     wire::VerifyResultBody result;
     if (!take(body, result)) return session.close("verify result: too short");
@@ -186,10 +192,11 @@ void Link::standby_frame(quic::Session &session, wire::FrameType type, std::span
     if (replica->grants(asked.length_ns)) queue(session, make_frame(wire::FrameType::kLeaseGrant, &asked, sizeof asked));
     return;
   }
-  if (type != wire::FrameType::kHashRequest) return;
+  if (type != wire::FrameType::kHashRequest && type != wire::FrameType::kDataRequest) return;
   wire::HashRequestBody request;
-  if (!take(body, request)) return session.close("hash request: too short");
-  if (Status status = replica->replica_.load()->hash(request); !status.ok()) session.close(status.message);
+  if (!take(body, request)) return session.close("hash or data request: too short");
+  const Status status = type == wire::FrameType::kHashRequest ? replica->replica_.load()->hash(request) : replica->replica_.load()->tell(request);
+  if (!status.ok()) session.close(status.message);
 }
 
 void Link::records_received(quic::Session &session, std::span<const uint8_t> bytes) {

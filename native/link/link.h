@@ -91,6 +91,7 @@ class GroupLink final : public engine::PeerLink {
   void start_records(uint64_t session, std::shared_ptr<log::ReplicationLog> log, uint64_t position) override;
   void published(bool urgent) override;
   void request_hashes(uint64_t session, const wire::HashRequestBody &request) override;
+  void request_data(uint64_t session, const wire::HashRequestBody &request) override;
 
  private:
   friend class Link;
@@ -130,6 +131,7 @@ class ReplicaLink final : public replay::ReplicaListener {
 
   void progressed() override;
   void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) override;
+  void told(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) override;
   void verified(const wire::VerifyResultBody &result) override;
   void failed(const std::string &message) override;
 

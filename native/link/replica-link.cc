@@ -89,6 +89,13 @@ void ReplicaLink::hashed(const wire::HashReplyBody &reply, std::vector<wire::Has
   send(wire::FrameType::kHashReply, body);
 }
 
+void ReplicaLink::told(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) {
+  std::vector<uint8_t> body(sizeof reply + bytes.size());
+  memcpy(body.data(), &reply, sizeof reply);
+  if (!bytes.empty()) memcpy(body.data() + sizeof reply, bytes.data(), bytes.size());
+  send(wire::FrameType::kDataReply, body);
+}
+
 void ReplicaLink::verified(const wire::VerifyResultBody &result) {
   std::vector<uint8_t> body(sizeof result);
   memcpy(body.data(), &result, sizeof result);

@@ -1,6 +1,7 @@
 #include "replay/hasher.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "core/clock.h"
@@ -26,7 +27,7 @@ void Hasher::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-Status Hasher::ask(const wire::HashRequestBody &request) {
+Status Hasher::ask(const wire::HashRequestBody &request, Want want) {
   const std::string what = "hash: volume " + std::to_string(request.volume_index) + ", " +
                            std::to_string(request.count) + " regions at " + std::to_string(request.offset);
   if (request.volume_index >= images_.size() || request.count == 0 || request.count > wire::kHashRegionsMax ||
@@ -39,7 +40,7 @@ Status Hasher::ask(const wire::HashRequestBody &request) {
     std::lock_guard lock(mutex_);
     if (queue_.size() >= kQueueMax)
       return Status::failed(EAGAIN, what + ": " + std::to_string(kQueueMax) + " questions are waiting");
-    queue_.push_back({request, monotonic_ns() + kWaitNs});
+    queue_.push_back({request, want, monotonic_ns() + kWaitNs});
   }
   asked_.notify_one();
   return Status::good();
@@ -58,14 +59,17 @@ void Hasher::run() {
     const Question question = queue_.front();
     queue_.pop_front();
     lock.unlock();
-    answer(question);
+    question.want == Want::kData ? tell(question) : answer(question);
   }
 }
 
 // May the image be asked on behalf of this kBegin? Only when everything before it is applied: what came in between and
 // is staged is in the staged map, and no live record in flight touches a region that is asked about.
-Hasher::Stand Hasher::stand(uint64_t begin_sequence) const {
+Hasher::Stand Hasher::stand(const wire::HashRequestBody &request) const {
+  const uint64_t begin_sequence = request.begin_sequence;
   const Ledger::LastBegin last = ledger_.last_begin();
+  // The last kBegin of the master's life before may have the same number.
+  if (request.incarnation16 && request.incarnation16 != static_cast<uint16_t>(last.position.incarnation)) return Stand::kWait;
   if (last.position.incarnation != state_.incarnation.load() || last.position.sequence < begin_sequence)
     return Stand::kWait;
   if (last.position.sequence > begin_sequence) return Stand::kNever;
@@ -79,7 +83,7 @@ Hasher::Stand Hasher::stand(uint64_t begin_sequence) const {
 Hasher::Stand Hasher::wait_until_ready(const Question &question) {
   Stand found = Stand::kWait;
   applier_.gate()->wait(question.deadline_ns, [&] {
-    found = stand(question.request.begin_sequence);
+    found = stand(question.request);
     return found != Stand::kWait || stopping_.load();
   });
   return found;
@@ -98,6 +102,31 @@ void Hasher::answer(const Question &question) {
     if (wait_until_ready(question) != found) std::fill(entries.begin(), entries.end(), unknown);
   }
   if (!stopping_.load()) listener_.hashed(request, std::move(entries));
+}
+
+// The cut, whatever is staged above it. Piece by piece; what cannot be told ends the answer with an error.
+void Hasher::tell(const Question &question) {
+  const wire::HashRequestBody &request = question.request;
+  Device &device = images_[request.volume_index]->device();
+  const uint64_t end = std::min(request.offset + request.count * uint64_t{wire::kRegionBytes}, device.traits().size_bytes);
+  const bool ready = wait_until_ready(question) == Stand::kStaged;
+  for (uint64_t at = request.offset; at < end && !stopping_.load();) {
+    std::vector<uint8_t> bytes(std::min<uint64_t>(wire::kDataPieceBytes, end - at));
+    wire::DataReplyBody reply{};
+    reply.begin_sequence = request.begin_sequence;
+    reply.offset = at;
+    reply.volume_index = request.volume_index;
+    reply.bytes = static_cast<uint32_t>(bytes.size());
+    if (!ready) reply.error = EAGAIN;
+    else if (const int error = device.read(bytes.data(), bytes.size(), at)) reply.error = static_cast<uint32_t>(error);
+    else if (wait_until_ready(question) != Stand::kStaged) reply.error = EAGAIN;  // the step was applied meanwhile
+    if (reply.error) {
+      reply.bytes = static_cast<uint32_t>(end - at);
+      bytes.clear();
+    }
+    at += reply.bytes;
+    listener_.told(reply, bytes);
+  }
 }
 
 wire::HashEntry Hasher::hash_region(const wire::HashRequestBody &request, uint64_t region, bool is_staged) {

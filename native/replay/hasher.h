@@ -1,6 +1,7 @@
-// Hasher: answers the master's question what the image holds in regions that are dirty over there. One thread; answers
-// in the order of the questions. A region that staged records will still change is kHashUnknown, and so is everything
-// whose answer would have to wait too long: the master then sends the region.
+// Hasher: answers the master's question what the image holds in regions that are dirty over there: hashes, or the bytes
+// themselves (a master that has lost its own). One thread; answers in the order of the questions. A region that staged
+// records will still change is kHashUnknown, and so is everything whose answer would have to wait too long: the master
+// then sends the region, or asks for its bytes again.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -24,20 +25,23 @@ class Hasher {
   ~Hasher() { stop(); }
   void start();
   void stop();
+  enum class Want : uint8_t { kHashes, kData };
   // EINVAL: no such regions. EAGAIN: kQueueMax questions are waiting.
-  Status ask(const wire::HashRequestBody &request);
+  Status ask(const wire::HashRequestBody &request, Want want);
   void forget();  // a new session: the questions of the last one are nobody's
 
  private:
   static constexpr size_t kQueueMax = 1024;
   struct Question {
     wire::HashRequestBody request;
+    Want want;
     uint64_t deadline_ns;  // monotonic
   };
   enum class Stand : uint8_t { kWait, kStaged, kDirect, kNever };
   void run();
   void answer(const Question &question);
-  Stand stand(uint64_t begin_sequence) const;  // with the gate held
+  void tell(const Question &question);
+  Stand stand(const wire::HashRequestBody &request) const;  // with the gate held
   Stand wait_until_ready(const Question &question);
   wire::HashEntry hash_region(const wire::HashRequestBody &request, uint64_t region, bool is_staged);
 

@@ -75,7 +75,8 @@ class ReplicaImpl final : public Replica {
   Status receive(std::span<const uint8_t> bytes) override { return receiver_.receive(bytes); }
   size_t take_consumed() override { return receiver_.take_consumed(); }
   wire::WatermarksBody watermarks() const override { return progress_.body(); }
-  Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request); }
+  Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request, Hasher::Want::kHashes); }
+  Status tell(const wire::HashRequestBody &request) override { return hasher_.ask(request, Hasher::Want::kData); }
   Status give_up_cut() override {
     if (state_.phase.load() != static_cast<uint64_t>(ReplicaPhase::kStaging))
       return Status::failed(EALREADY, "give up the cut: no step is being collected");

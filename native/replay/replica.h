@@ -70,6 +70,7 @@ class ReplicaListener {
   virtual ~ReplicaListener() = default;
   virtual void progressed() = 0;  // a watermark moved or ring space came free: wake the link thread
   virtual void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) = 0;
+  virtual void told(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) = 0;
   virtual void verified(const wire::VerifyResultBody &result) = 0;
   virtual void failed(const std::string &message) = 0;  // an I/O error, for the log
 };
@@ -94,6 +95,8 @@ class Replica {
   virtual wire::WatermarksBody watermarks() const = 0;
   // Answered through hashed(), from a worker, in order.
   virtual Status hash(const wire::HashRequestBody &request) = 0;
+  // Through told(), in pieces, in the same order: what the image holds there.
+  virtual Status tell(const wire::HashRequestBody &request) = 0;
 
   // A step that cannot be collected beside the cut goes straight into the images, which are unusable until its end.
   // EALREADY: none is being collected.

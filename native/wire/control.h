@@ -17,6 +17,8 @@ enum class FrameType : uint16_t {
   kVerifyResult = 5,  // standby -> master: VerifyResultBody
   kLeaseRequest = 6,  // master -> standby: LeaseBody
   kLeaseGrant = 7,    // standby -> master: the LeaseBody that was asked for
+  kDataRequest = 8,   // master -> standby: HashRequestBody: the bytes themselves, not their hashes
+  kDataReply = 9,     // standby -> master: DataReplyBody, then `bytes` bytes, unless it has an error
 };
 
 inline constexpr uint32_t kFrameBytesMax = 64u << 10;  // body; a longer one ends the session
@@ -60,7 +62,7 @@ struct HashRequestBody {
   uint64_t offset;          // a multiple of kRegionBytes
   uint32_t count;           // regions, 1..kHashRegionsMax; the last may end at the end of the volume
   uint16_t volume_index;
-  uint16_t reserved;
+  uint16_t incarnation16;   // of that kBegin, its low bits: the question may come before the record; 0: not told
 };
 static_assert(sizeof(HashRequestBody) == 24);
 
@@ -74,6 +76,20 @@ struct HashEntry {
 };
 static_assert(sizeof(HashEntry) == 40);
 using HashReplyBody = HashRequestBody;  // followed by `count` HashEntry
+
+// One piece of what a data request asked for; the pieces come in order. With an error: all that is left of the request.
+struct DataReplyBody {
+  uint64_t begin_sequence;  // of the request
+  uint64_t offset;
+  uint32_t bytes;
+  uint16_t volume_index;
+  uint16_t reserved;
+  uint32_t error;  // errno; EAGAIN: it cannot be told yet, ask again
+  uint32_t reserved2;
+};
+static_assert(sizeof(DataReplyBody) == 32);
+inline constexpr uint32_t kDataPieceBytes = 32u << 10;  // a piece has at most so many
+static_assert(sizeof(DataReplyBody) + kDataPieceBytes <= kFrameBytesMax);
 
 struct VerifyResultBody {
   uint64_t id;

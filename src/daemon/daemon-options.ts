@@ -10,7 +10,10 @@ import type { TakeoverReply, TakeoverRequest } from './takeover-request.js'
 export interface DaemonOptions {
   addon: Addon
   log: Logger
-  openMaster(config: GroupConfig, deps: RoleDeps & { outranked: (group: MasterRole) => void }): Promise<MasterRole>
+  openMaster(
+    config: GroupConfig,
+    deps: RoleDeps & { outranked: (group: MasterRole) => void; settled: () => void },
+  ): Promise<MasterRole>
   openStandby(
     config: StandbyConfig,
     deps: RoleDeps & { groups: GroupConfig[]; changed: () => void },

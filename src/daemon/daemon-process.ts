@@ -68,7 +68,7 @@ export class DaemonProcess implements PredecessorHost {
         Standby.open(standby, {
           ...deps,
           reigns: {
-            open: request => openReign(request, { ...deps, outranked: request.outranked }),
+            open: request => openReign(request, { ...deps, outranked: request.outranked, settled: request.settled }),
             suspects: (group, volumes) => suspectsOf(group, volumes, deps),
           },
         }),

@@ -316,6 +316,7 @@ export class Daemon {
     const group = await this.options.openMaster(config, {
       ...this.deps('master'),
       outranked: master => this.roles.outranked(master),
+      settled: () => void this.serve(),
     })
     this.unasked.add(group)
     this.masters.set(config.name, group)
@@ -362,7 +363,7 @@ export class Daemon {
     const own = new Set(this.config.groups.map(({ name }) => name))
     const reigning = (standby?.masters() ?? []).filter(({ config }) => own.has(config.name))
     const asked = [...this.masters.values()].filter(group => !this.unasked.has(group))
-    const wanted = [...asked, ...reigning].filter(({ outranked }) => outranked === undefined)
+    const wanted = [...asked, ...reigning].filter(({ outranked, isOwed }) => outranked === undefined && !isOwed)
     const exported = new Map(wanted.flatMap(group => group.exports()).map(volume => [volume.name, volume]))
     for (const [name, volume] of this.served) {
       // A master that is outranked while it serves goes on: cutting its clients off would not bring the other side back.

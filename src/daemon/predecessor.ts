@@ -55,6 +55,10 @@ export class Predecessor {
         .groups()
         .filter(({ outranked }) => outranked !== undefined)
         .map(({ config }) => config.name),
+      owed: daemon
+        .groups()
+        .filter(({ isOwed }) => isOwed)
+        .map(({ config }) => config.name),
     })
     const conversation = new Conversation(addon, addon.channelConnect(request.socket))
     this.host.log.info(`takeover: process ${conversation.peer} (version ${request.version}) asks for everything`)

@@ -62,6 +62,8 @@ export interface HandOverObstacles {
   exporting: string[]
   /** Groups whose peer reigns. */
   outranked: string[]
+  /** Groups that wait for what their standby gives back. */
+  owed: string[]
 }
 
 /** Throws SafetyRefusal: one line that says why not. */
@@ -81,10 +83,15 @@ export function judgeTakeover(request: TakeoverRequest, config: Config, obstacle
     ]
     refuse('OTHER_CONFIG', `the configurations differ: ${parts.join('; ')}. Reload or restart the daemon for that`)
   }
-  const { leaving, exporting, outranked } = obstacles
+  const { leaving, exporting, outranked, owed } = obstacles
   if (leaving) refuse('LEAVING', 'the daemon is starting, stopping, or handing over to another process')
   if (exporting.length > 0)
     refuse('EXPORTING', `copies are exported (${exporting.join(', ')}); end 'understudy export' first`)
   if (outranked.length > 0)
     refuse('OUTRANKED', `the peer of group ${outranked.join(', ')} reigns; 'understudy resolve' ends that`)
+  if (owed.length > 0)
+    refuse(
+      'OWED',
+      `group ${owed.join(', ')} waits for what its standby gives back, and serves nobody yet; restart the daemon`,
+    )
 }

@@ -42,6 +42,8 @@ export interface GroupRecord {
   excluded: Record<string, bigint[]>
   live?: LiveMaps
   clean?: CleanStop
+  /** In this start of the host's kernel (bootId) the standby had everything that was acknowledged: give-back.ts. */
+  paired?: string
 }
 
 export const groupPath = (state: string, group: string): string => join(state, 'groups', `${group}.json`)
@@ -68,6 +70,7 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
     ...(stored['leaseWaived'] === true ? { leaseWaived: true as const } : {}),
     excluded: Object.fromEntries(Object.entries(excluded).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []])),
   }
+  if (typeof stored['paired'] === 'string') record.paired = stored['paired']
   const clean = decodeClean(stored['clean'])
   if (clean !== undefined && record.incarnation !== 0n) record.clean = clean
   const live = asLive(stored['live'])

@@ -84,9 +84,14 @@ export function isUsable(counters: Counters): boolean {
   return (counters['peer_incarnation'] ?? 0n) !== 0n && ((counters['peer_flags'] ?? 0n) & peerFlags.unusable) === 0n
 }
 
+/** What is more important to know comes first. */
+export function withReason({ state, reason }: GroupState, first: string): GroupState {
+  return { state, reason: [first, reason].filter(Boolean).join('; ') }
+}
+
 export function groupState(counters: Counters, link: LinkFacts, dirtyBytes: bigint): GroupState {
   const { state, reason } = linkState(counters, link, dirtyBytes)
-  return { state, reason: [reason, logFileTrouble(counters)].filter(Boolean).join('; ') }
+  return withReason({ state, reason: logFileTrouble(counters) }, reason)
 }
 
 function linkState(counters: Counters, link: LinkFacts, dirtyBytes: bigint): GroupState {

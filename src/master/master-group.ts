@@ -7,6 +7,7 @@
  * Does not: move bytes (the engine does), or serve NBD (nbd/ does, with exports()).
  */
 import { writeJson } from '../core/atomic-file.js'
+import { bootId } from '../core/boot-id.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { describe, SafetyRefusal } from '../core/errors.js'
@@ -22,10 +23,11 @@ import { decodeSuspects, encodeAbdicate, type Refused, type Suspects, type Welco
 import { openTransport } from '../transport/open-transport.js'
 import type { HostKey, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
-import { saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
-import { type CleanStop, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import { flushDevice, saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
+import { GiveBack } from './give-back.js'
+import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
-import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf } from './group-progress.js'
+import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf, withReason } from './group-progress.js'
 import { type PreparedGroup, prepareGroup, type Seed } from './group-preparation.js'
 import { encodeHanded } from './handed-group.js'
 import { HeldLease } from './held-lease.js'
@@ -56,6 +58,10 @@ export interface MasterDeps {
   outranked?: (group: MasterGroup) => void
   /** What another process had until now; such a group changes nothing on disk before begin(). */
   handed?: (group: string) => Handed | undefined
+  /** The standby has given back what this host had lost: see MasterGroup.isOwed. */
+  settled?: () => void
+  /** Of the host's kernel. */
+  bootId?: string
 }
 
 export interface CloseOutcome {
@@ -103,6 +109,7 @@ export class MasterGroup {
   readonly #verification: Verification
   readonly #cleanAtOpen: Position | undefined
   readonly #trust: MapTrust
+  readonly #giveBack: GiveBack
   readonly #lagPause = new LagPause()
   readonly #lease: HeldLease
   readonly #transport: Transport | undefined
@@ -144,6 +151,8 @@ export class MasterGroup {
       ...(before?.pausedSince === undefined ? {} : { pausedSince: before.pausedSince }),
       ...(seed?.isOnlyCopy === true || before?.leaseWaived === true ? { leaseWaived: true as const } : {}),
       excluded: excludedOf(prepared),
+      // A predecessor of this host has flushed its devices.
+      ...(before?.paired === undefined || prepared.handed !== undefined ? {} : { paired: before.paired }),
       ...liveAtOpen(prepared),
     }
     if (prepared.handed !== undefined) {
@@ -156,9 +165,17 @@ export class MasterGroup {
     try {
       const native = openNative(config, deps, prepared, record.leaseWaived === true)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
+      await opened.#giveBack.open(
+        config.standby === undefined
+          ? 'no standby is configured any more'
+          : opened.#known === undefined
+            ? 'the dirty map that tells where cannot be believed'
+            : '',
+      )
       opened.#begin(seed !== undefined)
       return opened
     } catch (error) {
+      if (opened !== undefined) await opened.#abandon()
       restore(config, deps.stateDirectory, prepared)
       throw error
     }
@@ -193,6 +210,7 @@ export class MasterGroup {
       ...{ addon: deps.addon, group: native.group, name: config.name, leaseMs: config.leaseMs },
       ...{ record, save: () => this.#saveRecord(), log },
     })
+    this.#giveBack = this.#makeGiveBack()
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#verification = this.#verifications()
@@ -204,8 +222,7 @@ export class MasterGroup {
         this.#keeper = this.#makeKeeper(this.#transport, config.standby)
       }
     } catch (error) {
-      this.#release()
-      void deps.addon.closeGroup(native.group)
+      void this.#abandon()
       throw error
     }
   }
@@ -224,6 +241,12 @@ export class MasterGroup {
     }
     this.#waitsForBegin = false
     this.#begin(this.#known !== undefined && this.#record.live === undefined)
+  }
+
+  async #abandon(): Promise<void> {
+    this.#keeper?.stop('the group could not be opened')
+    this.#release()
+    await this.#deps.addon.closeGroup(this.#group)
   }
 
   exports(): ExportedVolume[] {
@@ -277,6 +300,11 @@ export class MasterGroup {
   /** The peer has said that it, or somebody else, reigns. */
   get outranked(): Refused | undefined {
     return this.#outranked
+  }
+
+  /** Clients are not to be served: the standby is to give back first what this host has lost. */
+  get isOwed(): boolean {
+    return this.#giveBack.isOwed
   }
 
   /** Resolves when the standby has taken us for its master or has not; earlier, when it cannot be reached at all. */
@@ -339,6 +367,7 @@ export class MasterGroup {
 
   /** Nothing is believed of the standby's copy any more: everything is compared. */
   invalidate(): void {
+    this.#giveBack.drop()
     this.#trust.distrust()
     this.#known = undefined
     this.#durable = 0n
@@ -353,6 +382,7 @@ export class MasterGroup {
   /** The operator has decided for this side: the peer is to save what only it has, and to follow. */
   prevail(): void {
     this.#discard = this.#outranked?.history.at(-1)?.id ?? ''
+    this.#giveBack.drop()
     this.#keeper?.retryNow()
   }
 
@@ -379,20 +409,48 @@ export class MasterGroup {
     })
   }
 
+  #makeGiveBack(): GiveBack {
+    const volumes = this.#volumes.map(({ config }) => config)
+    return new GiveBack({
+      record: this.#record,
+      save: () => this.#saveRecord(),
+      bootId: this.#deps.bootId ?? bootId(),
+      log: this.#log,
+      volumes: volumes.map(({ name }) => name).join(', '),
+      maps: volumes.map(({ name }) => dirtyMapPath(this.#deps.stateDirectory, name)),
+      flush: async () => {
+        for (const { device } of volumes) await flushDevice(device)
+      },
+      part: () => this.#deps.addon.part(this.#group),
+      settled: () => this.#served(),
+    })
+  }
+
   /** `fills`: the maps on disk are not kept, and are to be. */
   #begin(fills: boolean): void {
     if (this.#known === undefined) this.#trust.distrust()
     else this.#trust.follow(this.#known)
     if (fills) void this.#trust.complete(() => this.#known)
+    if (!this.isOwed) this.#followRanges()
+    const { pausedSince } = this.#record
+    if (pausedSince === undefined) this.#keeper?.start()
+    else this.#pauseKeeper(pausedSince)
+  }
+
+  #followRanges(): void {
     for (const [index, volume] of this.#volumes.entries()) {
       const { excludedBefore, ranges } = volume
       if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
       this.#log.info(`volume ${volume.config.name}: what is replicated has changed since the last start`)
       this.setRanges(index, ranges.excluded, ranges.watched)
     }
-    const { pausedSince } = this.#record
-    if (pausedSince === undefined) this.#keeper?.start()
-    else this.#pauseKeeper(pausedSince)
+  }
+
+  /** The device is whole: what its partition table says counts from here on, and it may be another than at the start. */
+  #served(): void {
+    this.#followRanges()
+    for (const { ranges, follower } of this.#volumes) if (ranges.watched.length > 0) follower.watched()
+    this.#deps.settled?.()
   }
 
   #pauseKeeper(since: string): void {
@@ -469,6 +527,7 @@ export class MasterGroup {
     }
     const decision = decideAttach(facts)
     const { fresh, initial, allDirty } = decision
+    const giveBack = this.#giveBack.asks(welcome, decision)
     const known = knownAfterAttach(facts, decision)
     if (allDirty || fresh) this.#trust.distrust()
     else this.#trust.follow(known)
@@ -480,6 +539,7 @@ export class MasterGroup {
       fresh,
       initial,
       allDirty,
+      giveBack,
     })
     this.#known = known
     this.#log.info(
@@ -499,7 +559,10 @@ export class MasterGroup {
       else this.#log.info('the standby makes progress again')
     } else if (event.type === 'lease') {
       this.#lease.changed(event.held)
+    } else if (event.type === 'pairing') {
+      this.#giveBack.pairing(event.paired)
     } else if (event.type === 'resync-done') {
+      this.#giveBack.complete(this.#groupCounters()['given_back_bytes'] ?? 0n)
       this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
     } else if (event.type === 'map-failed') {
@@ -509,6 +572,7 @@ export class MasterGroup {
     } else if (event.type === 'device-error') {
       const volume = this.#volumes.find(({ handle }) => handle === event.volume)
       if (event.operation === 'resync read' && volume !== undefined) noteUnreadable(volume, event)
+      if (event.operation.startsWith('give back')) this.#giveBack.failed(event.error)
       const name = volume?.config.name ?? this.config.name
       this.#log.error(`volume ${name}: ${event.operation} of ${event.length} bytes at ${event.offset}: ${event.error}`)
     }
@@ -536,12 +600,8 @@ export class MasterGroup {
   }
 
   #state(counters: Counters): GroupState {
-    const { state, reason } = groupState(
-      counters,
-      this.#link(),
-      sum(this.#volumes.map(volume => this.#dirtyBytes(volume))),
-    )
-    return { state, reason: [this.#lease.reason(), reason].filter(Boolean).join('; ') }
+    const state = groupState(counters, this.#link(), sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+    return withReason(withReason(state, this.#lease.reason()), this.#giveBack.reason)
   }
 
   #link(): LinkFacts {
@@ -602,6 +662,7 @@ export class MasterGroup {
     } else if (clean !== undefined) {
       // After the devices are closed, so that their change marks are the last ones.
       this.#record.clean = withChangeMarks(clean)
+      if (!this.#giveBack.isOwed) delete this.#record.paired
       this.#saveRecord()
     }
     if (!drained)

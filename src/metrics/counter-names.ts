@@ -29,6 +29,7 @@ export const groupCounters = [
   'voids',
   'reconnects',
   'resync_sent_bytes',
+  'given_back_bytes',
   'unreadable_bytes',
   'away',
   'lease_stalls',

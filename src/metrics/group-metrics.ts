@@ -87,6 +87,12 @@ export const groupMetrics: MetricDefinition[] = [
     'resync_sent_bytes',
   ),
   masterMetric(
+    'counter',
+    'understudy_given_back_bytes_total',
+    'Bytes that the standby gave back after this host had lost its memory.',
+    'given_back_bytes',
+  ),
+  masterMetric(
     'gauge',
     'understudy_unreadable_bytes',
     'Bytes that the master device refused to read for a resynchronisation.',

@@ -107,6 +107,8 @@ export interface AttachRequest {
   initial: boolean
   /** The dirty map cannot be trusted for this standby (unknown history): everything is compared. */
   allDirty: boolean
+  /** This side may have lost what the standby has: what differs is taken from there, and no client may be served meanwhile. */
+  giveBack: boolean
 }
 
 export interface ReplicaSpec {
@@ -155,6 +157,11 @@ export type AddonEvent =
   /** From now on clients are not answered; or they are again. */
   | { type: 'lease'; group: number; held: boolean }
   | { type: 'resync-done'; group: number; sequence: bigint }
+  /**
+   * Under `received`: the standby has everything that was acknowledged; or (false) it will not have what is acknowledged
+   * next, and the engine waits for part().
+   */
+  | { type: 'pairing'; group: number; paired: boolean }
   /** The dirty map could not be written. Removed: no start will believe it; until fillMap() it is in memory only. */
   | { type: 'map-failed'; group: number; volume: number; message: string; removed: boolean }
   /** A client wrote to a watched range of a volume (a step is open until setRanges is called). */
@@ -334,6 +341,8 @@ export interface Addon {
   /** Swaps the filter table of a volume at the current position and closes the step that `watched` opened. */
   setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array): void
   attach(group: number, request: AttachRequest): void
+  /** It is on disk that the standby may lack what is acknowledged from here on: after `pairing` with paired = false. */
+  part(group: number): void
   /** Gives the log up for the dirty map (and closes the step mechanically at the next attach). */
   detach(group: number): void
   /** Makes the dirty maps on disk whole: from here on they hold whatever may differ, after a crash too. */

@@ -16,7 +16,7 @@ import { OperationError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
 import { nextReign, type Position } from '../core/reigns.js'
 import type { Origin, ReplicaRecord } from './replica-file.js'
-import type { ReigningMaster, Reigns } from './reigning.js'
+import type { ReigningMaster, ReignRequest, Reigns } from './reigning.js'
 import { saveAll } from './saved-regions.js'
 import type { Store } from './store.js'
 
@@ -27,7 +27,7 @@ export interface ReignDeps {
   own: GroupConfig | undefined
 }
 
-export type Outranked = (master: ReigningMaster) => void
+export type ReignEvents = Pick<ReignRequest, 'outranked' | 'settled'>
 
 /** Where the name of a copy that was the master's own device comes from; both sides make it in the same way. */
 export const aliasOf = (hostId: string, reign: string): string => `${hostId}:${reign}`
@@ -38,7 +38,7 @@ export class Reign {
   constructor(
     private readonly record: ReplicaRecord,
     private readonly deps: ReignDeps,
-    private readonly outranked: Outranked,
+    private readonly events: ReignEvents,
   ) {}
 
   get master(): ReigningMaster | undefined {
@@ -66,7 +66,7 @@ export class Reign {
       replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
       positions: [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
-    const request = { config: this.#config(), volumes: record.volumes, outranked: this.outranked }
+    const request = { config: this.#config(), volumes: record.volumes, ...this.events }
     // What was this host's own device all the time has been copied to the other side.
     const seed = { history, known, isOnlyCopy: record.origin === undefined }
     this.#master = await deps.reigns.open(promotion.begun ? request : { ...request, seed })

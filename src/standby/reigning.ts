@@ -18,6 +18,8 @@ export interface ReigningMaster {
   readonly volumeIdentities: readonly VolumeIdentity[]
   /** What the peer said that does not take this host for the master any more. */
   readonly outranked: Refused | undefined
+  /** Clients are not to be served: the standby is to give back first what this host has lost. */
+  readonly isOwed: boolean
   exports(): ExportedVolume[]
   status(): VolumeStatus[]
   /** Compares both sides online. */
@@ -75,6 +77,8 @@ export interface ReignRequest {
   volumes: ReplicaVolume[]
   /** The other side does not take this host for the master. */
   outranked: (master: ReigningMaster) => void
+  /** It has been given back what it had lost (isOwed). */
+  settled: () => void
   /** Of a reign that begins now; absent: it goes on after a restart. */
   seed?: {
     history: Reign[]

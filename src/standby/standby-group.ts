@@ -106,7 +106,10 @@ export class StandbyGroup {
   ) {
     this.#views = new Views(deps)
     this.#lease = new GrantedLease(deps.clock)
-    this.#reign = new Reign(record, deps, master => this.#outranked(master))
+    this.#reign = new Reign(record, deps, {
+      outranked: master => this.#outranked(master),
+      settled: () => deps.changed(),
+    })
   }
 
   /** At start, and before the first session of a new group. An error is kept for the status and thrown. */
@@ -159,6 +162,7 @@ export class StandbyGroup {
           replicaId: this.record.replicaId,
           alias: from?.alias ?? '',
           leaseMs: this.record.leaseMs ?? 0,
+          givesBack: true,
           incarnation: stands.incarnation,
           received: stands.sequence,
           fresh: untouched && this.#isFresh(counters),

@@ -216,7 +216,10 @@ export class Standby {
   /** Volumes that were promoted, now or before a restart, and are to be served. */
   promoted(): PromotedExport[] {
     return [...this.#groups.values()].flatMap(({ promoted, record }) =>
-      (promoted?.exports() ?? []).map(exported => ({ exported, listen: record.promotion?.listen })),
+      (promoted?.isOwed === false ? promoted.exports() : []).map(exported => ({
+        exported,
+        listen: record.promotion?.listen,
+      })),
     )
   }
 

@@ -65,6 +65,8 @@ export interface Welcome {
   alias: string
   /** Of the leases that will be granted; 0: none. What the standby has on disk. */
   leaseMs: number
+  /** The standby can tell what its copy holds, not only a hash of it (frames 8 and 9). */
+  givesBack: boolean
 }
 
 /** The sender was configured with our address, and has a copy: be its master. */
@@ -227,6 +229,7 @@ export function decodeWelcome(message: unknown): Welcome {
     initial: fields.boolean('initial'),
     alias: fields.optionalText('alias', nameMax),
     leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
+    givesBack: fields.optional('givesBack') === true,
   }
 }
 

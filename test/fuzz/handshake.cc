@@ -61,6 +61,7 @@ class Replica final : public replay::Replica {
     questions++;
     return random_.one_in(6) ? Status::failed(EINVAL, "hash") : Status::good();
   }
+  Status tell(const wire::HashRequestBody &request) override { return hash(request); }
   Status give_up_cut() override { return Status::good(); }
   void set_staging_max(uint64_t) override {}
   Status drain(uint64_t) override { return Status::good(); }
@@ -77,7 +78,7 @@ class Replica final : public replay::Replica {
 fuzz::Bytes make_frames(fuzz::Random &random, uint64_t *frames) {
   fuzz::Bytes stream;
   for (uint64_t count = 1 + random.below(6); count; count--) {
-    const auto type = static_cast<wire::FrameType>(random.below(7));
+    const auto type = static_cast<wire::FrameType>(random.below(9));
     fuzz::Bytes body(random.one_in(4) ? random.below(300) : sizeof(wire::HashRequestBody));
     for (auto &byte : body) byte = static_cast<uint8_t>(random.below(256));
     ++*frames;
@@ -101,6 +102,7 @@ Result<std::unique_ptr<quic::Endpoint>> quic::Endpoint::open(const quic::Endpoin
 void engine::Group::post(std::function<void()>) { CHECK(!"no group here"); }
 void engine::Group::session_lost(uint64_t) { CHECK(!"no group here"); }
 void engine::Resync::hashes_arrived(const wire::HashReplyBody &, const std::vector<wire::HashEntry> &) { CHECK(!"no group here"); }
+void engine::Resync::data_arrived(const wire::DataReplyBody &, const std::vector<uint8_t> &) { CHECK(!"no group here"); }
 void engine::Verifier::result(const wire::VerifyResultBody &) { CHECK(!"no group here"); }
 
 void fuzz::round(fuzz::Random &random) {

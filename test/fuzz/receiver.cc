@@ -16,6 +16,7 @@ constexpr uint64_t kVolumeBytes = 1u << 20;
 struct Deaf final : replay::ReplicaListener {
   void progressed() override {}
   void hashed(const wire::HashReplyBody &, std::vector<wire::HashEntry>) override {}
+  void told(const wire::DataReplyBody &, const std::vector<uint8_t> &) override {}
   void verified(const wire::VerifyResultBody &) override {}
   void failed(const std::string &) override {}
 };

@@ -1,4 +1,4 @@
-// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/durability.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc  libs: -lgnutls
+// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/durability.cc native/engine/give-back.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc  libs: -lgnutls
 // Random histories through a real engine (sockets, threads, worker pool) against a standby that is a model: sessions
 // are lost, logs overflow, the device refuses writes, the standby forgets what it had not staged. Whenever the model
 // shows a cut, it must be one of the master's states, and never an older one than before (G2). Half of the histories have
@@ -126,6 +126,8 @@ class Model final : public PeerLink {
     if (session == session_) asked_.push_back(request);
     answer_hashes();
   }
+
+  void request_data(uint64_t, const wire::HashRequestBody &) override { CHECK(false); }  // nothing is given back here
 
   // Takes up to `records` from the log. False: a record did not follow the one before it.
   bool pump(int records) {

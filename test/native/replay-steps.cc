@@ -240,6 +240,62 @@ void test_hashes() {
   ok(good, "verify is judged at its position in the stream");
 }
 
+// What the image holds there, as it is told piece by piece; the error of the last piece.
+std::pair<Bytes, uint32_t> ask_data(Standby &standby, const wire::HashRequestBody &request, size_t bytes) {
+  Bytes found;
+  uint32_t error = 0;
+  const size_t first = standby.collector.piece_count();
+  if (!standby.replica->tell(request).ok()) return {found, EINVAL};
+  wait_until([&] {
+    std::lock_guard lock(standby.collector.mutex);
+    found.clear();
+    for (size_t i = first; i < standby.collector.pieces.size(); i++) {
+      const auto &[reply, piece] = standby.collector.pieces[i];
+      error = reply.error;
+      if (!error && reply.offset != request.offset + found.size()) error = EBADMSG;
+      found.insert(found.end(), piece.begin(), piece.end());
+    }
+    return error || found.size() >= bytes;
+  });
+  return {found, error};
+}
+
+void test_data() {
+  Scratch scratch;
+  constexpr uint64_t kOdd = kSize + 5000;
+  Master master(7);
+  Bytes model(kOdd);
+  Standby standby(options_for(scratch.path, kOdd));
+  send_all(standby, model, {master.begin(true), master.fill(100, 100, 1), master.fill(kSize + 10, 10, 2), master.step(),
+                            master.fill(65536, 65536, 5)});
+  bool good = EXPECT(standby.durable(5)) && EXPECT(standby.drain());
+  Master next(8);  // its first kBegin has the number of the other one's
+  const wire::HashRequestBody early{1, 0, 17, 0, 8};
+  const size_t answers = standby.collector.hash_count();
+  good = good && EXPECT(standby.replica->hash(early).ok()) && EXPECT(standby.replica->tell({1, 0, 17, 0, 8}).ok());
+  usleep(20'000);
+  good = good && EXPECT(standby.collector.hash_count() == answers) && EXPECT(standby.collector.piece_count() == 0);
+  const Record begin = next.begin();
+  good = good && EXPECT(standby.send(begin).ok()) && EXPECT(wait_until([&] { return standby.collector.hash_count() > answers; }));
+  {
+    std::lock_guard lock(standby.collector.mutex);
+    for (const auto &entry : standby.collector.hashes.back().second) good = good && EXPECT(entry.flags == 0);
+  }
+  ok(good, "a question that comes before its kBegin waits for it, whatever numbers the master's life before had");
+  good = EXPECT(wait_until([&] { return standby.collector.piece_count() >= 33; }));
+  const Bytes cut = model;
+  send_all(standby, model, {next.fill(0, 200'000, 9)});
+  const auto [all, error] = ask_data(standby, {1, 0, 17, 0, 8}, kOdd);
+  good = good && EXPECT(error == 0) && EXPECT(all == cut);
+  const auto [odd, odd_error] = ask_data(standby, {1, 16 * 65536, 1, 0, 8}, 5000);
+  good = good && EXPECT(odd_error == 0) && EXPECT(odd == Bytes(cut.begin() + 16 * 65536, cut.end()));
+  ok(good, "asked for its bytes the standby tells the cut, in pieces, up to the odd end, whatever is staged above it (G2)");
+  send_all(standby, model, {next.step()});
+  good = EXPECT(is_phase(standby, ReplicaPhase::kCut)) && EXPECT(ask_data(standby, {1, 0, 1, 0, 8}, 65536).second == EAGAIN) &&
+         EXPECT(standby.replica->tell({1, 0, 18, 0, 8}).error == EINVAL);
+  ok(good, "and nothing once the step is closed, nor beyond the volume");
+}
+
 }  // namespace
 
 int main() {
@@ -249,5 +305,6 @@ int main() {
   test_uncommitted_step_of_dead_incarnation();
   test_killed_while_stepping();
   test_hashes();
+  test_data();
   return finish();
 }

@@ -141,6 +141,7 @@ inline bool in_doomed_child(const std::function<bool()> &body) {
 struct Collector : ReplicaListener {
   std::mutex mutex;
   std::vector<std::pair<wire::HashReplyBody, std::vector<wire::HashEntry>>> hashes;
+  std::vector<std::pair<wire::DataReplyBody, std::vector<uint8_t>>> pieces;
   std::vector<wire::VerifyResultBody> results;
   std::vector<std::string> messages;
   std::atomic<int> progress{0};
@@ -148,6 +149,14 @@ struct Collector : ReplicaListener {
   void hashed(const wire::HashReplyBody &reply, std::vector<wire::HashEntry> entries) override {
     std::lock_guard lock(mutex);
     hashes.emplace_back(reply, std::move(entries));
+  }
+  void told(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) override {
+    std::lock_guard lock(mutex);
+    pieces.emplace_back(reply, bytes);
+  }
+  size_t piece_count() {
+    std::lock_guard lock(mutex);
+    return pieces.size();
   }
   void verified(const wire::VerifyResultBody &result) override {
     std::lock_guard lock(mutex);

@@ -1,4 +1,4 @@
-// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/replay/*.cc native/link/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/device.cc native/engine/durability.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc  breakable: test/sim/*.cc native/engine/capture.cc native/engine/marks.cc native/engine/requests.cc native/link/link.cc native/replay/applier.cc native/replay/segment.cc  libs:
+// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/replay/*.cc native/link/*.cc native/engine/capture.cc native/engine/connection.cc native/engine/device.cc native/engine/durability.cc native/engine/give-back.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc  breakable: test/sim/*.cc native/engine/capture.cc native/engine/durability.cc native/engine/marks.cc native/engine/requests.cc native/link/link.cc native/replay/applier.cc native/replay/segment.cc  libs:
 // timeout: 240
 // The deterministic simulator (test/sim/README.md) on a few hundred seeds: no seed breaks a promise, a seed is the same
 // run every time, and each deliberate fault (core/breakage.h) is seen.
@@ -32,6 +32,8 @@ constexpr Breakage kBreakages[] = {
     {Break::kReuseSequence, "reuse-sequence", "a sequence that is used again after a crash"},
     {Break::kFreeAtReceived, "free-at-received", "a log that is freed at received"},
     {Break::kSwapFilterUnplaced, "swap-filter-unplaced", "a filter that changes without a position"},
+    {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby"},
+    {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received"},
 };
 constexpr uint64_t kSeeds = 200, kSeedsToCatch = 400;
 constexpr int kJobs = 2;

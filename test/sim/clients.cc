@@ -23,6 +23,7 @@ struct Asked {
   uint64_t submitted;
   bool flushes;             // FLUSH or FUA
   uint64_t alone, turns;    // of the group and of the daemon, when it was sent
+  uint64_t standby_deaths;  // by then
   bool in_sync;
 };
 
@@ -81,7 +82,7 @@ bool Client::get(void *data, size_t bytes) {
 bool Client::send_request(uint16_t type, uint16_t flags, uint64_t first, uint64_t count, uint64_t stamp) {
   const bool writes = type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes;
   Asked asked{type, SIZE_MAX, type == nbd::kRead ? count * kBlockBytes : 0, ++run_.tick, type == nbd::kFlush || (flags & nbd::kFua), page_.get(kGroup_alone_flushes),
-              0, false};
+              0, room->hosts[kStandby].deaths, false};
   if (master_lives()) asked.turns = master_->turns(), asked.in_sync = master_->in_sync();
   if (writes) asked.write = life_.history.submit(asked.submitted, stamp, type != nbd::kWrite, first, count);
   run_.writes += writes;
@@ -140,6 +141,8 @@ void Client::answered(const Asked &asked, uint32_t error) {
   if (asked.type == nbd::kFlush && !alone) life_.history.promise_before(asked.submitted);
   if (asked.write == SIZE_MAX) return;
   if (!alone && (asked.flushes || (both && stayed))) life_.history.promise(asked.write);
+  if (!alone && stayed && run_.settings.durability == engine::Durability::kReceived)
+    life_.received.emplace_back(asked.write, asked.standby_deaths);
 }
 
 // So many requests at once, and all their replies. False: the connection is gone.

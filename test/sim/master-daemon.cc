@@ -63,6 +63,7 @@ void MasterDaemon::open() {
   const MasterRecord found = std::exchange(record_, next);
   open_group(trusted);
   known_ = known_at_open(found);
+  settle_pairing();
   begin(excluded_now);
 }
 
@@ -115,19 +116,56 @@ std::optional<KnownCopy> MasterDaemon::known_at_open(const MasterRecord &found) 
 void MasterDaemon::begin(const std::vector<Range> &excluded_now) {
   if (known_) write_down(*known_);
   else distrust();
-  if (!same(record_.excluded, excluded_now)) set_ranges(excluded_now);
+  if (!is_owed_ && !same(record_.excluded, excluded_now)) set_ranges(excluded_now);
   run_.lives.push_back(std::make_unique<Life>(record_.incarnation, run_.values_of(run_.content_of(kMaster, "/sim", "device"))));
   life_ = run_.lives.size() - 1;
   run_.say(kMaster, "serves; its maps are " + std::string(known_ ? "believed" : "not believed") + ", " +
                         std::to_string(volume_->dirty.dirty_bytes()) + " bytes dirty");
+  run_.lives.back()->is_owed = is_owed_;
+  run_.lives.back()->serves = serves_ = !is_owed_;
   connect_ns_ = scheduler->now_ns;
-  serves_ = true;
   run_.master = this;
 }
 
 void MasterDaemon::give_client(int descriptor) {
   auto socket = std::make_shared<Fd>(descriptor);
   group_->post([this, socket, id = ++connections_] { group_->adopt(id, {std::move(*socket)}, *volume_); });
+}
+
+// ---- what this host may have lost (give-back.ts)
+
+void MasterDaemon::settle_pairing() {
+  if (!record_.paired) return;
+  const bool lost = *record_.paired != room->hosts[kMaster].boots;
+  if (lost && known_ && !BROKEN(kKeepOwnDevice)) {
+    is_owed_ = true;
+    return run_.say(kMaster, "is owed what it may have lost");
+  }
+  if (lost && known_) run_.judge_given_back(run_.lives.size());
+  if (!lost) {
+    const Fd device(::open("/sim/device", O_RDONLY | O_CLOEXEC));
+    (void)fsync(device.get());
+  }
+  save();
+  record_.paired.reset();
+}
+
+void MasterDaemon::note_pairing(bool paired) {
+  save();
+  if (paired) record_.paired = room->hosts[kMaster].boots;
+  else record_.paired.reset();
+  if (!paired) group_->post([this] { group_->part(); });
+}
+
+void MasterDaemon::given_back() {
+  run_.given_back(life_);
+  save();
+  record_.paired.reset();
+  is_owed_ = false;
+  const std::vector<Range> excluded = read_filter();
+  if (!same(record_.excluded, excluded)) set_ranges(excluded);
+  run_.lives[life_]->serves = serves_ = true;
+  run_.say(kMaster, "serves what was given back");
 }
 
 // ---- trust in the maps (map-trust.ts)
@@ -190,6 +228,8 @@ void MasterDaemon::welcomed(uint64_t session, const Welcome &welcome) {
   request.fresh = fresh;
   request.initial = initial;
   request.all_dirty = all_dirty;
+  request.give_back = is_owed_ && !all_dirty;
+  if (is_owed_ && all_dirty) run_.fail("the standby that had everything is not believed");
   group_link_->use(*link_);
   group_->post([this, request] { group_->attach(request); });
   known_ = known;
@@ -237,7 +277,10 @@ void MasterDaemon::handle(const Event &event) {
     turns_++;
   } else if (event.type == "resync-done") {
     turns_++;
+    if (is_owed_) given_back();
     if (!record_.has_live) complete();
+  } else if (event.type == "pairing") {
+    note_pairing(number_in(event, "paired") != 0);
   } else if (event.type == "map-failed") {
     distrust();
   } else if (event.type == "watched") {
@@ -332,6 +375,7 @@ void MasterDaemon::stop() {
   link_.reset();
   if (!good) return;
   save();
+  if (!is_owed_) record_.paired.reset();
   record_.has_clean = true;
   record_.clean = known;
 }

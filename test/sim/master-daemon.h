@@ -29,6 +29,7 @@ struct MasterRecord {
   bool has_live = false, has_clean = false;
   KnownCopy live;
   std::optional<KnownCopy> clean;  // within has_clean
+  std::optional<uint64_t> paired;  // Host::boots when the standby had everything that was acknowledged (give-back.ts)
 };
 
 struct Welcome {
@@ -67,6 +68,9 @@ class MasterDaemon {
   void set_ranges(std::vector<understudy::engine::Range> excluded);
   std::vector<understudy::engine::Range> read_filter();
   void note_durable();
+  void settle_pairing();
+  void note_pairing(bool paired);
+  void given_back();
   void stop();
   void save();
   void write_down(KnownCopy known);
@@ -83,7 +87,7 @@ class MasterDaemon {
   uint64_t durable_ = 0, trust_epoch_ = 0, session_ = 0, connections_ = 0, turns_ = 0;
   uint64_t connect_ns_ = 0;     // 0: a session is there, or on its way
   size_t life_ = 0;
-  bool serves_ = false, attached_ = false, following_ = false, watched_again_ = false;
+  bool serves_ = false, is_owed_ = false, attached_ = false, following_ = false, watched_again_ = false;
   uint64_t drain_ns_ = 0;
   bool is_stopping_ = false;
 };

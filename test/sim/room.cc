@@ -81,7 +81,10 @@ void Room::kill(int number, Death death) {
   for (auto &[descriptor, handle] : handles)
     if (handle->host == number) theirs.push_back(descriptor);
   for (int descriptor : theirs) close(descriptor);
-  if (death == Death::kPower) host.disk.lose_power(scheduler->random);
+  if (death == Death::kPower) {
+    host.disk.lose_power(scheduler->random);
+    host.boots++;
+  }
   if (host.died) host.died();
   scheduler->kill_host(number);
 }

@@ -24,7 +24,7 @@ struct Host {
   bool alive = false;
   uint64_t dies_in = 0;  // system calls from now; 0: it does not
   Death death = Death::kKill;
-  uint64_t calls = 0, deaths = 0;
+  uint64_t calls = 0, deaths = 0, boots = 0;  // boots: a power cut ends one
   uint64_t slow = 1;     // how many times longer a sync of the master's device takes
   std::function<void()> died;
 };

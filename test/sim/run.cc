@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "clients.h"
 #include "master-daemon.h"
@@ -129,6 +130,7 @@ void Run::judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, 
   while (at > 0 && lives[at]->incarnation != incarnation) at--;
   Life &life = *lives[at];
   if (life.incarnation != incarnation) return fail("the standby stands in an incarnation that never was");
+  given_back(at);  // the standby may be seen behind the step before the master has heard of it
   if (at < promise.shown_life) return fail("the standby shows an earlier life of the master than before");
   History::Promised least;  // what an earlier life promised, the step at the beginning of a later one has
   if (at == promise.life) least = promise.promised, least.tick = std::max(least.tick, promise.shown);
@@ -138,6 +140,28 @@ void Run::judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, 
   if (!why.empty()) return fail("the standby shows no legal cut of life " + std::to_string(at) + ": " + why);
   life.shown = std::max(life.shown, tick);
   shown_life = std::max(shown_life, at);
+}
+
+void Run::given_back(size_t at) {
+  Life &life = *lives[at];
+  if (!std::exchange(life.is_owed, false)) return;
+  judge_given_back(at);
+  life.history = History(values_of(content_of(kMaster, "/sim", "device")));
+}
+
+void Run::judge_given_back(size_t at) {
+  while (at > 0 && !lives[at - 1]->serves) at--;
+  if (at == 0) return;
+  Life &last = *lives[at - 1];
+  for (const auto &[write, deaths] : last.received)
+    if (deaths == room->hosts[kStandby].deaths) last.history.promise(write);
+  History::Promised least = last.history.promised();
+  least.tick = std::max(least.tick, last.shown);
+  const auto values = values_of(content_of(kMaster, "/sim", "device"));
+  uint64_t tick = 0;
+  std::string why = last.history.judge(values, included_by(values[0]), least, &tick);
+  if (why.empty()) why = last.history.judge_flushed(values, last.flushed);
+  if (!why.empty()) fail("the master serves what is no legal cut of life " + std::to_string(at - 1) + ": " + why);
 }
 
 void Run::export_view() {

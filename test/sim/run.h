@@ -45,6 +45,10 @@ struct Life {
   uint64_t flushed = 0;      // everything that had ended before is on the master's disk
   uint64_t shown = 0;        // the newest cut that the standby showed of it
   uint64_t turns = 0;        // how often the pair fell out of sync or came back
+  bool serves = false;       // it had clients
+  bool is_owed = false;      // it waits for what the standby has, and base is what it had lost
+  // Acknowledged under `received` in sync, and how often the standby had died by then: what it had in memory dies with it.
+  std::vector<std::pair<size_t, uint64_t>> received;
 };
 
 // What was promised when somebody began to look.
@@ -92,6 +96,10 @@ struct Run {
   Promise promised() const;
   // incarnation: of the position at which the copy says that it stands.
   void judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, const Promise &promise);
+  // The master's device is whole again: its life begins with that.
+  void given_back(size_t life);
+  // What it holds before the given life must be a legal cut of the last one that had clients, with all that was promised.
+  void judge_given_back(size_t life);
 
  private:
   void trouble();            // things go wrong, one after the other

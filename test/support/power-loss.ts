@@ -20,8 +20,10 @@ import {
   rmSync,
   statSync,
   unlinkSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs'
+import { randomUUID } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import { execFileSync } from 'node:child_process'
 import { ROOT } from './daemon.js'
@@ -39,6 +41,7 @@ export interface PowerCutReport {
 export class PowerHost {
   readonly #journal: string
   readonly #lie: string
+  readonly #boot: string
 
   /** `root`: the host's disk; `journal`: a directory of our own, which may be elsewhere. Compiles the layer if need be. */
   constructor(
@@ -48,7 +51,9 @@ export class PowerHost {
   ) {
     this.#journal = journal
     this.#lie = `${journal}.lie`
+    this.#boot = `${journal}.boot`
     mkdirSync(journal, { recursive: true })
+    writeFileSync(this.#boot, randomUUID())
   }
 
   /** For the daemon. */
@@ -58,6 +63,7 @@ export class PowerHost {
       POWER_SHIM_ROOT: this.root,
       POWER_SHIM_JOURNAL: this.#journal,
       POWER_SHIM_LIE: this.#lie,
+      POWER_SHIM_BOOT: this.#boot,
     }
   }
 
@@ -73,6 +79,7 @@ export class PowerHost {
     const links = join(this.root, '.power')
     for (const name of existsSync(links) ? readdirSync(links) : []) unlinkSync(join(links, name))
     for (const name of readdirSync(this.#journal)) unlinkSync(join(this.#journal, name))
+    writeFileSync(this.#boot, randomUUID())
     return { names, sectors }
   }
 

@@ -3,6 +3,7 @@
 //
 //   POWER_SHIM_ROOT      the host's disk: files below it are watched. Links to them are kept in ROOT/.power
 //   POWER_SHIM_JOURNAL   a directory for the memory of what a power cut takes back; may be on another file system
+//   POWER_SHIM_BOOT      what the kernel's boot_id is read from: a host that lost its power has booted since
 //   POWER_SHIM_LIE       a file; while it exists fdatasync and fsync say 0 and do nothing: the disk that lies
 //
 // Contents. Before bytes of a file change, the old ones go to JOURNAL/DEV-INO.GENERATION, as entries of
@@ -314,6 +315,8 @@ static void keep_file(const char *path, char *kept) {
 static int open_watched(int folder, const char *path, int flags, mode_t mode) {
   char full[PATH_MAX];
   int saved = errno;
+  const char *boot = getenv("POWER_SHIM_BOOT");
+  if (boot && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0) path = boot;
   const int absolute = folder == AT_FDCWD || path[0] == '/';
   const int writes = (flags & O_ACCMODE) != O_RDONLY && (flags & O_TMPFILE) != O_TMPFILE;
   if (!writes || !absolute || !resolve(path, full)) {

@@ -60,6 +60,7 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     history: [],
     volumeIdentities: [],
     outranked: undefined,
+    isOwed: false,
     firstContact: () => Promise.resolve(),
     provenPosition: () => undefined,
     giveUpLease: () => [`give up the lease of ${config.name}`],

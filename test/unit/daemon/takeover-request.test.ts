@@ -46,7 +46,7 @@ function configOf(t: Test, change: (text: string) => string = same => same): Con
   return loadConfig(file)
 }
 
-const free: HandOverObstacles = { leaving: false, exporting: [], outranked: [] }
+const free: HandOverObstacles = { leaving: false, exporting: [], outranked: [], owed: [] }
 
 /** The refusal, or nothing. */
 function judge(
@@ -123,6 +123,7 @@ t.test('a takeover is refused for one reason, in one line, with exit code 3', as
   )
   refused(judge(running, {}, { leaving: true }), 'LEAVING', /starting, stopping, or handing over/)
   refused(judge(running, {}, { exporting: ['one'] }), 'EXPORTING', /copies are exported \(one\)/)
+  refused(judge(running, {}, { owed: ['vm'] }), 'OWED', /group vm waits for what its standby gives back/)
   refused(judge(running, {}, { outranked: ['vm'] }), 'OUTRANKED', /the peer of group vm reigns/)
 })
 

@@ -30,6 +30,7 @@ async function open(
   heldLeases: ReadonlyMap<string, bigint> = new Map(),
   seed?: Seed,
   handed?: Handed,
+  bootId = 'this boot',
 ) {
   const clock = new FakeClock()
   const transport = new FakeTransport()
@@ -62,7 +63,10 @@ async function open(
     random: () => 0.5,
     heldLeases,
     ...(handed && { handed: () => handed }),
+    bootId,
+    settled: () => settled.push(group.isOwed),
   }
+  const settled: boolean[] = []
   const group = await MasterGroup.open(config, deps, seed)
   t.teardown(() => group.close({ drainMs: 0 }))
   const counters = (values: Record<string, bigint>): void => fake.set('group', group.counterPage, values)
@@ -92,7 +96,7 @@ async function open(
       durable_sequence: sequence,
       applied_sequence: sequence,
     })
-  return { group, fake, clock, transport, lines, counters, welcome, inSync, incarnation }
+  return { group, fake, clock, transport, lines, counters, welcome, inSync, incarnation, settled }
 }
 
 /** Promises of the fake clock's time. */
@@ -363,6 +367,116 @@ t.test('after a crash the maps on disk are believed for the copy they were kept 
   const third = await open(t, place, {}, Object.assign(new FakeAddon(), { mapFloor: second.fake.mapFloor }))
   third.welcome({ incarnation: String(second.incarnation), received: '0', fresh: false, initial: false })
   t.match(third.fake.attached, [{ allDirty: false }], 'and after another one, in which the copy got a new position')
+})
+
+/** As crashed(), under `received` and in sync; the next start is of a host that has lost its memory, or has not. */
+async function paired(t: Test, boot: string, isMapGood = true) {
+  const place = scratch(t)
+  const first = await open(t, place, { durability: 'received' })
+  first.welcome()
+  first.inSync(7n)
+  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  await new Promise(resolve => setImmediate(resolve))
+  first.fake.emit({ type: 'pairing', group: 1, paired: true })
+  const again = async (bootId: string, changes: Partial<GroupConfig> = {}) => {
+    const fake = new FakeAddon()
+    fake.mapFloor = isMapGood ? { incarnation: first.incarnation, durable: 6n } : undefined
+    return open(t, place, { durability: 'received', ...changes }, fake, new Map(), undefined, undefined, bootId)
+  }
+  return { place, first, again, next: await again(boot) }
+}
+const stands = ({ incarnation }: { incarnation: bigint }, changes: object = {}): object => ({
+  incarnation: String(incarnation),
+  received: '7',
+  fresh: false,
+  initial: false,
+  givesBack: true,
+  ...changes,
+})
+
+t.test(
+  'a host that lost its memory while the standby had everything asks for it back before it serves (G3)',
+  async t => {
+    const { place, first, next } = await paired(t, 'another boot')
+    t.equal(next.group.isOwed, true)
+    t.match(next.group.status(), [
+      { protected: false, reason: /gives back what this side has lost, and no client of disk1/ },
+    ])
+    next.welcome(stands(first))
+    t.match(next.fake.attached, [{ allDirty: false, giveBack: true }])
+    t.same(next.settled, [])
+    t.equal(readGroup(place.state, 'disk1')?.paired, 'this boot', 'a crash meanwhile changes nothing')
+    next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n })
+    t.same(next.settled, [false], 'clients may be served')
+    t.equal(readGroup(place.state, 'disk1')?.paired, undefined)
+  },
+)
+
+t.test('what is owed outlives a clean stop, and a crash in the middle', async t => {
+  const { first, next, again } = await paired(t, 'another boot')
+  await closing(next.group, next.clock, 0)
+  const third = await again('another boot')
+  t.equal(third.group.isOwed, true)
+  third.welcome(stands(first))
+  t.match(third.fake.attached, [{ giveBack: true }])
+  t.equal((await again('another boot')).group.isOwed, true)
+})
+
+t.test('a process that was killed owes nothing: its host has what it wrote', async t => {
+  const { place, first, next } = await paired(t, 'this boot')
+  t.equal(next.group.isOwed, false)
+  t.equal(readGroup(place.state, 'disk1')?.paired, undefined, 'before the first client, after the device is flushed')
+  next.welcome(stands(first))
+  t.match(next.fake.attached, [{ giveBack: false }])
+})
+
+t.test('nothing is owed once somebody was answered without the standby, and that is on disk first', async t => {
+  const { place, first, again } = await paired(t, 'this boot')
+  first.fake.emit({ type: 'pairing', group: 1, paired: true })
+  t.equal(readGroup(place.state, 'disk1')?.paired, 'this boot')
+  first.fake.emit({ type: 'pairing', group: 1, paired: false })
+  t.equal(readGroup(place.state, 'disk1')?.paired, undefined)
+  t.equal(first.fake.calls.at(-1), 'part', 'now the engine may answer')
+  t.equal((await again('another boot')).group.isOwed, false)
+})
+
+t.test('another filter counts once everything is given back', async t => {
+  const { place, first, again } = await paired(t, 'this boot')
+  first.fake.emit({ type: 'pairing', group: 1, paired: true })
+  const exclude = [{ start: 0n, end: 65536n }]
+  const next = await again('another boot', {
+    volumes: [{ name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude }],
+  })
+  next.welcome(stands(first))
+  t.notOk(next.fake.calls.includes('setRanges'), 'the standby has what the filter left out at the time')
+  next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n })
+  t.ok(next.fake.calls.includes('setRanges'))
+})
+
+t.test('what cannot be had back is said, and this side serves', async t => {
+  for (const [welcome, said] of [
+    [{ replicaId: 'another' }, /has not the copy that had every acknowledged write/],
+    [{ received: '5' }, /has not the copy/],
+  ] as const) {
+    const { first, next } = await paired(t, 'another boot')
+    next.welcome(stands(first, welcome))
+    t.match(next.fake.attached, [{ allDirty: true, giveBack: false }])
+    t.same(next.settled, [false])
+    t.match(next.lines.join('\n'), said)
+  }
+  const { next } = await paired(t, 'another boot', false)
+  t.equal(next.group.isOwed, false, 'its map is damaged')
+  t.match(next.lines.join('\n'), /may be on the standby only, but the dirty map .* cannot be believed/)
+})
+
+t.test('an older standby cannot give back: it is waited for, and the operator is told the choices', async t => {
+  const { first, next } = await paired(t, 'another boot')
+  next.welcome(stands(first, { givesBack: false }))
+  t.same(next.fake.attached, [])
+  t.match(next.group.status(), [{ reason: /'understudy promote' it there.*'understudy invalidate' here.*upgrade it/ }])
+  next.group.invalidate()
+  t.same(next.settled, [false])
+  t.equal(next.group.isOwed, false)
 })
 
 t.test('after a crash a copy that stands before what the maps forgot is compared', async t => {

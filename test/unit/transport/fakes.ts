@@ -244,6 +244,14 @@ export class FakeAddon {
     this.attached.push(request)
   }
 
+  part(): void {
+    this.#call('part')
+  }
+
+  detach(): void {
+    this.#call('detach')
+  }
+
   async quiesce(): Promise<void> {
     this.#call('quiesce')
   }

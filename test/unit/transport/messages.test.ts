@@ -34,6 +34,7 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
     initial: true,
     alias: 'id:00ff',
     leaseMs: 10_000,
+    givesBack: true,
   }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
   const { leaseMs: _, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>

@@ -1,0 +1,133 @@
+// A resynchronisation the other way round: what the standby has is written to the master's device.
+//
+//   dirty run -> hashes asked, read, compared (resync.cc) -> what differs is asked for -> written on a worker -> clean
+//   nothing is dirty any more -> a flush of each device -> the step closes
+//
+// The master serves nobody meanwhile. A failure leaves the run dirty and the step open: it is told once, and the next
+// start, or the operator, decides.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/clock.h"
+#include "engine/resync-read.h"
+
+namespace understudy::engine {
+namespace {
+constexpr uint64_t kRegion = log::DirtyMap::kRegion;
+constexpr uint64_t kAskAgainNs = 200'000'000;
+constexpr size_t kPutsMax = 3;
+
+void clear(Volume &volume, uint64_t start, uint64_t end) {
+  if (volume.marks) volume.marks->keep(start, end);
+  volume.dirty.clear(start, end);
+}
+}  // namespace
+
+void Resync::take(const ReadResult &result) {
+  const auto &unreadable = result.data.unreadable;
+  const auto wanted = [&](uint64_t at) {  // what cannot be read here, too: writing may mend it
+    return result.differs[(at - result.start) / kRegion] || std::find(unreadable.begin(), unreadable.end(), at) != unreadable.end();
+  };
+  for (uint64_t at = result.start; at < result.end;) {
+    const bool is_wanted = wanted(at);
+    uint64_t end = at;
+    do end = std::min(end + kRegion, result.end);
+    while (end < result.end && wanted(end) == is_wanted);
+    if (is_wanted) takings_.push_back({result.volume, at, end, Taking::kWanted});
+    else clear(*result.volume, at, end);
+    at = end;
+  }
+}
+
+void Resync::take_turn() {
+  if (!taking() || take_failed_) return;
+  for (Taking &taking : takings_) {
+    if (taking.stage == Taking::kWanted) ask_for(taking);
+    if (taking.stage == Taking::kComplete && puts_ < kPutsMax) put(taking);
+  }
+  std::erase_if(takings_, [](const Taking &taking) { return taking.stage == Taking::kPutting; });
+}
+
+void Resync::ask_for(Taking &taking) {
+  if (!session_ || monotonic_ns() < ask_again_ns_) return;
+  wire::HashRequestBody request{};
+  request.begin_sequence = begin_sequence_;
+  request.offset = taking.start;
+  request.count = static_cast<uint32_t>((taking.end - taking.start + kRegion - 1) / kRegion);
+  request.volume_index = taking.volume->index;
+  request.incarnation16 = static_cast<uint16_t>(capture_.incarnation());
+  taking.stage = Taking::kAsked;
+  taking.bytes.clear();
+  host_.link->request_data(session_, request);
+}
+
+void Resync::data_arrived(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) {
+  if (!taking() || reply.begin_sequence != begin_sequence_) return;
+  for (Taking &taking : takings_) {
+    if (taking.stage != Taking::kAsked || taking.volume->index != reply.volume_index ||
+        taking.start + taking.bytes.size() != reply.offset)
+      continue;
+    if (reply.error == EAGAIN) {
+      taking.stage = Taking::kWanted;
+      ask_again_ns_ = monotonic_ns() + kAskAgainNs;
+    } else if (reply.error) {
+      take_failed(*taking.volume, "give back: read at the standby", reply.offset, taking.end - reply.offset, static_cast<int>(reply.error));
+    } else if (reply.offset + bytes.size() <= taking.end) {
+      taking.bytes.insert(taking.bytes.end(), bytes.begin(), bytes.end());
+      if (taking.bytes.size() == taking.end - taking.start) taking.stage = Taking::kComplete;
+    }
+    return;
+  }
+}
+
+// What the filter leaves out is the master's alone.
+void Resync::put(Taking &taking) {
+  auto job = std::make_shared<Taking>(std::move(taking));
+  taking.stage = Taking::kPutting;
+  Volume &volume = *job->volume;
+  volume.unflushed.mark(job->start, job->end);
+  flushes_.clear();
+  puts_++;
+  host_.pool.submit([this, job, &volume, excluded = volume.excluded, epoch = epoch_] {
+    int error = 0;
+    excluded.outside(job->start, job->end, [&](uint64_t start, uint64_t end) {
+      if (!error) error = volume.device->write(job->bytes.data() + (start - job->start), end - start, start);
+    });
+    host_.post([this, job, &volume, error, epoch] {
+      puts_--;
+      if (epoch != epoch_) return;
+      if (error) return take_failed(volume, "give back: write", job->start, job->end - job->start, error);
+      page_.add(kGroup_given_back_bytes, job->end - job->start);
+      clear(volume, job->start, job->end);
+    });
+  });
+}
+
+void Resync::take_failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error) {
+  if (std::exchange(take_failed_, true)) return;
+  host_.events({"device-error",
+                {{"volume", static_cast<double>(volume.handle)},
+                 {"operation", std::string(operation)},
+                 {"error", Status::failed(error, operation).message},
+                 {"offset", offset},
+                 {"length", length}},
+                ""});
+}
+
+// Everything is written: it must be on the disks before anybody is told.
+bool Resync::is_taken() {
+  if (take_failed_) return false;
+  if (flushes_.empty())
+    for (auto &volume : volumes_) flushes_.push_back(volume->flush.ask());
+  for (size_t i = 0; i < volumes_.size(); i++) {
+    const FlushState &flush = volumes_[i]->flush;
+    if (flush.good >= flushes_[i]) continue;
+    if (flush.started >= flushes_[i] && !flush.running)
+      take_failed(*volumes_[i], "give back: flush", 0, volumes_[i]->size_bytes, EIO);
+    return false;
+  }
+  return true;
+}
+
+}  // namespace understudy::engine
