@@ -361,7 +361,24 @@ const starts = {
   figures: [],
 }
 
+// ---- DRBD --------------------------------------------------------------------------------------------------------------------
+
+const [g1, g8] = [write(1), write(8)]
+const againstDrbd = (load, peer, drbd) => ({
+  text: `${peer.replace('guest-', '')} as a block device, against DRBD protocol ${drbd}, in one guest`,
+  ...{ load: load.name, peer, against: [`drbd-${drbd}`], measure: 'rate', atLeast: 1.0, unit: 'times' },
+})
+const drbd = {
+  name: 'drbd',
+  title:
+    "DRBD 8.4 and this program in one user-mode-linux guest with one CPU, disks in memory, no flushes, fio's libaio",
+  place: 'memory',
+  peers: ['drbd-A', 'guest-async', 'drbd-C', 'guest-received'],
+  loads: [g1, g8],
+  figures: [g1, g8].flatMap(load => [againstDrbd(load, 'guest-async', 'A'), againstDrbd(load, 'guest-received', 'C')]),
+}
+
 export const parts = [
   ...[plain, client, tcp, plainDisk, replicated, durabilities, fsync, durable],
-  ...[link, backlog, idle, sizes, volumes, starts],
+  ...[link, backlog, idle, sizes, volumes, starts, drbd],
 ]

@@ -2,6 +2,7 @@
 import { freeTcpPort } from '../lib/files.mjs'
 import { startBacklog } from './backlog.mjs'
 import { startDisk } from './disk.mjs'
+import { startGuest } from './guest.mjs'
 import { startLink, startPrototype } from './link.mjs'
 import { startIdle, startSize, startVolumes } from './many.mjs'
 import { startMirror } from './mirror.mjs'
@@ -61,4 +62,12 @@ export const peers = {
   'volumes-1': { what: 'understudy alone, one volume', start: context => startVolumes(context, 1, 1) },
   'volumes-64': { what: 'the same, 64 volumes, one of them used', start: context => startVolumes(context, 64, 1) },
   'volumes-64-all': { what: 'the same, all of them used', start: context => startVolumes(context, 64, 64) },
+
+  'drbd-A': { what: 'DRBD 8.4, protocol A, in a user-mode-linux guest', start: startGuest('drbd-A') },
+  'drbd-C': { what: 'the same, protocol C', start: startGuest('drbd-C') },
+  'guest-async': {
+    what: 'understudy in the same guest, its block device by nbd-client: async',
+    start: startGuest('guest-async'),
+  },
+  'guest-received': { what: 'the same, received', start: startGuest('guest-received') },
 }
