@@ -43,6 +43,9 @@ export class GiveBack {
   readonly #options: GiveBackOptions
   #isOwed = false
   #failure = ''
+  #hasSettled: () => void = () => undefined
+  /** Resolves when what was owed is settled; never when nothing was. */
+  readonly settled = new Promise<void>(resolve => (this.#hasSettled = resolve))
 
   constructor(options: GiveBackOptions) {
     this.#options = options
@@ -116,6 +119,7 @@ export class GiveBack {
     this.#isOwed = false
     this.#failure = ''
     this.#options.settled()
+    this.#hasSettled()
   }
 
   /** The engine's news: the standby has everything that was acknowledged; or it will not, and nobody is answered until part(). */

@@ -91,6 +91,8 @@ const beginAgainMs = 1_000
  */
 const silentMs = { quic: 700, webtransport: 3_000 }
 const answerMs = 3_000
+/** And so long for what it gives back, so that clients who come back at once find their volume. */
+const givenBackMs = 10_000
 const suspectsMax = 256
 
 export class MasterGroup {
@@ -307,7 +309,10 @@ export class MasterGroup {
     return this.#giveBack.isOwed
   }
 
-  /** Resolves when the standby has taken us for its master or has not; earlier, when it cannot be reached at all. */
+  /**
+   * Resolves when the standby has taken us for its master or has not; earlier, when it cannot be reached at all. What it
+   * owes us is waited for, for a while.
+   */
   async firstContact(): Promise<void> {
     if (this.#keeper === undefined) return
     const { firstOutcome, heard } = this.#keeper
@@ -315,6 +320,8 @@ export class MasterGroup {
       sleep(this.#clock, what === 'silent' ? silentMs[this.config.transport] : answerMs).then(() => what)
     const first = await Promise.race([firstOutcome.then(() => 'over'), heard.then(() => 'heard'), is('silent')])
     if (first === 'heard') await Promise.race([firstOutcome, is('late')])
+    if (this.isOwed && this.#keeper.state === 'connected')
+      await Promise.race([this.#giveBack.settled, sleep(this.#clock, givenBackMs)])
   }
 
   /** A peer with another history has connected. */

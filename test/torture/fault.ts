@@ -36,6 +36,10 @@ export async function masterGone({ workload, watch }: Torture): Promise<void> {
 export async function startMaster({ stage, random }: Torture): Promise<void> {
   stage.durability = durabilities[Math.floor(random() * durabilities.length)] ?? 'flush'
   await stage.pair.master.restart()
+  await stage.observer.until('nobody waits for what the standby gives back', 30_000, async () => {
+    const status = await stage.observer.status('master')
+    return status !== undefined && (status.state === 'diverged' || !/gives back/.test(status.reason))
+  })
 }
 
 /** Nothing is in flight: what the clients of this side read has been judged, and begins a new epoch. */

@@ -8,9 +8,15 @@ import { type Side, cutPower, peerTimeoutMs } from './stage.js'
 
 /** It is up again: what its clients read is judged. */
 async function masterReturns(torture: Torture, how: 'kept' | 'power cut'): Promise<void> {
+  const { judge, stage } = torture
+  const promises = judge.promises()
   await startMaster(torture)
-  const content = await torture.stage.observer.content('master')
-  const { judge } = torture
+  const content = await stage.observer.content('master')
+  // Then it is the standby's cut, and has what that had been promised to have.
+  if (/the standby has given back/.test(stage.pair.master.program.stderr)) {
+    torture.note('the master was given back what it had lost')
+    torture.loses(judge.standby(content, promises).lost.map(loss => `the master, given back: ${loss}`))
+  }
   torture.loses(how === 'kept' ? judge.masterAfterKill(content) : judge.masterAfterPowerCut(content))
   goOn(torture, 'master', content)
 }
