@@ -62,17 +62,19 @@ export class HeldLease {
       )
   }
 
-  /** Whoever has refused has no copy of ours that could be promoted, and was asked for the first time. */
-  refused(): void {
-    if (this.#isFirst) this.#waive()
+  /** Whoever has refused, and was asked for the first time, has no copy of ours that could be promoted; or it was already. */
+  refused(code: string): void {
+    if (this.#isFirst && code !== 'promoted') this.#waive()
     this.#isFirst = false
   }
 
   /** Somebody has made sure that the standby is gone for good. */
-  giveUp(): string {
+  giveUp(isConnected: boolean): string {
     const { name, leaseMs } = this.options
+    const isMaster = `promote ${name}: this host is its master`
+    if (isConnected) throw new SafetyRefusal('IS_MASTER', `${isMaster}, and its standby is there`)
     if (leaseMs === undefined || this.reason() === '')
-      throw new SafetyRefusal('IS_MASTER', `promote ${name}: this host is its master, and answers its clients`)
+      throw new SafetyRefusal('IS_MASTER', `${isMaster}, and answers its clients`)
     this.#waive()
     return `${name}: goes on without a lease until a standby is there again; if the other side was promoted, both answer now`
   }

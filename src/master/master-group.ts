@@ -357,14 +357,14 @@ export class MasterGroup {
     this.#keeper?.resume()
   }
 
-  /** Clients are answered without a lease from now on, until a standby is there again. Refused while one is held. */
+  /** Clients are answered without a lease from now on, until a standby is there again. Refused while it is, or one is held. */
   giveUpLease(): string[] {
     if (this.#outranked !== undefined)
       throw new SafetyRefusal(
         'DIVERGED',
         `promote ${this.config.name}: ${this.#outranked.message}; see understudy resolve`,
       )
-    return [this.#lease.giveUp()]
+    return [this.#lease.giveUp(this.#keeper?.state === 'connected')]
   }
 
   /** Until when a lease is held, for who goes on in place of this process. */
@@ -493,7 +493,7 @@ export class MasterGroup {
       },
       welcomed: (session, welcome) => this.#attach(session, welcome),
       refused: refused => {
-        this.#lease.refused()
+        this.#lease.refused(refused.code)
         this.#outranked = refused.code === 'promoted' || refused.code === 'diverged' ? refused : undefined
         if (this.#outranked !== undefined) this.#deps.outranked?.(this)
       },

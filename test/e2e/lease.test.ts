@@ -72,12 +72,15 @@ t.test(
       early.read(0, 512),
     ])
     await waits(pair, /^clients wait: there is no lease yet/)
-    await pair.standby.start()
+    const force = ['promote', pair.volume, '--force']
+    t.match(await pair.master.command(force), { code: 0, stdout: /goes on without a lease until a standby is there/ })
     await first()
+    await pair.standby.start()
     await inSync(pair)
     await pair.master.until(pair.volume, 'has a lease', ({ lease }) => (lease?.secondsLeft ?? 0) > 0)
     const { lease } = await pair.standby.volume(pair.volume)
     t.match(lease, { seconds: 2, inForce: true })
+    t.match(await pair.master.command(force), { code: 3, stderr: /its standby is there/ })
     for (const daemon of [pair.master, pair.standby])
       t.match(await daemon.command(['pause', pair.volume]), { code: 3, stderr: /its clients would wait/ })
 
@@ -132,6 +135,8 @@ t.test('the old master answers nobody from before its standby is promoted on, al
   if (relay !== undefined) relay.loss = 0
   await pair.master.until(pair.volume, 'has found out', ({ state }) => state === 'diverged')
   await young.answered(50)
+  const forced = await pair.master.command(['promote', pair.volume, '--force'])
+  t.match(forced, { code: 3, stderr: /was promoted on the standby.*resolve/ })
   t.equal(old.requests, answered, 'nor when they met again')
   await young.stop()
   t.equal(young.failure, undefined)

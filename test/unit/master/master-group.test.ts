@@ -232,7 +232,14 @@ t.test(
     t.match(third.fake.groups[0]?.lease, { required: true })
     t.match(third.group.giveUpLease(), [/goes on without a lease until a standby is there again/])
     t.equal(third.fake.calls.at(-1), 'waiveLease')
-    t.throws(() => third.group.giveUpLease(), { code: 'IS_MASTER', exitCode: 3 })
+    t.throws(() => third.group.giveUpLease(), { code: 'IS_MASTER', exitCode: 3 }, 'once')
+    third.transport.last.establish()
+    third.transport.last.receive({ type: 'refused', code: 'promoted', message: 'no', history: [], yield: false })
+    t.equal(third.fake.calls.at(-1), 'startLease', 'who says that he was promoted has made it needed for good')
+    t.throws(() => third.group.giveUpLease(), { code: 'DIVERGED', exitCode: 3 })
+    const there = await open(t, scratch(t), lease)
+    there.welcome(lease)
+    t.throws(() => there.group.giveUpLease(), { code: 'IS_MASTER', message: /its standby is there/ })
   },
 )
 
