@@ -129,6 +129,7 @@ void Group::enqueue(Connection &connection) {
 }
 
 bool Group::needs_acks() const {
+  if (pairing_.is_apart() && in_sync()) return true;
   if (log_blocked_ || capture_.step_open() || capture_.spilled() || verifier_.running()) return true;
   return std::any_of(volumes_.begin(), volumes_.end(), [](const auto &volume) {
     return !volume->received_waiters.empty() || !volume->flush_waiters.empty();

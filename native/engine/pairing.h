@@ -36,6 +36,7 @@ class Pairing {
   }
   void part() { paired_ = parting_ = counts_ = false; }
   bool paired() const { return paired_; }
+  bool is_apart() const { return wanted_ && !paired_; }
 
  private:
   const bool wanted_;
