@@ -124,7 +124,7 @@ export class GiveBack {
 
   /** The engine's news: the standby has everything that was acknowledged; or it will not, and nobody is answered until part(). */
   pairing(paired: boolean): void {
-    const { record, save, bootId, log, maps, part } = this.#options
+    const { record, save, bootId, log, maps, part, flush } = this.#options
     try {
       if (paired) record.paired = bootId
       else delete record.paired
@@ -134,7 +134,10 @@ export class GiveBack {
       // Nobody's I/O waits for this disk: without the maps the next start believes neither side's part of it.
       if (!paired) for (const map of maps) tryRemove(map, log)
     }
-    if (!paired) part()
+    if (paired) return
+    part()
+    // From now on what was acknowledged before has to survive here, whatever becomes of the standby's copy.
+    flush().catch((error: unknown) => log.error(describe(error)))
   }
 
   #settle(): void {
