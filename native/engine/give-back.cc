@@ -51,15 +51,9 @@ void Resync::take_turn() {
 
 void Resync::ask_for(Taking &taking) {
   if (!session_ || monotonic_ns() < ask_again_ns_) return;
-  wire::HashRequestBody request{};
-  request.begin_sequence = begin_sequence_;
-  request.offset = taking.start;
-  request.count = static_cast<uint32_t>((taking.end - taking.start + kRegion - 1) / kRegion);
-  request.volume_index = taking.volume->index;
-  request.incarnation16 = static_cast<uint16_t>(capture_.incarnation());
   taking.stage = Taking::kAsked;
   taking.bytes.clear();
-  host_.link->request_data(session_, request);
+  host_.link->request_data(session_, question(*taking.volume, taking.start, taking.end));
 }
 
 void Resync::data_arrived(const wire::DataReplyBody &reply, const std::vector<uint8_t> &bytes) {

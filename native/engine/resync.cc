@@ -132,16 +132,20 @@ bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
   return true;
 }
 
-void Resync::ask(Chunk &chunk) {
-  if (!session_) return;
+wire::HashRequestBody Resync::question(const Volume &volume, uint64_t start, uint64_t end) const {
   wire::HashRequestBody request{};
   request.begin_sequence = begin_sequence_;
-  request.offset = chunk.start;
-  request.count = static_cast<uint32_t>((chunk.end - chunk.start + kRegion - 1) / kRegion);
-  request.volume_index = chunk.volume->index;
+  request.offset = start;
+  request.count = static_cast<uint32_t>((end - start + kRegion - 1) / kRegion);
+  request.volume_index = volume.index;
   request.incarnation16 = static_cast<uint16_t>(capture_.incarnation());
+  return request;
+}
+
+void Resync::ask(Chunk &chunk) {
+  if (!session_) return;
   chunk.stage = Chunk::kAsked;
-  host_.link->request_hashes(session_, request);
+  host_.link->request_hashes(session_, question(*chunk.volume, chunk.start, chunk.end));
 }
 
 void Resync::hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {

@@ -70,6 +70,7 @@ class Resync {
   void plan();
   bool plan_next();
   bool skip_hole(Volume &volume, uint64_t start, uint64_t end);
+  wire::HashRequestBody question(const Volume &volume, uint64_t start, uint64_t end) const;
   void ask(Chunk &chunk);
   void read(Chunk &chunk);
   void emit(const std::shared_ptr<ReadResult> &result);

@@ -48,8 +48,8 @@ const onDisk = ({ pair }: Stage): number[] => places.map(place => readFileSync(p
 const record = ({ pair }: Stage): { paired?: string } =>
   JSON.parse(readFileSync(join(pair.master.state, 'groups', `${volume}.json`), 'utf8')) as { paired?: string }
 
-async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = performance.now() + 30_000; !(await condition()); await sleep(50))
+async function until(what: string, condition: () => boolean | Promise<boolean>, everyMs = 50): Promise<void> {
+  for (const end = performance.now() + 30_000; !(await condition()); await sleep(everyMs))
     if (performance.now() > end) throw new Error(`${what}: not within 30 s`)
 }
 
@@ -104,20 +104,34 @@ void t.test('a master that lost its power has what was acknowledged under receiv
 void t.test('killed in the middle of being given back, again and again, it goes on where it must (G3)', async t => {
   const stage = await begin(t)
   const { pair } = stage
+  const bulk = Buffer.alloc(12 << 20, 7)
+  const writer = await client(stage)
+  await writer.write(16 << 20, bulk)
+  writer.destroy()
   await inSync(pair)
   await cutPower(stage, 'master', allLost)
-  for (let round = 0; round < 3; round++) {
-    await pair.master.restart()
-    await sleep(round * 40)
-    await (round === 1 ? pair.standby : pair.master).kill()
-    if (round === 1) {
-      await pair.standby.restart()
-      await pair.master.kill()
-    }
+  const lostBoot = record(stage).paired
+  let interrupted = 0
+  for (let round = 0; round < 4; round++) {
+    const starting = pair.master.restart().catch(() => undefined) // it is killed before it is ready
+    const { program } = pair.master
+    await until('it begins', () => /resynchronisation begins/.test(program.stderr), 1)
+    await sleep(round * 5)
+    if (round === 1) await pair.standby.kill()
+    await pair.master.kill()
+    await starting
+    if (round === 1) await pair.standby.restart()
+    if (record(stage).paired === lostBoot) interrupted++
   }
+  t.comment(`${interrupted} of 4 times it was in the middle`)
+  t.ok(interrupted > 0, 'it was in the middle')
   await pair.master.restart()
   await until('it serves', () => served(stage))
   t.same(await shows(stage), all(2))
+  const reader = await client(stage)
+  const { data } = await reader.read(16 << 20, bulk.length)
+  reader.destroy()
+  t.ok(data.equals(bulk))
   await inSync(pair)
 })
 
