@@ -19,6 +19,7 @@ import { type Clock, systemClock } from '../core/clock.js'
 import { describe, errnoOf, OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
 import type { AttachmentStatus } from '../core/status-types.js'
+import type { AttachmentFigures } from '../metrics/source.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
 import type { EventSource } from '../native/events.js'
 import { transmissionFlags } from '../nbd/exports.js'
@@ -47,6 +48,8 @@ interface Attachment {
   connection?: number
   connecting?: boolean
   leaving?: boolean
+  /** Of a device whose users waited. */
+  reconnects: number
   reason: string
   backoff: Backoff
 }
@@ -65,7 +68,7 @@ export class Attachments {
   private readonly clock: Clock
   /** Devices whose connection a predecessor hands over. */
   private readonly expected = new Set<number>()
-  private guarded = false
+  private guarded: AttachmentFigures['guard'] = 'off'
   private stopped = false
 
   constructor(
@@ -93,6 +96,14 @@ export class Attachments {
       since: new Date(since).toISOString(),
       reason,
     }))
+  }
+
+  figures(): AttachmentFigures {
+    const devices = this.attachments.map(({ index, volume, connection, reconnects }) => ({
+      ...{ device: deviceOf(index), volume, reconnects },
+      connected: connection !== undefined,
+    }))
+    return { devices, guard: this.guarded }
   }
 
   /** Resolves when the device can be used. */
@@ -203,6 +214,7 @@ export class Attachments {
         serverFlags: transmissionFlags({ ...exported, description: '' }, false),
       })
       this.adopt(attachment, connection, readOnly || device.readOnly)
+      if (reconnect) attachment.reconnects++
     } finally {
       attachment.connecting = false
     }
@@ -276,9 +288,10 @@ export class Attachments {
   }
 
   private guard(): void {
-    if (this.guarded) return
-    this.guarded = true
-    for (const refused of this.options.addon.guardMemory())
+    if (this.guarded !== 'off') return
+    const refusals = this.options.addon.guardMemory()
+    this.guarded = refusals.length === 0 ? 'on' : 'partial'
+    for (const refused of refusals)
       this.options.log.warn(`the data path of attached volumes may have to wait for memory: ${refused}`)
   }
 
@@ -312,7 +325,8 @@ export class Attachments {
   private entry(stored: Pick<Attachment, 'index' | 'volume' | 'identifier' | 'deadSeconds'>): Attachment {
     const { index, volume, identifier, deadSeconds } = stored
     const backoff = new Backoff(100, 2_000, Math.random)
-    return { index, volume, identifier, deadSeconds, since: this.clock.wallMs(), reason: 'not connected yet', backoff }
+    const since = this.clock.wallMs()
+    return { index, volume, identifier, deadSeconds, since, reconnects: 0, reason: 'not connected yet', backoff }
   }
 }
 

@@ -28,6 +28,7 @@ export function metricsSource(daemon: Daemon, counters: CounterReader): MetricsS
       })),
     ],
     groupPages: () => daemon.groups().map(group => ({ group: group.config.name, page: group.counterPage })),
+    attachments: () => daemon.attachments.figures(),
     replicaPages: () => daemon.standby?.replicaPages() ?? [],
   }
 }

@@ -216,6 +216,24 @@ const errorRules: AlertRule[] = [
 
 const daemonRules: AlertRule[] = [
   {
+    alert: 'UnderstudyAttachmentWaiting',
+    expr: 'understudy_attachment_connected == 0',
+    for: '1m',
+    severity: 'critical',
+    summary: 'Whoever uses {{ $labels.device }} (volume {{ $labels.volume }}) waits',
+    description:
+      'understudy status says why. Beyond the --dead-timeout of the device its users get I/O errors; understudy detach gives it up.',
+  },
+  {
+    alert: 'UnderstudyMemoryGuardPartial',
+    expr: 'understudy_memory_guard{state="partial"} == 1',
+    for: '0m',
+    severity: 'warning',
+    summary: 'The daemon at {{ $labels.instance }} may have to wait for memory that its own device is to free',
+    description:
+      'The kernel refused a part of the protection: the log of the daemon says which. Run it as root, with CAP_SYS_RESOURCE and CAP_IPC_LOCK.',
+  },
+  {
     alert: 'UnderstudyTakeoverGivenUp',
     expr: 'increase(understudy_takeovers_total{outcome="given-up"}[15m]) > 0',
     for: '0m',

@@ -1,6 +1,9 @@
-/** What belongs to the process and to no volume: takeovers. */
+/** What belongs to the process and its host: takeovers, and devices of this host's kernel. */
 import type { MetricDefinition } from './definitions.js'
+import { guardStates } from './source.js'
 import { takeoverOutcomes } from './takeover-figures.js'
+
+const attachmentLabels = ['volume', 'device'] as const
 
 export const daemonMetrics: MetricDefinition[] = [
   {
@@ -17,5 +20,32 @@ export const daemonMetrics: MetricDefinition[] = [
     help: 'Takeovers: taken-over, this process went on in place of another; given-up, another one was to go on in its place, and this one did.',
     samples: ({ takeovers }) =>
       takeoverOutcomes.map(outcome => ({ labels: { outcome }, value: takeovers.count(outcome) })),
+  },
+  {
+    name: 'understudy_attachment_connected',
+    type: 'gauge',
+    labels: attachmentLabels,
+    help: '1 while the device of this host is connected to its volume; 0 while whoever uses it waits.',
+    samples: ({ attachments }) =>
+      attachments.devices.map(({ volume, device, connected }) => ({
+        labels: { volume, device },
+        value: connected ? 1 : 0,
+      })),
+  },
+  {
+    name: 'understudy_attachment_reconnects_total',
+    type: 'counter',
+    labels: attachmentLabels,
+    help: 'How often this daemon connected the device again while whoever uses it waited: after a start, or a connection that ended.',
+    samples: ({ attachments }) =>
+      attachments.devices.map(({ volume, device, reconnects }) => ({ labels: { volume, device }, value: reconnects })),
+  },
+  {
+    name: 'understudy_memory_guard',
+    type: 'gauge',
+    labels: ['state'],
+    help: 'Whether the data path is kept from waiting for memory, as it must be for a device of this host: 1 for what it is (off: nothing was attached; partial: the kernel refused a part), 0 for the others.',
+    samples: ({ attachments }) =>
+      guardStates.map(state => ({ labels: { state }, value: attachments.guard === state ? 1 : 0 })),
   },
 ]

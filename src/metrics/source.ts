@@ -24,6 +24,14 @@ export interface GroupPage {
   page: number
 }
 
+export const guardStates = ['off', 'partial', 'on'] as const
+
+/** Volumes that are devices of this host's own kernel, and native/core/memory-guard.h. */
+export interface AttachmentFigures {
+  devices: { volume: string; device: string; connected: boolean; reconnects: number }[]
+  guard: (typeof guardStates)[number]
+}
+
 /** A group in the role of standby: `page` is openReplica().counterPage. */
 export interface ReplicaPage {
   group: string
@@ -46,6 +54,7 @@ export interface MetricsSource {
   volumePages(): readonly VolumePage[]
   groupPages(): readonly GroupPage[]
   replicaPages(): readonly ReplicaPage[]
+  attachments(): AttachmentFigures
 }
 
 export interface VolumeSnapshot {
@@ -65,6 +74,7 @@ export interface Snapshot {
   version: string
   errors: ErrorCounts
   takeovers: TakeoverFigures
+  attachments: AttachmentFigures
   volumes: readonly VolumeStatus[]
   /** Of each group the first volume's status: for what volumes of a group share. */
   groupStatus: readonly VolumeStatus[]
@@ -79,6 +89,7 @@ export function takeSnapshot(source: MetricsSource): Snapshot {
     version: source.version,
     errors: source.errors,
     takeovers: source.takeovers,
+    attachments: source.attachments(),
     volumes,
     groupStatus: firstOfEachGroup(volumes),
     clients: readVolumes(source),

@@ -17,6 +17,7 @@ class Host {
   readonly connected = new Map<number, { identifier: string; connection: number | undefined }>()
   readonly served = new Map<string, ExportedVolume>()
   mounted = false
+  refused: string[] = []
   fails: string | undefined
   private last = 0
   private listener: (event: AddonEvent) => void = () => undefined
@@ -41,7 +42,7 @@ class Host {
   readonly addon: Pick<Addon, 'attachDevice' | 'detachDevice' | 'guardMemory' | 'adopt' | 'release'> = {
     guardMemory: () => {
       this.notes.push('guard')
-      return []
+      return this.refused
     },
     attachDevice: async ({ index, identifier, reconnect }) => {
       await Promise.resolve()
@@ -116,9 +117,12 @@ t.test(
     const there = host(t)
     const { attachments } = there.start()
     t.same(there.notes, [], 'nothing is guarded that is not needed')
+    t.same(attachments.figures(), { devices: [], guard: 'off' })
     await attachments.attach('disk1', '/dev/nbd3', 60_000)
     t.same(there.notes, ['guard', 'connect 3', 'adopt 1 for 7'])
     t.match(attachments.list(), [{ device: '/dev/nbd3', volume: 'disk1', state: 'connected', reason: '' }])
+    const figures = { volume: 'disk1', device: '/dev/nbd3', connected: true, reconnects: 0 }
+    t.same(attachments.figures(), { devices: [figures], guard: 'on' })
 
     there.kill()
     there.notes.length = 0
@@ -126,10 +130,14 @@ t.test(
     const next = there.start().attachments
     t.same(there.notes, ['guard'])
     t.match(next.list(), [{ state: 'waiting' }])
+    t.match(next.figures(), { devices: [{ connected: false, reconnects: 0 }], guard: 'on' }, 'at the first scrape')
     next.sync()
     await settle()
     t.same(there.notes, ['guard', 'reconnect 3', 'adopt 2 for 9'])
     t.match(next.list(), [{ state: 'connected' }])
+    t.match(next.figures(), { devices: [{ connected: true, reconnects: 1 }] })
+    there.refused = ['mlockall: EPERM']
+    t.equal(there.start().attachments.figures().guard, 'partial', 'what the kernel refuses is no guard')
   },
 )
 
@@ -157,6 +165,7 @@ t.test('a takeover hands the connection of the kernel on, and asks the kernel fo
   next.attachments.sync()
   await next.clock.advance(5_000)
   t.match(next.attachments.list(), [{ state: 'connected' }])
+  t.match(next.attachments.figures(), { devices: [{ connected: true, reconnects: 0 }] }, 'nobody has waited')
   t.same(there.notes, ['guard'])
 })
 

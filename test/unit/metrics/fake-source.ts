@@ -57,6 +57,10 @@ export class FakeSource implements MetricsSource {
     volume: new Map(),
     replica: new Map(),
   }
+  attached: ReturnType<MetricsSource['attachments']> = {
+    devices: [{ volume: 'disk', device: '/dev/nbd0', connected: false, reconnects: 0 }],
+    guard: 'off',
+  }
   reads = 0
 
   readonly counters = {
@@ -66,6 +70,7 @@ export class FakeSource implements MetricsSource {
     },
   }
 
+  attachments = (): ReturnType<MetricsSource['attachments']> => this.attached
   volumes = (): VolumeStatus[] => this.statuses
   volumePages = (): ReturnType<MetricsSource['volumePages']> => this.exports
   groupPages = (): ReturnType<MetricsSource['groupPages']> => [{ group: 'pair', page: 0 }]

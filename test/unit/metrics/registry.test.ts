@@ -55,6 +55,23 @@ t.test(
   },
 )
 
+t.test('devices of this host show whether their users wait, and the guard what it is', async t => {
+  const source = new FakeSource()
+  const devices = [
+    { volume: 'disk', device: '/dev/nbd0', connected: true, reconnects: 3 },
+    { volume: 'other', device: '/dev/nbd1', connected: false, reconnects: 0 },
+  ]
+  source.attached = { devices, guard: 'partial' }
+  const text = await createMetricsRegistry(source).scrape()
+  const of = { volume: 'disk', device: '/dev/nbd0' }
+  t.equal(seriesValue(text, 'understudy_attachment_connected', of), 1)
+  t.equal(seriesValue(text, 'understudy_attachment_connected', { device: '/dev/nbd1' }), 0)
+  t.equal(seriesValue(text, 'understudy_attachment_reconnects_total', of), 3)
+  const guard = ['off', 'partial', 'on'].map(state => seriesValue(text, 'understudy_memory_guard', { state }))
+  t.same(guard, [0, 1, 0])
+  t.same(promtool(['check', 'metrics'], text), { status: 0, output: '' })
+})
+
 t.test('takeovers show how they ended, and how long clients waited in the last one', async t => {
   const source = new FakeSource()
   source.takeovers.ended('given-up')
