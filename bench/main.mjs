@@ -7,7 +7,7 @@ import { parseArgs } from 'node:util'
 import { parts as known } from './figures.mjs'
 import { chart } from './lib/chart.mjs'
 import { describe, machine } from './lib/machine.mjs'
-import { conditions, figureTable, rateTables, replaced, summary } from './lib/pages.mjs'
+import { conditions, figureTable, merged, rateTables, replaced, summary } from './lib/pages.mjs'
 import { allGood, figureLines, judged, rateTable } from './lib/report.mjs'
 import { measurePart } from './lib/rounds.mjs'
 import { chosen } from './lib/selection.mjs'
@@ -111,22 +111,25 @@ function write(document, path) {
   )
 }
 
-/** A result, into the pages of the project. */
-function renderPages([path, ...more]) {
-  if (path === undefined || more.length > 0) {
-    console.error('bench: --render takes the JSON file of a result')
+/** Results, into the pages of the project. */
+function renderPages(paths) {
+  if (paths.length === 0) {
+    console.error('bench: --render takes the JSON files of results')
     return 2
   }
-  const document = JSON.parse(readFileSync(path, 'utf8'))
+  const documents = paths.map(path => JSON.parse(readFileSync(path, 'utf8')))
+  const whole = merged(documents)
   const edit = (name, change) => writeFileSync(join(root, name), change(readFileSync(join(root, name), 'utf8')))
-  edit('README.md', text => replaced(text, 'summary', summary(document)))
+  edit('README.md', text => replaced(text, 'summary', summary(whole)))
+  const pieces = {
+    conditions: documents.map(conditions).join('\n\n'),
+    figures: figureTable(whole),
+    rates: rateTables(whole),
+  }
   edit('docs/performance.md', text =>
-    ['conditions', 'figures', 'rates'].reduce(
-      (page, name) => replaced(page, name, { conditions, figures: figureTable, rates: rateTables }[name](document)),
-      text,
-    ),
+    Object.entries(pieces).reduce((page, [name, content]) => replaced(page, name, content), text),
   )
-  writeFileSync(join(root, 'docs/performance.svg'), chart(document))
+  writeFileSync(join(root, 'docs/performance.svg'), chart(whole))
   console.log('written: README.md, docs/performance.md, docs/performance.svg')
   return 0
 }

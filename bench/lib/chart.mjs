@@ -5,7 +5,7 @@ import { margin } from './verdict.mjs'
 
 const rowHeight = 22
 const top = 64
-const barsFrom = 560
+const barsFrom = 680
 const barsWidth = 420
 const reach = 4 // the scale goes from 1/4 to 4 times what is asked; longer bars end in an arrow
 

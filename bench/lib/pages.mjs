@@ -12,12 +12,28 @@ export function replaced(text, name, content) {
   return text.replace(pattern, (_, before, after) => `${before}${content}\n${after}`)
 }
 
+/** Several results as one: a part that is in more than one of them is taken from the last. */
+export function merged(documents) {
+  const parts = new Map(documents.flatMap(({ parts }) => parts.map(part => [part.name, part])))
+  return { ...documents[0], parts: [...parts.values()] }
+}
+
 /** Where and how it was measured: without it a figure means nothing. */
-export function conditions({ machine, plan }) {
+export function conditions({ machine, plan, parts }) {
   const { processor, cores, memoryGiB, kernel, load, versions } = machine
+  const others = spread(
+    parts.flatMap(({ samples }) =>
+      Object.values(samples)
+        .flatMap(Object.values)
+        .flat()
+        .map(one => one.others ?? null),
+    ),
+  )
+  const noise =
+    others === null ? '' : ` Other work had ${units.percent(others.median * 100)} of the processors (median).`
   const shared = plan.shared ? ' **The machine was shared with other work: only ratios within a round count.**' : ''
   return (
-    `${processor}, ${cores} cores, ${memoryGiB} GiB, Linux ${kernel}; load average before: ${load.join(', ')}.${shared} ` +
+    `Parts ${parts.map(({ name }) => name).join(', ')}: ${processor}, ${cores} cores, ${memoryGiB} GiB, Linux ${kernel}; load average before: ${load.join(', ')}.${noise}${shared} ` +
     `${plan.rounds} rounds of ${plan.seconds} s a measurement (${plan.slowSeconds} s where replication is waited for), ${plan.sizeBytes / 2 ** 20} MiB a device; ` +
     `${Object.values(versions).join(', ')}; ${machine.time.slice(0, 10)}, commit ${machine.commit}.`
   )

@@ -3,6 +3,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { peers as known } from '../peers/all.mjs'
 import { fill, measureLoad } from './load.mjs'
+import { busyTime, shareOfOthers } from './machine.mjs'
 
 /**
  * samples[load's name][peer's name] = one sample a round. `told(round, load, name, sample)` hears of each.
@@ -40,8 +41,11 @@ export async function measurePart(part, plan, told) {
   }
 }
 
-function measureOne(peer, load, plan, round) {
-  return peer.measure === undefined
-    ? measureLoad(peer, load, plan.seconds, round + 1)
-    : peer.measure(load, plan.seconds, round + 1)
+async function measureOne(peer, load, plan, round) {
+  const before = busyTime()
+  const sample =
+    peer.measure === undefined
+      ? await measureLoad(peer, load, plan.seconds, round + 1)
+      : await peer.measure(load, plan.seconds, round + 1)
+  return { ...sample, others: shareOfOthers(before, busyTime()) }
 }

@@ -76,12 +76,22 @@ const { judged, figureLines, allGood, rateTable } = await load<{
   allGood: (parts: JudgedPart[]) => boolean
   rateTable: (part: JudgedPart) => string
 }>('lib/report.mjs')
-const { replaced, figureTable, rateTables, summary } = await load<{
+const { merged, replaced, figureTable, rateTables, summary } = await load<{
+  merged: (documents: Document[]) => Document
   replaced: (text: string, name: string, content: string) => string
   figureTable: (document: Document) => string
   rateTables: (document: Document) => string
   summary: (document: Document) => string
 }>('lib/pages.mjs')
+interface Busy {
+  busy: number
+  whole: number
+  own: number
+}
+const { busyTime, shareOfOthers } = await load<{
+  busyTime: () => Busy
+  shareOfOthers: (before: Busy, after: Busy) => number
+}>('lib/machine.mjs')
 const { chart } = await load<{ chart: (document: Document) => string }>('lib/chart.mjs')
 const { parts } = await load<{ parts: Part[] }>('figures.mjs')
 const { peers } = await load<{ peers: Record<string, { what: string }> }>('peers/all.mjs')
@@ -231,6 +241,42 @@ t.test('what a terminal, the pages and the picture show', t => {
   t.equal(picture.match(/<rect/g)?.length, 2, 'a bar for each that has a value')
   t.match(picture, /fill="#1a7f37"/)
   t.match(picture, /fill="#cf222e"/)
+  t.end()
+})
+
+t.test('what other work has of the processors meanwhile', t => {
+  const at = (busy: number, whole: number, own: number): Busy => ({ busy, whole, own })
+  t.equal(shareOfOthers(at(10, 100, 5), at(14, 110, 6)), 0.3)
+  t.equal(shareOfOthers(at(10, 100, 5), at(14, 110, 9.01)), 0, 'counters are not read at the same moment')
+  t.equal(shareOfOthers(at(10, 100, 5), at(10, 100, 5)), 0)
+  const { busy, whole, own } = busyTime()
+  t.ok(own > 0 && own < busy && busy < whole)
+  t.end()
+})
+
+t.test('of several results, a part is taken from the last that has it', t => {
+  const result = (...names: string[]): Document => ({
+    machine: { names },
+    plan: {},
+    parts: names.map(name => ({
+      name,
+      title: names.join(),
+      place: '',
+      peers: [],
+      loads: [],
+      figures: [],
+      samples: {},
+    })),
+  })
+  const { parts } = merged([result('a', 'b'), result('b', 'c')])
+  t.same(
+    parts.map(({ name, title }) => [name, title]),
+    [
+      ['a', 'a,b'],
+      ['b', 'b,c'],
+      ['c', 'b,c'],
+    ],
+  )
   t.end()
 })
 
