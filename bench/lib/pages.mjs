@@ -90,6 +90,9 @@ export function summary(document) {
         `- ${marks[figure.state]} ${figure.headline}: ${figure.value === null ? 'void' : cell({ ...figure.value, count: 1 }, units[figure.unit])} (asked: ${wanted(figure)})`,
     ),
     '',
+    ...(document.plan.shared
+      ? ['The machine had much other work: rates at depth 1 above all are worth little.', '']
+      : []),
     `${good} of ${figures.length} figures are reached; all of them, with the machine and what is missing: [docs/performance.md](docs/performance.md).`,
   ].join('\n')
 }

@@ -236,6 +236,7 @@ t.test('what a terminal, the pages and the picture show', t => {
   t.notMatch(figureTable(document), 'nothing')
   t.match(rateTables(document), '### In memory\n\n| | a | b | v |')
   t.match(summary(document), '- 🟢 as fast as b: 3.00 x (asked: at least 1.00 x)\n\n1 of 3 figures are reached')
+  t.match(summary({ ...document, plan: { shared: true } }), 'The machine had much other work')
   const picture = chart(document)
   t.match(picture, 'x &lt; y')
   t.equal(picture.match(/<rect/g)?.length, 2, 'a bar for each that has a value')
