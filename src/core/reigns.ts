@@ -53,6 +53,15 @@ export function nextReign(history: readonly Reign[], id: string, fork: Position,
   return { id, parent: history.at(-1)?.id ?? '', fork, since }
 }
 
+/** The name of a copy that was a master's own device, by the last reign that wrote to it; both sides make it. */
+export const aliasOf = (hostId: string, reign: string): string => `${hostId}:${reign}`
+
+/** Two names of the same device: a reign has one host, whose id may be another since (it rotated its key). */
+export function isSameAlias(a: string, b: string): boolean {
+  const [reignA, reignB] = [a, b].map(alias => /^[^:]*:(.+)$/.exec(alias)?.[1])
+  return reignA !== undefined && reignA === reignB
+}
+
 /** One line for people: which reigns one side has that the other has not. */
 export function describeReigns(history: readonly Reign[]): string {
   return history.map(({ id, since }) => `${id} (since ${since === '' ? 'an unknown time' : since})`).join(', then ')

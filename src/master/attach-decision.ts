@@ -5,6 +5,7 @@
  * device. It says nothing of another copy, nor of this one at an earlier position (a store put back from a backup).
  * Then everything is compared by hash, and only what differs travels.
  */
+import { isSameAlias } from '../core/reigns.js'
 import type { Welcome } from '../transport/messages.js'
 
 /** A copy stands well here: in `incarnation`, with at least everything up to `durable`. */
@@ -44,7 +45,7 @@ export function decideAttach({ incarnation, durable, known, welcome }: AttachFac
   }
   if (known === undefined)
     return compareAll('nothing is known of what the standby has (first start, or the last stop was not clean)')
-  if (known.replicaId !== welcome.replicaId && (welcome.alias === '' || known.replicaId !== welcome.alias))
+  if (known.replicaId !== welcome.replicaId && !isSameAlias(known.replicaId, welcome.alias))
     return compareAll('the standby has another copy than last time')
   const position = known.positions.find(candidate => candidate.incarnation === welcome.incarnation)
   if (position === undefined) return compareAll('the standby stands in a history that is not known here')

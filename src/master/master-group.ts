@@ -15,6 +15,7 @@ import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
+import { formatSize } from '../core/units.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
@@ -570,7 +571,10 @@ export class MasterGroup {
       this.#giveBack.pairing(event.paired)
     } else if (event.type === 'resync-done') {
       this.#giveBack.complete(this.#groupCounters()['given_back_bytes'] ?? 0n)
-      this.#log.info(`resynchronisation is complete at sequence ${event.sequence}`)
+      const { sequence, bytes } = event
+      this.#log.info(
+        `resynchronisation is complete at sequence ${sequence}: ${formatSize(bytes)} were compared or sent`,
+      )
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
     } else if (event.type === 'map-failed') {
       this.#trust.failed(event.message, () => this.#known)

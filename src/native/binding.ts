@@ -156,7 +156,8 @@ export type AddonEvent =
   | { type: 'standby-away'; group: number; away: boolean }
   /** From now on clients are not answered; or they are again. */
   | { type: 'lease'; group: number; held: boolean }
-  | { type: 'resync-done'; group: number; sequence: bigint }
+  /** `bytes`: how much was dirty, and so compared or sent. */
+  | { type: 'resync-done'; group: number; sequence: bigint; bytes: bigint }
   /**
    * Under `received`: the standby has everything that was acknowledged; or (false) it will not have what is acknowledged
    * next, and the engine waits for part().

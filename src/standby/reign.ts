@@ -14,7 +14,7 @@ import { syncDirectory } from '../core/atomic-file.js'
 import { defaults, durabilities, type GroupConfig } from '../core/config-types.js'
 import { OperationError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
-import { nextReign, type Position } from '../core/reigns.js'
+import { aliasOf, nextReign, type Position } from '../core/reigns.js'
 import type { Origin, ReplicaRecord } from './replica-file.js'
 import type { ReigningMaster, ReignRequest, Reigns } from './reigning.js'
 import { saveAll } from './saved-regions.js'
@@ -28,9 +28,6 @@ export interface ReignDeps {
 }
 
 export type ReignEvents = Pick<ReignRequest, 'outranked' | 'settled'>
-
-/** Where the name of a copy that was the master's own device comes from; both sides make it in the same way. */
-export const aliasOf = (hostId: string, reign: string): string => `${hostId}:${reign}`
 
 export class Reign {
   #master: ReigningMaster | undefined

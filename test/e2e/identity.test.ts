@@ -6,7 +6,17 @@
 import { cpSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { Daemon, inSync, type Pair, sameBytes, sleep, sparseFile, startPair, succeed } from '../support/daemon.js'
+import {
+  Daemon,
+  inSync,
+  metric,
+  type Pair,
+  sameBytes,
+  sleep,
+  sparseFile,
+  startPair,
+  succeed,
+} from '../support/daemon.js'
 
 t.jobs = 2
 
@@ -105,3 +115,68 @@ for (const [name, flags] of transports) {
     },
   )
 }
+
+const compared = /resynchronisation is complete at sequence \d+: ([\d.]+) (\wi)?B were compared or sent/g
+
+/** What the last resynchronisation went through, and what crossed the link both ways, as the master of the moment counts it. */
+async function cost(master: Daemon, port: number): Promise<{ mebibytes: number; link: number }> {
+  const [, value = 'NaN', unit = ''] = [...master.program.stderr.matchAll(compared)].at(-1) ?? []
+  let link = 0
+  for (; link === 0; await sleep(50)) {
+    // they are counted a little later
+    const counted = ['sent', 'received'].map(way => metric(port, `understudy_link_bytes_${way}_total`))
+    link = (await Promise.all(counted)).reduce<number>((total, bytes) => total + (bytes ?? NaN), 0)
+  }
+  return {
+    mebibytes: (Number(value) * ({ '': 1, Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30 }[unit] ?? NaN)) / 2 ** 20,
+    link,
+  }
+}
+
+// Once a copy that was the master's own device was known by its host's id, and after a rotation by nobody.
+t.test(
+  'after a rotation, a failback and a switchover back compare only what either side wrote',
+  { buffered: true },
+  async t => {
+    const pair = await startPair(t, { sizeBytes: 1 << 30 })
+    const { master, standby, volume, metrics } = pair
+    const socket = pair.scratch.path('second.sock')
+    const there = { ...pair, uri: `nbd+unix:///${volume}?socket=${socket}` }
+    const follows = (reigning: Daemon): Promise<unknown> =>
+      reigning.until(volume, 'the other side follows', ({ role, state, written, applied, dirtyBytes }) => {
+        return role === 'master' && state === 'replicating' && written === applied && dirtyBytes === 0
+      })
+    const isSmall = async (reigning: Daemon, port: number, when: string): Promise<void> => {
+      const { mebibytes, link } = await cost(reigning, port)
+      t.comment(`${when}: ${mebibytes} MiB were compared or sent, ${link} bytes crossed the link`)
+      t.ok(mebibytes <= 64, `${when}: ${mebibytes} MiB of 1024 were compared`)
+      t.ok(link < 4 << 20, `${when}: ${link} bytes crossed the link`)
+    }
+    await write(pair, 1)
+    await inSync(pair)
+    await master.stop() // what the first copy went through is hot for some time yet
+    await master.restart()
+    await inSync(pair)
+    await standby.kill()
+    await write(pair, 2)
+    await master.kill()
+    await done(t, master, ['identity', 'rotate'])
+    await standby.restart()
+    await done(t, standby, ['promote', volume, '--accept-loss', '--listen', `unix:${socket}`])
+    await write(there, 3)
+    await master.restart()
+    await done(t, master, ['resolve', volume, '--keep', 'peer'])
+    await follows(standby)
+    await isSmall(standby, metrics.standby, 'failback')
+
+    // In a daemon that has the new key since it runs, too.
+    await done(t, standby, ['identity', 'rotate'])
+    await write(there, 4)
+    await follows(standby)
+    await done(t, standby, ['switchover', volume])
+    await follows(master)
+    await isSmall(master, metrics.master, 'switchover')
+    for (const daemon of [master, standby]) t.equal((await daemon.stop()).code, 0)
+    await sameBytes(t, pair.device, pair.image)
+  },
+)

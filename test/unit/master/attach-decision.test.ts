@@ -41,10 +41,26 @@ t.test('an empty standby gets everything, without hashes', t => {
   t.end()
 })
 
+const ofReign = (reign: string): KnownCopy => ({
+  replicaId: `host:${reign}`,
+  positions: [{ incarnation: before, durable: 10n }],
+})
+
+t.test('what was the device of the reign before is known by that, also after its host has another key', t => {
+  for (const host of ['host', 'rotated']) {
+    const given = facts({ known: ofReign('0a'), welcome: { ...welcome, alias: `${host}:0a` } })
+    t.match(decideAttach(given), { allDirty: false }, host)
+  }
+  t.end()
+})
+
 t.test('whatever the map was not kept for is compared as a whole (G4)', t => {
   const cases: [string, Partial<AttachFacts>][] = [
     ['after an unclean stop', { known: undefined }],
     ['another copy', { welcome: { ...welcome, replicaId: 'another' } }],
+    ['what was the device of another reign', { known: ofReign('0a'), welcome: { ...welcome, alias: 'host:0b' } }],
+    ['a name without a reign', { known: ofReign(''), welcome: { ...welcome, alias: 'host:' } }],
+    ['a copy without another name', { known: ofReign('0a') }],
     ['a history that is not known', { welcome: { ...welcome, incarnation: 7n } }],
     ['a copy that went back behind what it had acknowledged', { welcome: { ...welcome, received: 9n } }],
     ['a copy that went back before this incarnation', { durable: 3n }],

@@ -265,7 +265,7 @@ async function handingOver(t: Test, place: ReturnType<typeof scratch>, isKept: b
   const first = await open(t, place)
   first.welcome()
   first.inSync(7n)
-  if (isKept) first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  if (isKept) first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n, bytes: 65536n })
   await new Promise(resolve => setImmediate(resolve))
   let handed: Handed | undefined
   const done = first.group.close({ drainMs: 50, hand: (_, given) => (handed = given) })
@@ -358,7 +358,7 @@ async function crashed(t: Test, floor: { incarnation?: bigint; durable: bigint }
   const first = await open(t, place)
   first.welcome()
   first.inSync(7n)
-  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n, bytes: 65536n })
   await new Promise(resolve => setImmediate(resolve))
   t.match(readGroup(place.state, 'disk1')?.live, { known: { replicaId: 'copy' } }, 'the maps are whole, and kept')
   const fake = new FakeAddon()
@@ -382,7 +382,7 @@ async function paired(t: Test, boot: string, isMapGood = true) {
   const first = await open(t, place, { durability: 'received' })
   first.welcome()
   first.inSync(7n)
-  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n })
+  first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n, bytes: 65536n })
   await new Promise(resolve => setImmediate(resolve))
   first.fake.emit({ type: 'pairing', group: 1, paired: true })
   const again = async (bootId: string, changes: Partial<GroupConfig> = {}) => {
@@ -413,7 +413,7 @@ t.test(
     t.match(next.fake.attached, [{ allDirty: false, giveBack: true }])
     t.same(next.settled, [])
     t.equal(readGroup(place.state, 'disk1')?.paired, 'this boot', 'a crash meanwhile changes nothing')
-    next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n })
+    next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n, bytes: 65536n })
     t.same(next.settled, [false], 'clients may be served')
     t.equal(readGroup(place.state, 'disk1')?.paired, undefined)
   },
@@ -456,7 +456,7 @@ t.test('another filter counts once everything is given back', async t => {
   })
   next.welcome(stands(first))
   t.notOk(next.fake.calls.includes('setRanges'), 'the standby has what the filter left out at the time')
-  next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n })
+  next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n, bytes: 65536n })
   t.ok(next.fake.calls.includes('setRanges'))
 })
 
