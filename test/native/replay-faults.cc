@@ -1,6 +1,7 @@
 // sources: native/replay/*.cc native/engine/device.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
 // Each fault of the standby's disk at each place (docs/faults.md): what is acknowledged meanwhile, and that it goes on
 // by itself. Each case is a process of its own; all run at once, as most of their time is the standby's own pauses.
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -121,25 +122,29 @@ bool short_write(const char *where) {
 }
 
 bool killed_in_the_middle(const char *where, Fault kind) {
-  Stage stage(where);
-  if (!stage.ready()) return false;
-  stage.begin(kind);
-  if (!stage.write_some(20) || !EXPECT(wait_until([&] { return stage.standby->state().last_errno != 0; }))) return false;
-  const uint64_t acknowledged = stage.standby->state().durable_sequence;
-  (void)stage.standby.release();  // no clean stop
-  fault = Fault::kNone;
-  // Another process, as a kill would need: the locks of this one are still held.
-  return in_doomed_child([&] {
-    const std::string copy = make_directory();
-    mkdir((copy + "/segments").c_str(), 0700);
-    for (const auto &[path, bytes] : take_snapshot(stage.scratch.path))
-      write_file(copy + path.substr(stage.scratch.path.size()), bytes);
-    Standby again(options_for(copy, kSize));
-    const bool good = EXPECT(again.status.ok()) && EXPECT(again.state().durable_sequence >= acknowledged) &&
-                      EXPECT(again.drain());
-    remove_tree(copy);
-    return good;
+  struct Left {
+    uint64_t acknowledged;
+    char path[256];
+  };
+  void *shared = mmap(nullptr, sizeof(Left), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) abort();
+  auto *left = static_cast<Left *>(shared);
+  const bool killed = in_doomed_child([&] {
+    auto *stage = new Stage(where);  // for ever: nothing of it is to end in order
+    if (!stage->ready()) return false;
+    stage->begin(kind);
+    if (!stage->write_some(20) || !EXPECT(wait_until([&] { return stage->standby->state().last_errno != 0; }))) return false;
+    left->acknowledged = stage->standby->state().durable_sequence;
+    return snprintf(left->path, sizeof left->path, "%s", stage->scratch.path.c_str()) > 0;
   });
+  if (!killed) return false;
+  bool good;
+  {
+    Standby again(options_for(left->path, kSize));
+    good = EXPECT(again.status.ok()) && EXPECT(again.state().durable_sequence >= left->acknowledged) && EXPECT(again.drain());
+  }
+  remove_tree(left->path);
+  return good;
 }
 
 bool unreadable_image() {

@@ -173,6 +173,7 @@ void processes() {
   Fd listening(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (bind(listening.get(), reinterpret_cast<sockaddr *>(&address), sizeof address) || listen(listening.get(), 1)) _exit(1);
   check(Channel::accept(listening.get(), 50).status.error == ETIMEDOUT, "nobody connects: the wait ends");
+  fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
     auto fd = Channel::connect(path);

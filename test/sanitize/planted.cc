@@ -9,6 +9,7 @@ namespace {
 volatile int shared = 0;
 
 __attribute__((constructor)) void plant() {
+  unsetenv("LD_PRELOAD");  // this addon is preloaded (test/support/runner.ts), and nothing but node has what it needs
   const char *asked = getenv("UNDERSTUDY_PLANT");
   const std::string plant = asked ? asked : "";
   if (plant == "race") {

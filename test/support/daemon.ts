@@ -31,6 +31,15 @@ const TRANSPORT = process.env['UNDERSTUDY_TRANSPORT'] ?? 'quic'
 /** For limits of waiting: a tunnel's bytes pass through JavaScript on both sides. */
 export const PATIENCE = TRANSPORT === 'quic' ? 1 : 4
 
+/** Every limit of waiting for something is so many times as long in a run under a sanitizer (test/support/runner.ts). */
+export const SLOWER = sanitizedSlower()
+
+function sanitizedSlower(): number {
+  const sanitizer = process.env['UNDERSTUDY_SANITIZED']
+  if (sanitizer === undefined) return 1
+  return sanitizer.includes('libtsan') ? 10 : 4
+}
+
 const READY_LIMIT_MS = 20_000
 const LOG_BYTES_MAX = 1 << 20
 
@@ -146,7 +155,7 @@ export class Program {
   /** Waits until it has printed this on stdout. */
   async printed(pattern: RegExp, limitMs = READY_LIMIT_MS): Promise<void> {
     const left = this.ended.then(() => true)
-    const end = performance.now() + limitMs
+    const end = performance.now() + limitMs * SLOWER
     while (!pattern.test(this.stdout)) {
       const over = await Promise.race([left, sleep(20).then(() => false)])
       if (over && !pattern.test(this.stdout))
@@ -177,7 +186,7 @@ export class Program {
     const timer = setTimeout(() => {
       late = true
       this.child.kill('SIGKILL')
-    }, limitMs)
+    }, limitMs * SLOWER)
     const ended = await this.ended
     clearTimeout(timer)
     if (late) throw new Error(`${this.name} was not gone within ${limitMs} ms: ${this.tail()}`)
@@ -238,7 +247,7 @@ export function execute(
       command,
       args,
       {
-        timeout: options.limitMs ?? 60_000,
+        timeout: (options.limitMs ?? 60_000) * SLOWER,
         killSignal: 'SIGKILL',
         maxBuffer: 64 << 20,
         // Debian's own python3 has the nbd module; another one may come first in the PATH.
@@ -346,7 +355,7 @@ export class Daemon {
     condition: (volume: VolumeStatus) => boolean,
     limitMs = 20_000,
   ): Promise<VolumeStatus> {
-    const end = performance.now() + limitMs
+    const end = performance.now() + limitMs * SLOWER
     let seen: unknown
     for (;;) {
       try {

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { VolumeStatus } from '../../src/core/status-types.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { ExportEvent } from '../../src/daemon/control-protocol.js'
-import { type Pair, PATIENCE } from './daemon.js'
+import { type Pair, PATIENCE, SLOWER } from './daemon.js'
 import { NbdClient } from './nbd-client.js'
 
 export class Observer {
@@ -38,7 +38,7 @@ export class Observer {
   }
 
   async until(what: string, milliseconds: number, condition: () => Promise<boolean> | boolean): Promise<void> {
-    for (const end = Date.now() + milliseconds; !(await condition()); await sleep(20)) {
+    for (const end = Date.now() + milliseconds * SLOWER; !(await condition()); await sleep(20)) {
       if (Date.now() < end) continue
       const [master, standby] = await Promise.all([this.status('master'), this.status('standby')])
       const { pair } = this

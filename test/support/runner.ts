@@ -144,7 +144,9 @@ async function sanitizeDaemons(): Promise<void> {
   const found = spawnSync(process.env['CXX'] ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })
   const env: Record<string, string> = {
     UNDERSTUDY_ADDON: `${ROOT}${addon}`,
-    LD_PRELOAD: found.stdout.trim(),
+    // The addon too: ThreadSanitizer finds names only in what was there when it first looked for one, which may be for a
+    // report about node itself, from before node loads the addon. Then neither are our reports readable, nor suppressed.
+    LD_PRELOAD: `${found.stdout.trim()}:${ROOT}${addon}`,
     // Node itself is not built for it, and frees little of what it has at its end.
     ASAN_OPTIONS: 'detect_leaks=0:halt_on_error=1',
     UBSAN_OPTIONS: 'print_stacktrace=1',
@@ -156,7 +158,12 @@ async function sanitizeDaemons(): Promise<void> {
 function needs(path: string): { seconds: number; serial: boolean } {
   const head = readFileSync(path, 'utf8').split('\n', 12).join('\n')
   const seconds = /^\/\/ timeout: (\d+)$/m.exec(head)?.[1]
-  const slower = options.sanitize !== '' ? 5 : process.env['UNDERSTUDY_TRANSPORT'] === undefined ? 1 : 3
+  const slower =
+    options.sanitize !== ''
+      ? ({ address: 5 }[options.sanitize] ?? 10)
+      : process.env['UNDERSTUDY_TRANSPORT'] === undefined
+        ? 1
+        : 3
   return {
     seconds: slower * (seconds === undefined ? SECONDS_DEFAULT : Number(seconds)),
     serial: /^\/\/ serial$/m.test(head),
