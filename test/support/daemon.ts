@@ -96,19 +96,29 @@ const PORTS: [number, number] = [12_000, 32_000]
 export const freeUdpPort = (): Promise<number> => freePort(port => createSocket('udp4').bind(port, '127.0.0.1'))
 export const freeTcpPort = (): Promise<number> => freePort(port => createServer().listen(port, '127.0.0.1'))
 
+/**
+ * Until this process ends the port is its own among all tests, also while nothing listens there: a daemon that is about
+ * to start or restart finds it free. (An abstract socket of its number goes with the process.)
+ */
 async function freePort(listener: (port: number) => Server | Socket): Promise<number> {
   for (let tries = 0; tries < 100; tries++) {
     const port = randomInt(...PORTS)
+    const reservation = createServer().listen(`\0understudy-test-port-${port}`).unref()
+    if (!(await listens(reservation))) continue
     const socket = listener(port)
-    const free = await once(socket, 'listening').then(
-      () => true,
-      () => false,
-    )
+    const free = await listens(socket)
     await new Promise(resolve => socket.close(resolve))
     if (free) return port
+    reservation.close()
   }
   throw new Error(`no free port between ${PORTS.join(' and ')}`)
 }
+
+const listens = (socket: Server | Socket): Promise<boolean> =>
+  once(socket, 'listening').then(
+    () => true,
+    () => false,
+  )
 
 // ---- processes -------------------------------------------------------------------------------------------------------
 
