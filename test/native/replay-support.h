@@ -109,8 +109,14 @@ inline void put_back(const std::string &store, const Snapshot &files) {
   for (const auto &[path, bytes] : files) write_file(path, bytes);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double kSlower = 10;
+#else
+constexpr double kSlower = 1;
+#endif
+
 inline bool wait_until(const std::function<bool()> &condition, double seconds = 10) {
-  const uint64_t end = monotonic_ns() + static_cast<uint64_t>(seconds * 1e9);
+  const uint64_t end = monotonic_ns() + static_cast<uint64_t>(seconds * kSlower * 1e9);
   while (!condition()) {
     if (monotonic_ns() > end) return false;
     usleep(500);
