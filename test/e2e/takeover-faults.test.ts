@@ -7,25 +7,19 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { command, folder, inSync, metric, ROOT, sameBytes, scratch, sparseFile } from '../support/daemon.js'
+import { command, folder, inSync, metric, sameBytes, scratch, sparseFile } from '../support/daemon.js'
 import { preloaded } from '../support/preload.js'
-import { Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
+import { killedAt, Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
 
 t.jobs = 1
 const MiB = 1 << 20
-const hook = (phase: string, fate = 'kill'): NodeJS.ProcessEnv => ({
-  NODE_OPTIONS: `--import ${join(ROOT, 'test/support/takeover-hook.mjs')}`,
-  TAKEOVER_PHASE: phase,
-  TAKEOVER_FATE: fate,
-})
-
 t.test('a successor killed at any phase leaves the daemon serving, and its clients without an error', async t => {
   const pair = await startSuccession(t)
   const { pid } = pair.master.program
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 1024 })
   for (const phase of ['asked', 'begun', 'heir', 'open']) {
     await prober.answered(50)
-    const successor = successorOf(t, pair.config, hook(phase))
+    const successor = successorOf(t, pair.config, killedAt(phase))
     t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, `killed: ${phase}`)
     await prober.answered(100)
     t.equal(successor.stdout, '', `${phase}: it has never been ready`)
@@ -54,7 +48,7 @@ t.test('a successor that says nothing is ended, and the daemon goes on', async t
   const pair = await startSuccession(t)
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
   await prober.answered(50)
-  const successor = successorOf(t, pair.config, hook('open', 'stop'), '2s')
+  const successor = successorOf(t, pair.config, killedAt('open', 'stop'), '2s')
   t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, 'by the daemon')
   await prober.answered(50)
   await prober.stop()
@@ -103,7 +97,7 @@ t.test('a successor that is not ready in time gives everything back, a few times
   const pair = await startSuccession(t)
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
   await prober.answered(50)
-  const successor = successorOf(t, pair.config, hook('busy', ''), '2s')
+  const successor = successorOf(t, pair.config, killedAt('busy', ''), '2s')
   t.match(await successor.gone(), { code: 1 })
   t.match(
     successor.stderr,
@@ -122,7 +116,7 @@ t.test('a successor that is not ready in time gives everything back, a few times
 })
 
 t.test('a daemon that dies when it has handed over everything is no loss: the successor serves', async t => {
-  const pair = await startSuccession(t, { masterEnv: hook('yours') })
+  const pair = await startSuccession(t, { masterEnv: killedAt('yours') })
   const before = pair.master.program
   const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
   await prober.answered(50)

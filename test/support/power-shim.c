@@ -95,7 +95,7 @@ static void journal_path(char *out, const struct file *file, unsigned generation
   snprintf(out, PATH_MAX, "%s/%lu-%lu.%u", journal, (unsigned long)file->device, (unsigned long)file->inode, generation);
 }
 
-// Goes on behind what an earlier process left.
+// Goes on behind what an earlier process left; or another one, which had the file open since this one did.
 static void find_generations(struct file *file) {
   char prefix[64];
   int length = snprintf(prefix, sizeof prefix, "%lu-%lu.", (unsigned long)file->device, (unsigned long)file->inode);
@@ -108,6 +108,9 @@ static void find_generations(struct file *file) {
     if (generation > newest) newest = generation;
   }
   if (directory) closedir(directory);
+  if (file->generation && newest <= file->generation) return;
+  if (file->journal >= 0) syscall(SYS_close, file->journal);
+  file->journal = -1;
   file->generation = newest + 1;
   file->oldest = oldest == UINT_MAX ? newest + 1 : oldest;
 }
@@ -141,7 +144,12 @@ static struct file *look_up(int fd, int afresh) {
     *bucket = file;
     afresh = 1;
   }
-  if (afresh && !file->watched && (file->watched = judge_watched(fd, &info))) find_generations(file);
+  if (afresh && !file->watched) file->watched = judge_watched(fd, &info);
+  if (afresh && file->watched) {
+    pthread_mutex_lock(&file->lock);
+    find_generations(file);
+    pthread_mutex_unlock(&file->lock);
+  }
   pthread_mutex_unlock(&files_lock);
   if (!file->watched) file = NULL;
 out:

@@ -1,13 +1,16 @@
 /** A pair whose master runs from a file, so that `run --takeover` can replace it, and a client that watches for stalls. */
 import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Test } from 'tap'
 import {
   Daemon,
   type Ended,
   inSync,
+  type Owner,
   type Pair,
   type PairOptions,
   type Program,
+  ROOT,
   SLOWER,
   startPair,
   understudy,
@@ -46,13 +49,20 @@ device = "${pair.device}"
 }
 
 /** Starts a successor; the daemon is still who it was. */
-export const successorOf = (t: Test, config: string, env?: NodeJS.ProcessEnv, maxStall = patience): Program =>
+export const successorOf = (t: Owner, config: string, env?: NodeJS.ProcessEnv, maxStall = patience): Program =>
   understudy(t, 'successor', ['run', '--config', config, '--takeover', '--max-stall', maxStall], env)
 
 /** Of tests on a machine that is busy with other things: what is due to its haste is no failure. */
 const patience = '20s'
 
 /** The daemon is the successor from here on. Returns how the old one ended. */
+/** For a successor: SIGKILL (or another fate) at a phase of takeover-hook.mjs. */
+export const killedAt = (phase: string, fate = 'kill'): NodeJS.ProcessEnv => ({
+  NODE_OPTIONS: `--import ${join(ROOT, 'test/support/takeover-hook.mjs')}`,
+  TAKEOVER_PHASE: phase,
+  TAKEOVER_FATE: fate,
+})
+
 export async function takeOver(t: Test, daemon: Daemon, config: string): Promise<Ended> {
   const before = daemon.program
   const successor = successorOf(t, config)

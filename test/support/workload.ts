@@ -29,6 +29,7 @@ export interface WorkloadOptions {
 export class Workload {
   /** Replies with an error, in words; a healthy device gives none. */
   readonly errors: string[] = []
+  readonly connections = { made: 0, alive: 0 }
   readonly #options: Required<WorkloadOptions>
   readonly #random: () => number
   #clients: Promise<void>[] = []
@@ -101,8 +102,11 @@ export class Workload {
     do {
       const client = await this.#attach()
       if (client === undefined) return
+      this.connections.made++
+      this.connections.alive++
       await Promise.all(Array.from({ length: this.#options.depth }, () => this.#requests(client)))
       client.destroy()
+      this.connections.alive--
     } while (this.#options.reconnect && !this.#stopping)
   }
 

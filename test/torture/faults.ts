@@ -5,6 +5,7 @@ import { sleep } from '../support/daemon.js'
 import { type Fault, goOn, masterGone, startMaster, type Torture } from './fault.js'
 import { failover, switchover } from './roles.js'
 import { type Side, cutPower, peerTimeoutMs } from './stage.js'
+import { takeovers } from './takeover.js'
 
 /** It is up again: what its clients read is judged. */
 async function masterReturns(torture: Torture, how: 'kept' | 'power cut'): Promise<void> {
@@ -145,6 +146,7 @@ export const faults: Fault[] = [
   fullDisk,
   switchover,
   failover,
+  ...takeovers,
   frozen('standby frozen beyond the peer timeout', 'standby', peerTimeoutMs + 500),
   network('network cut beyond the peer timeout', [1400, 1800], torture => (torture.stage.relay.loss = 1)),
   ...light,

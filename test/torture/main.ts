@@ -15,7 +15,7 @@ import { Workload } from '../support/workload.js'
 import { type Fault, goOn, type Torture } from './fault.js'
 import { faults } from './faults.js'
 import { Judge } from './judge.js'
-import { type Stage, setStage, volume } from './stage.js'
+import { connectionsAtRest, type Stage, setStage, volume } from './stage.js'
 import { Watch } from './watch.js'
 
 const blocks = 1024
@@ -61,7 +61,7 @@ class Run {
       address: { path: stage.pair.socket },
       exportName: volume,
       seed: this.seed,
-      connections: 4,
+      connections: connectionsAtRest,
       depth: 16,
       writesPerSecond: rate,
       blocksMax: 3,

@@ -25,7 +25,12 @@ export const peerTimeoutMs = 1000
 /** Holds the image, the segments, and not much more: a few seconds of writing fill it when nothing is removed. */
 const standbyDiskBytes = 320 << 20
 
+/** What the workload has when nothing is wrong. */
+export const connectionsAtRest = 4
+
 export interface Stage {
+  /** Of whatever is started. */
+  owner: Owner
   pair: Pair
   observer: Observer
   relay: UdpRelay
@@ -86,6 +91,7 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
     metrics: { master: masterMetrics, standby: standbyMetrics },
   }
   return Object.assign(stage, {
+    owner,
     pair,
     observer: new Observer(pair, sizeBytes, sockets),
     relay,

@@ -18,6 +18,7 @@ export class Watch {
   protectedMs = 0
   totalMs = 0
   #disturbed = false
+  #paused = false
   #calm: NodeJS.Timeout | undefined
   #last: Look | undefined
   #timer: NodeJS.Timeout | undefined
@@ -57,6 +58,18 @@ export class Watch {
     this.#last = undefined
   }
 
+  /** The process that counts is about to be another one: until resumes() no two looks belong together. */
+  pauses(): void {
+    this.#paused = true
+    this.#last = undefined
+  }
+
+  async resumes(): Promise<void> {
+    await this.#looking
+    this.#paused = false
+    this.#last = undefined
+  }
+
   /** The master is dead and every request has ended: what was acknowledged after the last look was no different. */
   died(): void {
     const last = this.#last
@@ -81,8 +94,16 @@ export class Watch {
       stage.reigning === 'master' && status?.state === 'replicating' && alone !== undefined && status.reason === ''
     const look = { epoch, tick, healthy, alone: alone ?? -1, timeMs: ended }
     const last = this.#last
-    this.#last = look
-    if (last === undefined || !last.healthy || !healthy || last.epoch !== epoch || judge.epoch !== epoch) return
+    this.#last = this.#paused ? undefined : look
+    if (
+      this.#paused ||
+      last === undefined ||
+      !last.healthy ||
+      !healthy ||
+      last.epoch !== epoch ||
+      judge.epoch !== epoch
+    )
+      return
     if (alone === last.alone) this.#inSync(last.tick, tick, this.#disturbed ? 'flushed' : this.#what())
   }
 
