@@ -84,6 +84,8 @@ export interface CloseOptions {
 }
 
 const sampleMs = 100
+/** An idle group is looked at that much more rarely: a host may have many. */
+const idleTicks = 10
 const notedMs = 5_000
 const beginAgainMs = 1_000
 /**
@@ -218,7 +220,10 @@ export class MasterGroup {
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#verification = this.#verifications()
     this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
-    this.#stopSampling = this.#clock.every(sampleMs, () => this.#sample())
+    let ticks = 0
+    this.#stopSampling = this.#clock.every(sampleMs, () => {
+      if (!this.#isIdle() || ++ticks % idleTicks === 0) this.#sample()
+    })
     try {
       if (config.standby !== undefined) {
         if (config.peerConnects !== true) this.#transport = deps.transport ?? openTransport(config, deps)
@@ -598,6 +603,12 @@ export class MasterGroup {
     this.#keeper?.restart(`the master detached: ${why}`, pauseMs)
   }
 
+  /** The standby has everything that was written. */
+  #isIdle(): boolean {
+    const word = (name: string): bigint => this.#counters.one('group', this.counterPage, name)
+    return word('written_sequence') === word('applied_sequence')
+  }
+
   #sample(): void {
     const counters = this.#groupCounters()
     this.#noteDurable(counters)
@@ -633,7 +644,7 @@ export class MasterGroup {
   }
 
   #dirtyBytes(volume: OpenVolume): bigint {
-    return this.#counters.read('volume', volume.counterPage)['dirty_bytes'] ?? 0n
+    return this.#counters.one('volume', volume.counterPage, 'dirty_bytes')
   }
 
   #saveRecord(): void {

@@ -16,15 +16,23 @@ const pageWords = 512
 export class CounterReader {
   readonly #words: BigUint64Array
   readonly #layout: Record<PageKind, [name: string, offset: number][]>
+  readonly #offsets: Record<PageKind, Record<string, number>>
 
   constructor(addon: Pick<Addon, 'counters' | 'counterLayout'>) {
     this.#words = new BigUint64Array(addon.counters())
     const layout = addon.counterLayout()
+    this.#offsets = layout
     this.#layout = {
       volume: Object.entries(layout.volume),
       group: Object.entries(layout.group),
       replica: Object.entries(layout.replica),
     }
+  }
+
+  /** One of them, which costs what one costs: a page has hundreds. 0 for a name that is none. */
+  one(kind: PageKind, page: number, name: string): bigint {
+    const offset = this.#offsets[kind][name]
+    return offset === undefined ? 0n : Atomics.load(this.#words, page * pageWords + offset)
   }
 
   /** Throws RangeError for a page outside the mapping. */
