@@ -166,8 +166,9 @@ async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const lines = force && listen === '' ? daemon.roles.giveUpLease(volume) : undefined
   if (lines !== undefined) return reply<PromoteReply>({ messages: lines })
   if (listen !== '') parseAddress(listen)
-  const again = daemon.standby?.promoted().some(({ exported }) => exported.name === volume) === true
-  const standby = again && daemon.standby !== undefined ? daemon.standby : standbyOf(daemon, volume, 'promote')
+  // A copy that reigns by now, or is about to, may be told where its clients come.
+  const group = daemon.status().volumes.find(({ name }) => name === volume)?.group ?? ''
+  const standby = daemon.standby?.has(group) === true ? daemon.standby : standbyOf(daemon, volume, 'promote')
   const options = { acceptLoss: fields.flag('acceptLoss'), force }
   const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })
   return reply<PromoteReply>({ messages: [...messages, ...daemon.serve()] })
