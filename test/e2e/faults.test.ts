@@ -6,7 +6,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs' // prettier-ignore
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { execute, inSync, metric, type Pair, sameBytes, scratch, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
+import { execute, inSync, metricBecomes, type Pair, sameBytes, scratch, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
 import { ERR, NbdClient } from '../support/nbd-client.js'
 import { preloaded } from '../support/preload.js'
 
@@ -122,7 +122,7 @@ t.test(
       })
       const status = await inSync(stage.pair)
       t.same(status.unreadable, [{ offset: megabyte, length: 65536 }], 'status lists it')
-      t.equal(await metric(metrics.master, 'understudy_unreadable_bytes'), 65536)
+      await metricBecomes(t, metrics.master, 'understudy_unreadable_bytes', 65536)
       t.ok(contents(image, megabyte, 65536).equals(Buffer.alloc(65536, 7)), 'the standby keeps its copy')
       const verify = await master.command(['verify', volume, '--repair'])
       t.match(verify, { code: 1, stdout: /65536 bytes at 1048576 cannot be read on the master/ })

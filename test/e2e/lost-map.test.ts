@@ -1,7 +1,7 @@
 /** The dirty map on disk: what is compared after a crash of the master, and after the map was lost or damaged. */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import t from 'tap'
-import { execute, inSync, metric, sleep, startPair, succeed } from '../support/daemon.js'
+import { execute, inSync, metric, metricBecomes, sleep, startPair, succeed } from '../support/daemon.js'
 
 // The start was refused, and the message named the device instead of the map.
 for (const [what, hurt] of [
@@ -49,7 +49,7 @@ void t.test('after kill -9 of the master of 16 TiB only what was touched is comp
     ])
   await write(1)
   await inSync(pair)
-  t.equal(await metric(pair.metrics.master, 'understudy_map_stored'), 1)
+  await metricBecomes(t, pair.metrics.master, 'understudy_map_stored', 1)
   await pair.standby.kill()
   await write(2) // dirty, in memory only
   await pair.master.kill()
@@ -92,6 +92,7 @@ void t.test(
       succeed('qemu-io', ['-f', 'raw', '-c', `write -P ${pattern} ${at} 1M`, pair.uri])
     await write(1, '100M')
     await inSync(pair)
+    await metricBecomes(t, pair.metrics.master, 'understudy_map_stored', 1)
     pair.standby.program.signal('SIGSTOP')
     await write(2, '100M') // in the log only
     await write(3, '300M')

@@ -6,7 +6,7 @@
 import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { command, inSync, metric, type Pair, type PairOptions, sameBytes, scratch, sparseFile, startPair } from '../support/daemon.js' // prettier-ignore
+import { command, inSync, metric, metricBecomes, type Pair, type PairOptions, sameBytes, scratch, sparseFile, startPair } from '../support/daemon.js' // prettier-ignore
 import { preloaded } from '../support/preload.js'
 import { blockBytes, checkCut, History } from '../support/history.js'
 import { Observer } from '../support/observer.js'
@@ -82,11 +82,11 @@ t.test('an outage longer than the memory, but within the file, keeps the exact h
   const { pair, observer, history, workload, logFile } = run
   t.equal(statSync(logFile).mode & 0o777, 0o600, 'the file is its own')
   for (const place of ['memory', 'file', 'dirty-map'])
-    t.equal(await metric(pair.metrics.master, 'understudy_backlog', { in: place }), place === 'memory' ? 1 : 0)
+    await metricBecomes(t, pair.metrics.master, 'understudy_backlog', place === 'memory' ? 1 : 0, { in: place })
   await outage(run, 32 * MiB)
   const away = await pair.master.volume(pair.volume)
   t.match(away, { backlog: 'file', logFileMaxBytes: 512 * MiB, dirtyBytes: 0, protected: false })
-  t.equal(await metric(pair.metrics.master, 'understudy_backlog', { in: 'file' }), 1)
+  await metricBecomes(t, pair.metrics.master, 'understudy_backlog', 1, { in: 'file' })
   await workload.pause()
   await pair.standby.restart()
   await pair.master.until(pair.volume, 'connected', status => status.peers[0]?.session === 'connected')
@@ -115,7 +115,7 @@ t.test('an outage beyond the file ends in the dirty map and a resynchronisation,
   const { pair } = run
   await outage(run, Infinity)
   t.equal((await pair.master.volume(pair.volume)).logFileBytes, 0, 'the file is not needed any more')
-  t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason: 'log-full' }), 1)
+  await metricBecomes(t, pair.metrics.master, 'understudy_detaches_total', 1, { reason: 'log-full' })
   await pair.standby.restart()
   await endsEqual(t, run)
 })
@@ -149,7 +149,7 @@ t.test('whatever the file refuses, no client hears of it: the dirty map takes it
       /log file cannot be used/.test(reason),
     )
     t.match(status.reason, reason, fault)
-    t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason: 'log-file' }), index + 1)
+    await metricBecomes(t, pair.metrics.master, 'understudy_detaches_total', index + 1, { reason: 'log-file' })
     rmSync(`${faults}/${fault}`)
     await pair.standby.restart()
     await pair.master.until(pair.volume, 'it is used again', ({ reason }) => !/log file/.test(reason))

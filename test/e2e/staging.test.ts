@@ -8,7 +8,7 @@ import { writeFileSync } from 'node:fs'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
 import type { VolumeStatus } from '../../src/core/status-types.js'
-import { Daemon, inSync, metric, type Pair, sameBytes, startPair } from '../support/daemon.js'
+import { Daemon, inSync, metricBecomes, type Pair, sameBytes, startPair } from '../support/daemon.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { Observer } from '../support/observer.js'
 
@@ -67,8 +67,8 @@ async function isStuck(t: Tap, { pair, observer, cut }: Stage): Promise<VolumeSt
   t.match(status.reason, /raise it \(--staging-size.*understudy invalidate disk1 --in-place/)
   const staged = status.stagedBytes ?? 0
   t.ok(staged > 30 * MiB && staged <= 40 * MiB, `${(staged / MiB).toFixed(1)} MiB are collected`)
-  t.equal(await metric(pair.metrics.standby, 'understudy_standby_staging_full'), 1)
-  t.equal(await metric(pair.metrics.standby, 'understudy_standby_staging_max_bytes'), 40 * MiB)
+  await metricBecomes(t, pair.metrics.standby, 'understudy_standby_staging_full', 1)
+  await metricBecomes(t, pair.metrics.standby, 'understudy_standby_staging_max_bytes', 40 * MiB)
   t.ok((await observer.exported()).equals(cut), 'the copy shows the cut that it showed before (G2)')
   await write(pair, 70, 1) // clients go on
   return status
@@ -76,7 +76,7 @@ async function isStuck(t: Tap, { pair, observer, cut }: Stage): Promise<VolumeSt
 
 async function endsEqual(t: Tap, { pair, observer }: Stage): Promise<void> {
   await inSync(pair)
-  t.equal(await metric(pair.metrics.standby, 'understudy_standby_staging_full'), 0)
+  await metricBecomes(t, pair.metrics.standby, 'understudy_standby_staging_full', 0)
   t.ok((await observer.exported()).equals(await observer.masterContent()), 'both sides are equal')
   for (const daemon of [pair.master, pair.standby]) t.equal((await daemon.stop()).code, 0)
   await sameBytes(t, pair.device, pair.image)

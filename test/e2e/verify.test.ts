@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { execute, inSync, launch, metric, type Pair, sameBytes, scratch, sleep, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
+import { execute, inSync, launch, metricBecomes, type Pair, sameBytes, scratch, sleep, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
 
 const megabyte = 1 << 20
 
@@ -70,7 +70,7 @@ t.test(
     const repaired = await pair.master.command(['verify', pair.volume, '--repair'])
     t.match(repaired, { code: 0, stdout: /100 chunks repaired with the master's copy\n.*128 chunks, all equal now/ })
     t.match((await pair.master.volume(pair.volume)).lastVerify, { different: 100, repaired: 100 })
-    t.equal(await metric(pair.metrics.master, 'understudy_last_verify_repaired_chunks'), 100)
+    await metricBecomes(t, pair.metrics.master, 'understudy_last_verify_repaired_chunks', 100)
     await load.kill()
     await inSync(pair)
     for (const daemon of [pair.master, pair.standby]) t.equal((await daemon.stop()).code, 0)
@@ -103,7 +103,7 @@ t.test('--scrub-every verifies by itself and reports in metrics; the time surviv
   const first = await pair.master.until(pair.volume, 'scrubbed', volume => volume.lastVerify !== null)
   t.match(first.lastVerify, { chunks: 64, different: 0 })
   const seconds = Date.parse(first.lastVerify?.time ?? '') / 1000
-  t.equal(await metric(pair.metrics.master, 'understudy_last_verify_timestamp_seconds'), seconds)
+  await metricBecomes(t, pair.metrics.master, 'understudy_last_verify_timestamp_seconds', seconds)
   await pair.master.stop()
   await pair.master.start()
   await inSync(pair)

@@ -537,3 +537,20 @@ export async function metric(
   }
   return undefined
 }
+
+/** Passes once a sample on /metrics has this value: counters are read at intervals, and follow what they count. */
+export async function metricBecomes(
+  t: Test,
+  port: number,
+  name: string,
+  wanted: number,
+  labels: Record<string, string> = {},
+): Promise<void> {
+  const end = Date.now() + 20_000 * PATIENCE
+  let value = await metric(port, name, labels)
+  while (value !== wanted && Date.now() < end) {
+    await sleep(50)
+    value = await metric(port, name, labels)
+  }
+  t.equal(value, wanted, `${name} ${Object.values(labels).join(' ')}`)
+}
