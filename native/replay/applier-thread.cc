@@ -72,6 +72,7 @@ bool Applier::sync(ReplicaPhase phase) {
   mark.phase = phase == ReplicaPhase::kStaging ? ReplicaPhase::kCut : phase;
   mark.durable_offset = ledger_.durable_offset();
   mark.segment_index_next = log_.index_next();
+  let_go();
   lock_.unlock();
   const Status flushed = flush_images();
   const int error = flushed.ok() ? file_.store(mark) : 0;

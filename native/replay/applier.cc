@@ -17,6 +17,7 @@ namespace {
 constexpr uint64_t kTurnBytesMax = 4u << 20;
 constexpr int kTurnRecordsMax = 1024;
 constexpr uint64_t kZeroPieceBytes = 1u << 30;
+constexpr uint64_t kZeroHoldBytesMax = 16u << 20;  // a longer zero may take its time: the link does not wait for it
 }  // namespace
 
 Applier::Turn Applier::turn() {
@@ -28,7 +29,9 @@ Applier::Turn Applier::turn() {
   if (result == Turn::kWorked) {
     const Ledger::Plan plan = ledger_.plan(cursor_.log_offset);
     epoch = plan.epoch;
+    reader_.hold(cursor_.log_offset);
     result = apply_some(plan, step_end_ ? std::min(plan.end, step_end_) : plan.end);
+    let_go();
   }
   if (result == Turn::kIdle && cursor_.log_offset != before) result = Turn::kWorked;
   if (result == Turn::kIdle) {
@@ -137,6 +140,7 @@ int Applier::apply(const LogReader::Record &record) {
 int Applier::apply_zero(const RecordHeader &header) {
   CHECK(header.volume_index < images_.size());
   VolumeImage &image = *images_[header.volume_index];
+  if (header.length > kZeroHoldBytesMax) let_go();
   const ZeroHow how = header.type == RecordType::kZero ? ZeroHow::kKeep : ZeroHow::kPunch;
   for (uint64_t at = 0; at < header.length;) {
     const uint64_t bytes = std::min(kZeroPieceBytes, header.length - at);
@@ -174,6 +178,10 @@ void Applier::consume(const RecordHeader &header) {
   if (is_clean_) unsynced_since_ns_ = monotonic_ns();
   is_clean_ = false;
   unsynced_bytes_ += bytes;
+}
+
+void Applier::let_go() {
+  if (reader_.let_go()) listener_.progressed();
 }
 
 // What others are told. A redo is told as a step: the images are no cut until it is through.

@@ -39,10 +39,10 @@ struct ApplierParts {
 
 class Applier {
  public:
-  Applier(ApplierParts parts, SegmentLog &log, Ledger &ledger, Progress &progress, ReplicaState &state,
-          ReplicaListener &listener, Waker &waker)
+  Applier(ApplierParts parts, SegmentLog &log, Receiver &receiver, Ledger &ledger, Progress &progress,
+          ReplicaState &state, ReplicaListener &listener, Waker &waker)
       : images_(std::move(parts.images)), gate_(std::move(parts.gate)), file_(std::move(parts.file)), log_(log),
-        ledger_(ledger), progress_(progress), state_(state), listener_(listener), waker_(waker), reader_(log) {}
+        ledger_(ledger), progress_(progress), state_(state), listener_(listener), waker_(waker), reader_(log, receiver) {}
   ~Applier() { stop(); }
   // Where to go on; everything below redo_end may be in the images already.
   void start(const Watermark &from, uint64_t redo_end);
@@ -77,6 +77,7 @@ class Applier {
   int apply_zero(const wire::RecordHeader &header);
   void verify(const LogReader::Record &record);
   void consume(const wire::RecordHeader &header);
+  void let_go();
   bool sync(ReplicaPhase phase);
   bool sync_now();
   Status flush_images();

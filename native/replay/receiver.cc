@@ -29,6 +29,7 @@ void Receiver::restart(uint64_t log_offset, wire::Position last, wire::Mark mark
   written_ = parsed_ = taken_ = log_offset;
   received_.store(log_offset);
   released_.store(log_offset);
+  logged_ = oldest_ = log_offset;
   chain_.last = last;
   mark_ = mark;
   commits_ = commits;
@@ -50,8 +51,8 @@ Status Receiver::receive(std::span<const uint8_t> bytes) {
   if (!broken_.ok()) return broken_;
   state_.last_heard_ns.store(wall_ns(), std::memory_order_relaxed);
   const uint64_t used = written_ - released_.load(std::memory_order_acquire);
-  if (used + bytes.size() > ring_.size())
-    return broken_ = Status::failed(ENOBUFS, "receive: ring of " + std::to_string(ring_.size()) + " bytes holds " +
+  if (used + bytes.size() > room_bytes_)
+    return broken_ = Status::failed(ENOBUFS, "receive: ring of " + std::to_string(room_bytes_) + " bytes holds " +
                                                  std::to_string(used) + ", no room for " +
                                                  std::to_string(bytes.size()));
   memcpy(ring_.at(written_), bytes.data(), bytes.size());
@@ -137,9 +138,35 @@ size_t Receiver::take_consumed() {
   // A record larger than the peer's window would never be whole, and so never leave: what is here of it counts as
   // gone, as long as the ring has room for a window more.
   const uint64_t partial = written_ - parsed_;
-  if (partial > early_ && written_ - released + kWindowBytesMax <= ring_.size())
+  if (partial > early_ && written_ - released + kWindowBytesMax <= room_bytes_)
     credit += partial - std::exchange(early_, partial);
   return static_cast<size_t>(credit);
+}
+
+void Receiver::release(uint64_t log_offset) {
+  std::lock_guard lock(mutex_);
+  logged_ = log_offset;
+  free_logged();
+}
+
+bool Receiver::hold(uint64_t log_offset) {
+  std::lock_guard lock(mutex_);
+  // The link may already be writing up to room_bytes_ beyond `released_`.
+  if (log_offset < oldest_ || released_.load(std::memory_order_relaxed) > log_offset + kept_bytes()) return false;
+  held_ = log_offset;
+  return true;
+}
+
+bool Receiver::let_go() {
+  std::lock_guard lock(mutex_);
+  held_ = kNothing;
+  const uint64_t before = released_.load(std::memory_order_relaxed);
+  free_logged();
+  return released_.load(std::memory_order_relaxed) != before;
+}
+
+void Receiver::free_logged() {
+  released_.store(std::min(logged_, held_ + kept_bytes()), std::memory_order_release);
 }
 
 }  // namespace understudy::replay

@@ -48,8 +48,8 @@ class ReplicaImpl final : public Replica {
         log_(options.directory + "/segments", options.segment_bytes, options.log_bytes_max, state_),
         ledger_(sizes_of(options), state_),
         receiver_(std::move(ring), sizes_of(options), state_, progress_, logger_waker_),
-        applier_({store.images, store.gate, std::move(store.file)}, log_, ledger_, progress_, state_, listener,
-                 applier_waker_),
+        applier_({store.images, store.gate, std::move(store.file)}, log_, receiver_, ledger_, progress_, state_,
+                 listener, applier_waker_),
         logger_(receiver_, log_, ledger_, progress_, listener, logger_waker_, applier_waker_, state_),
         hasher_(store.images, applier_, ledger_, state_, listener), listener_(listener) {
     set_staging_max(options.staging_bytes_max);

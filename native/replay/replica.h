@@ -33,7 +33,7 @@ struct ReplicaVolume {
 struct ReplicaOptions {
   std::string directory;  // segments/ and watermark live here; made when missing
   std::vector<ReplicaVolume> volumes;
-  size_t ring_bytes = 64u << 20;          // received but not yet in a segment
+  size_t ring_bytes = 64u << 20;          // received but not yet in a segment, and a quarter for what is logged, not applied
   uint64_t segment_bytes = 64u << 20;     // a segment is closed at about this size
   uint64_t log_bytes_max = 0;             // all segments together; 0: as the file system allows. Beyond it: no more acks
   uint64_t staging_bytes_max = 0;         // of a step that is being collected; 0: as the log allows. Beyond it: no more acks
@@ -87,7 +87,7 @@ class Replica {
   // Link thread. A new session starts on a record boundary: what was half received is dropped. Returns where the
   // history stands: the last complete record in memory or log.
   virtual wire::Position start_session() = 0;
-  // Copies all of `bytes` into the ring (the window guarantees that they fit: ring_bytes >= record window + one
+  // Copies all of `bytes` into the ring (the window guarantees that they fit: 3/4 of ring_bytes >= record window + one
   // record) and checks each record that is complete. An error is a protocol violation: the session must be reset.
   virtual Status receive(std::span<const uint8_t> bytes) = 0;
   // Bytes that have left the ring since the last call: credit for the peer.

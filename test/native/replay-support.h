@@ -252,7 +252,7 @@ inline ReplicaOptions options_for(const std::string &store, uint64_t size) {
   ReplicaOptions options;
   options.directory = store;
   options.volumes = {{"v", store + "/image", size, true}};
-  options.ring_bytes = 40u << 20;
+  options.ring_bytes = 64u << 20;
   return options;
 }
 
