@@ -1,7 +1,8 @@
 // What is measured, and what it must show: one part after the other, each with its peers, loads and figures.
 //
-// part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow }
-//         slow: each measurement takes plan.slowSeconds (a replicated rate counts over at least 30 s)
+// part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow, slowWhenQuick, judgedWhenQuick, rounds }
+//         slow: its peers replicate, and a rate counts over at least 30 s (lib/plan.mjs); the others: with --quick too,
+//         and then only the peers that are compared; at most so many rounds
 // load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, quick,
 //         measures: what the tables show of its samples beside the usual }
 // figure  { text, load, peer, measure, against, againstMeasure, compare, atLeast or atMost, unit, headline }
@@ -31,13 +32,12 @@ const [ws, rs] = [stream('writes', quick), stream('reads', quick)]
 const mixed = { name: '4 KiB random, 70 % reads, depth 32', block: KiB4, depth: 32, reads: 70, unit: 'requests' }
 const w64 = { name: '64 KiB random writes, depth 8', block: 16 * KiB4, depth: 8, unit: 'bytes' }
 const r64 = { name: '64 KiB random reads, depth 8', block: 16 * KiB4, depth: 8, reads: 100, unit: 'bytes' }
-const w4x8 = {
-  name: '4 KiB random writes, 4 connections of depth 8',
-  block: KiB4,
-  depth: 8,
+const connections = (load, what) => ({
+  ...load,
+  name: `4 KiB random ${what}, 4 connections of depth 8`,
   connections: 4,
-  unit: 'requests',
-}
+})
+const [w4x8, r4x8] = [connections(write(8), 'writes'), connections(read(8), 'reads')]
 const fsyncEach = {
   name: '4 KiB random writes, flush after each',
   block: KiB4,
@@ -52,6 +52,10 @@ const fsync16 = {
   flushEvery: 16,
   unit: 'requests',
 }
+
+/** What every kind of server is measured under, on every kind of device. */
+const everything = [w32, r32, w1, r1, ws, rs, w8, r8, w64, r64, mixed, w4x8, r4x8, fsyncEach, fsync16]
+const fullOnly = load => ({ ...load, quick: false })
 
 const servers = ['nbdkit', 'qemu-nbd', 'qemu-nbd-threads', 'nbd-server']
 
@@ -75,7 +79,7 @@ const plain = {
   title: 'no standby, in memory',
   place: 'memory',
   peers: [...servers, 'alone'],
-  loads: [w32, r32, w1, r1, ws, rs, w8, r8, w64, r64, mixed, w4x8, fsyncEach, fsync16],
+  loads: everything,
   figures: [
     { ...againstBest(w32), headline: '4 KiB writes without a standby, depth 32, against the best plain NBD server' },
     { ...againstBest(w1), headline: 'the same, depth 1' },
@@ -91,7 +95,7 @@ const tcp = {
   title: 'no standby, in memory, over TCP',
   place: 'memory',
   peers: ['nbdkit-tcp', 'alone-tcp'],
-  loads: [w32, w1].map(load => ({ ...load, quick: false })),
+  loads: [w32, r32, w1, r1, ws, rs, w4x8].map(fullOnly),
   figures: [],
 }
 
@@ -102,8 +106,7 @@ const client = {
   place: 'memory',
   peers: ['nbdkit', 'nbdkit-fio'],
   loads: [w32, r32, w1, ws].map(load => ({
-    ...load,
-    quick: false,
+    ...fullOnly(load),
     measures: [{ measure: 'clientCpuUs', title: '  CPU of the client', unit: 'us' }],
   })),
   figures: [],
@@ -114,7 +117,7 @@ const plainDisk = {
   title: 'no standby, on a disk',
   place: 'disk',
   peers: [...servers, 'alone'],
-  loads: [w32, r32, ws, mixed, fsyncEach].map(load => ({ ...load, quick: false })),
+  loads: everything.map(fullOnly),
   figures: [],
 }
 
@@ -132,6 +135,8 @@ const replicated = {
   title: 'with a standby, in memory, until applied = written',
   place: 'memory',
   slow: true,
+  slowWhenQuick: true,
+  judgedWhenQuick: true,
   peers: [...mirrors, 'async', 'async-1350', 'received'],
   loads: [w1, w32, ws],
   figures: [
@@ -171,20 +176,18 @@ const replicated = {
   ],
 }
 
-const durabilities = {
-  name: 'durabilities',
-  title: 'all durability modes, in memory',
-  place: 'memory',
-  slow: true,
+const durabilities = (name, place, title) => ({
+  ...{ name, title, place, slow: true, rounds: 3 },
   peers: ['async', 'flush', 'received', 'durable'],
-  loads: [w1, w32, mixed, fsyncEach, fsync16].map(load => ({ ...load, quick: false })),
+  loads: everything.map(fullOnly),
   figures: [],
-}
+})
 
 const fsync = {
   name: 'fsync',
   title: 'with a standby, both on the same disk: what a flush costs',
   place: 'disk',
+  slow: true,
   peers: ['disk', 'alone', 'flush'],
   loads: [{ ...fsyncEach, quick: true }, fsync16],
   figures: [
@@ -207,6 +210,7 @@ const durable = {
   name: 'durable',
   title: 'durable, both on the same disk: group commit',
   place: 'disk',
+  slow: true,
   peers: ['disk', 'durable'],
   loads: [w32],
   figures: [
@@ -379,6 +383,9 @@ const drbd = {
 }
 
 export const parts = [
-  ...[plain, client, tcp, plainDisk, replicated, durabilities, fsync, durable],
+  ...[plain, client, tcp, plainDisk, replicated],
+  durabilities('durabilities', 'memory', 'all durability modes, in memory'),
+  durabilities('durabilities-disk', 'disk', 'all durability modes, both on the same disk'),
+  ...[fsync, durable],
   ...[link, backlog, idle, sizes, volumes, starts, drbd],
 ]

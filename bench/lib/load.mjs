@@ -51,6 +51,7 @@ export async function measureLoad(peer, load, seconds, seed) {
   const names = Object.keys(cpuBefore)
   return {
     void: voidReason(before, after),
+    ...(after !== null && load.reads !== 100 && { waited: waitedFor(before, after) }),
     rate: amount / took,
     clientRate: amount / found.seconds,
     seconds: took,
@@ -61,6 +62,13 @@ export async function measureLoad(peer, load, seconds, seed) {
     ...(after?.fsyncs !== undefined && { writesPerFsync: found.writes / Math.max(1, after.fsyncs - before.fsyncs) }),
   }
 }
+
+/** What voids a measurement, or does not, in the result: anybody may look. */
+const waitedFor = (before, after) => ({
+  detaches: after.detaches - before.detaches,
+  logBytesBefore: before.logBytes,
+  logBytesAfter: after.logBytes,
+})
 
 function latencies({ latencyUs, flushUs }) {
   const { p50, p95, p99, p999, max } = latencyUs

@@ -1,4 +1,5 @@
 // A result: the document that is written as JSON, and how it reads on a terminal.
+import { replicatedSecondsMin } from './plan.mjs'
 import { judge } from './verdict.mjs'
 import { spread } from './statistics.mjs'
 import { cell, coloured, render, units, wanted } from './text.mjs'
@@ -54,6 +55,26 @@ export function figureLines(parts) {
     '\n',
   )
   return [head, line, ...lines.map((text, index) => coloured(text, figures[index].state))]
+}
+
+/** How the measurements of these parts went, as sentences: how long the replicated ones waited, and what is void. */
+export function honesty(parts) {
+  const samples = parts.flatMap(part => Object.values(part.samples).flatMap(Object.values).flat())
+  const waited = samples.filter(one => one.waited !== undefined).map(({ seconds }) => seconds)
+  const reasons = samples.flatMap(one => one.void ?? [])
+  const void_ = reasons.length === 0 ? 'none' : `${reasons.length} (${[...new Set(reasons)].join('; ')})`
+  const short =
+    Math.min(...waited) < replicatedSecondsMin
+      ? `, a first look: rates that replicate are asked for over at least ${replicatedSecondsMin} s`
+      : ''
+  return [
+    ...(waited.length > 0
+      ? [
+          `${waited.length} of these measurements ended when applied = written, after ${Math.min(...waited).toFixed(1)} s or more${short}.`,
+        ]
+      : []),
+    `Void of ${samples.length} measurements: ${void_}.`,
+  ].join(' ')
 }
 
 /** Nothing that was measured is missed or void. */

@@ -33,7 +33,7 @@ using namespace understudy;
 
 namespace {
 
-constexpr size_t kSourceBytes = 4 << 20;    // shown again and again
+constexpr size_t kSourceBytes = 4 << 20;    // shown again and again; a power of two: it is divided by for each packet
 constexpr size_t kChunkBytes = 256 << 10;   // of a TCP send or receive
 double g_loss = 0;                          // of the receiver's packets, 0 to 1
 
@@ -93,8 +93,8 @@ std::vector<uint8_t> random_bytes(size_t count) {
 class Source : public quic::RecordSource {
  public:
   size_t peek(uint64_t offset, const uint8_t **data) override {
-    *data = bytes_.data() + offset % bytes_.size();
-    return bytes_.size() - offset % bytes_.size();
+    *data = bytes_.data() + offset % kSourceBytes;
+    return kSourceBytes - offset % kSourceBytes;
   }
   void acked(uint64_t) override {}
 

@@ -24,7 +24,7 @@ export const startLink =
 
 /**
  * UNDERSTUDY_QUIC_PROTOTYPE names a program that takes `server|client --port --cert --key --peer-fp --bytes --mtu` and whose
- * server prints `= N MB/s`: the throw-away code that this design was tried with. Not part of the project.
+ * sides print `recv: ... = N MB/s cpu ... (N s/GiB)` and `send: ...`: the throw-away code that this design was tried with. Not part of the project.
  */
 export const startPrototype =
   packetBytes =>
@@ -36,13 +36,16 @@ export const startPrototype =
       ...nothing,
       async measure(_load, seconds) {
         const port = await freeUdpPort()
-        const both = ['--port', port, '--bytes', Math.round(seconds * 7e8), '--mtu', packetBytes]
+        const both = ['--port', port, '--bytes', Math.round(seconds * 1.5e9), '--mtu', packetBytes]
         const flags = (own, peer) =>
           ['--cert', own.path, '--key', own.key, '--peer-fp', peer.fingerprint, ...both].map(String)
         const receiver = start(prototype, ['server', ...flags(server, client)])
-        await run(prototype, ['client', ...flags(client, server)], seconds * 60)
+        const sent = await run(prototype, ['client', ...flags(client, server)], seconds * 60)
         await receiver.stop()
-        return { rate: Number(/recv: .* = (\d+) MB\/s/.exec(receiver.output())?.[1] ?? NaN) * 1e6 }
+        const [, rate, receiving] = /recv: .* = (\d+) MB\/s cpu .* \((\S+) s\/GiB/.exec(receiver.output()) ?? []
+        const [, sending] = /send: .* \((\S+) s\/GiB/.exec(sent) ?? []
+        if (rate === undefined || sending === undefined) throw new Error(`${prototype}: ${receiver.output()}${sent}`)
+        return { rate: Number(rate) * 1e6, cpuPerGiB: Number(receiving) + Number(sending), packetBytes }
       },
     }
   }

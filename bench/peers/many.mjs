@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freeUdpPort, sparseFile } from '../lib/files.mjs'
 import { put } from '../lib/load.mjs'
-import { cpuSeconds, listening, memoryMiB } from '../lib/processes.mjs'
+import { cpuSecondsOfThreads, listening, memoryMiB } from '../lib/processes.mjs'
 import { plainServer } from './nbdkit.mjs'
 import { identity, startAlone, status, understudy } from './understudy.mjs'
 
@@ -31,7 +31,7 @@ export async function startSize({ folder }, name, sizeBytes) {
 /** Master and standby of so many volumes that nobody uses. */
 export async function startIdle({ folder }, count) {
   const [master, standby] = [join(folder, 'idle-m'), join(folder, 'idle-s')]
-  const [masterId, standbyId] = [await identity(master), await identity(standby)]
+  const [masterId, standbyId] = await Promise.all([identity(master), identity(standby)])
   const port = await freeUdpPort()
   const receiving = [
     '[standby]',
@@ -47,7 +47,7 @@ export async function startIdle({ folder }, count) {
   return {
     processes: programs,
     settled: async () => null,
-    measure: (_load, seconds) => idle(programs, Math.max(5, seconds)),
+    measure: (_load, seconds) => idle(programs, Math.max(4, seconds)),
     async stop() {
       await programs.master.stop()
       await programs.standby.stop()
@@ -62,7 +62,7 @@ async function allProtected(state) {
 }
 
 async function idle({ master, standby }, seconds) {
-  const cpu = () => [master, standby].map(({ pid }) => cpuSeconds(pid))
+  const cpu = () => [master, standby].map(({ pid }) => cpuSecondsOfThreads(pid))
   const [before, beganMs] = [cpu(), performance.now()]
   await sleep(seconds * 1000)
   const took = (performance.now() - beganMs) / 1000

@@ -48,7 +48,7 @@ export async function startPair(
   prepare = path => sparseFile(path, sizeBytes),
 ) {
   const [masterFolder, standbyFolder] = [join(folder, name, 'm'), join(folder, name, 's')]
-  const [masterId, standbyId] = [await identity(masterFolder), await identity(standbyFolder)]
+  const [masterId, standbyId] = await Promise.all([identity(masterFolder), identity(standbyFolder)])
   const [port, masterMetrics, standbyMetrics] = [await freeUdpPort(), await freeTcpPort(), await freeTcpPort()]
   const standby = understudy([
     'standby', '--state', standbyFolder, '--store', join(standbyFolder, 'store'), '--listen', `127.0.0.1:${port}`, '--allow', masterId,

@@ -1,8 +1,9 @@
 /** What the benchmark (bench/) makes of its samples: verdicts, what is void, what is rendered. */
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import { ROOT } from '../support/daemon.js'
+import { execute, ROOT, scratch } from '../support/daemon.js'
 
 interface Spread {
   median: number
@@ -10,7 +11,7 @@ interface Spread {
   max: number
   count: number
 }
-type Sample = Record<string, number | string | null>
+type Sample = Record<string, number | string | object | null>
 type Samples = Record<string, Sample[]>
 interface Figure {
   text: string
@@ -36,8 +37,25 @@ interface Part {
   title: string
   place: string
   peers: string[]
-  loads: { name: string; unit: string; quick?: boolean }[]
+  loads: Load[]
   figures: Figure[]
+  slow?: boolean
+  slowWhenQuick?: boolean
+  judgedWhenQuick?: boolean
+  rounds?: number
+}
+interface Load {
+  name: string
+  unit: string
+  quick?: boolean
+  reads?: number
+  peers?: string[]
+}
+interface Plan {
+  quick: boolean
+  rounds: number
+  seconds: number
+  slowSeconds: number
 }
 type JudgedPart = Omit<Part, 'figures'> & { samples: Record<string, Samples>; figures: (Figure & Judged)[] }
 interface Document {
@@ -70,19 +88,45 @@ const { voidReason, secondsUntilApplied } = await load<{
 const { chosen } = await load<{
   chosen: (parts: Part[], plan: { quick: boolean }, names?: string[]) => Part[] | null
 }>('lib/selection.mjs')
-const { judged, figureLines, allGood, rateTable } = await load<{
+const { judged, figureLines, allGood, rateTable, honesty } = await load<{
   judged: (part: Part, samples: Record<string, Samples>) => JudgedPart
   figureLines: (parts: JudgedPart[]) => string[]
   allGood: (parts: JudgedPart[]) => boolean
   rateTable: (part: JudgedPart) => string
+  honesty: (parts: { samples: Record<string, Samples> }[]) => string
 }>('lib/report.mjs')
-const { merged, replaced, figureTable, rateTables, summary } = await load<{
+const { latest, merged, rendered, replaced, figureTable, rateTables, summary } = await load<{
+  rendered: (
+    documents: Document[],
+    read: (path: string) => string,
+  ) => { pages: Record<string, string>; picture: string; kept: string }
+  latest: (documents: Document[]) => Document[]
   merged: (documents: Document[]) => Document
   replaced: (text: string, name: string, content: string) => string
   figureTable: (document: Document) => string
   rateTables: (document: Document) => string
   summary: (document: Document) => string
 }>('lib/pages.mjs')
+const { understood, help } = await load<{
+  understood: (args: string[]) => { help?: true; wrong?: string; paths: string[]; plan: Plan & { sizeBytes: number } }
+  help: (parts: Part[], peers: Record<string, { what: string }>) => string
+}>('lib/options.mjs')
+const { secondsOf, roundsOf, replicatedSecondsMin } = await load<{
+  secondsOf: (part: Part, load: Load, plan: Plan) => number
+  roundsOf: (part: Part, plan: Plan) => number
+  replicatedSecondsMin: number
+}>('lib/plan.mjs')
+interface Peer {
+  start: () => Promise<object | null>
+}
+const { measurePart } = await load<{
+  measurePart: (
+    part: Part,
+    plan: Plan & { folders: Record<string, string>; sizeBytes: number },
+    told: (round: number, load: Load, name: string) => void,
+    available: Record<string, Peer>,
+  ) => Promise<Record<string, Samples>>
+}>('lib/rounds.mjs')
 interface Busy {
   busy: number
   whole: number
@@ -188,6 +232,12 @@ t.test('--quick and --only: what is left of the parts', t => {
   t.same(names(true), [['one', ['a', 'b'], 1, 1]])
   t.same(names(false, ['c']), [['two', ['c'], 1, 0]])
   t.same(names(false, ['one', 'b']), [['one', ['b'], 2, 2]])
+  const judgedOnly = chosen([{ ...one, peers: ['a', 'b', 'c'], judgedWhenQuick: true }], { quick: true })
+  t.same(
+    judgedOnly?.[0]?.loads.map(({ peers }) => peers),
+    [['a', 'b']],
+    'with --quick, where a part says so, the peers that a figure compares',
+  )
   t.equal(names(false, ['none']), undefined)
   t.end()
 })
@@ -229,20 +279,122 @@ t.test('what a terminal, the pages and the picture show', t => {
   t.match(lines, /a against b +writes +3\.00 x \[2\.00 x\.\.4\.00 x\] +at least 1\.00 x +against b +yes/)
   t.match(lines, /slow .* NO\n(.*)gone +writes +void: detached .* VOID\n(.*)nothing +writes +not measured/)
 
-  const machine = { processor: 'x < y', cores: 2, time: '2026-01-01T00:00:00Z' }
+  const machine = {
+    processor: 'x < y',
+    cores: 2,
+    time: '2026-01-01T00:00:00Z',
+    load: [1, 2, 3],
+    versions: { a: 'a 1' },
+  }
   const document = { machine, plan: {}, parts: [found] }
   t.match(figureTable(document), '| 🟢 | a against b | writes | 3.00 x (2.00 x to 4.00 x) | at least 1.00 x | b |')
   t.match(figureTable(document), '| 🔴 void | gone | writes | void: detached |')
   t.notMatch(figureTable(document), 'nothing')
   t.match(rateTables(document), '### In memory\n\n| | a | b | v |')
-  t.match(summary(document), '- 🟢 as fast as b: 3.00 x (asked: at least 1.00 x)\n\n1 of 3 figures are reached')
-  t.match(summary({ ...document, plan: { shared: true } }), 'The machine had much other work')
+  t.match(rateTables(document), '| void: detached |')
+  t.match(summary(document), '- 🟢 as fast as b: 3.00 x (asked: at least 1.00 x)\n\nMeasured on x < y, 2 cores')
+  t.match(summary(document), '1 of 3 figures are reached')
+  t.match(summary({ ...document, plan: { shared: true } }), 'The machine had much other work during one')
   const picture = chart(document)
   t.match(picture, 'x &lt; y')
   t.equal(picture.match(/<rect/g)?.length, 2, 'a bar for each that has a value')
   t.match(picture, /fill="#1a7f37"/)
   t.match(picture, /fill="#cf222e"/)
   t.end()
+})
+
+t.test('the pages can be made again from what is kept of the results, and are what it makes', t => {
+  const part = { name: 'one', title: 'In memory', place: 'memory', peers: ['a', 'b'], loads: [{ name: 'writes', unit: 'requests' }], figures: [{ ...figure, atLeast: 1, headline: 'fast' }] } // prettier-ignore
+  const machine = { processor: 'x', cores: 2, time: '2026-01-01T00:00:00Z', load: [1], versions: { a: 'a 1' } }
+  const samples = { writes: { a: rates(2000.123456), b: rates(1000) } }
+  const places = ['summary', 'conditions', 'figures', 'rates'].map(name => `<!-- bench: ${name} -->\n<!-- /bench -->\n`)
+  const first = rendered([{ machine, plan: {}, parts: [judged(part, samples)] }], () => places.join(''))
+  t.match(first.pages['README.md'], '🟢 fast: 2.00 x (asked: at least 1.00 x)')
+  t.match(
+    first.pages['docs/performance.md'],
+    /Void of 2 measurements: none\.[^]*\| writes \| 2\.0k\/s \(2\.0k\/s to 2\.0k\/s\) \|/,
+  )
+  t.same(
+    rendered(JSON.parse(first.kept) as Document[], path => first.pages[path] ?? ''),
+    first,
+  )
+
+  const published = join(ROOT, 'bench/results/published.json')
+  if (existsSync(published)) {
+    const page = (path: string): string => readFileSync(join(ROOT, path), 'utf8')
+    const { pages, picture } = rendered(JSON.parse(readFileSync(published, 'utf8')) as Document[], page)
+    for (const [path, text] of Object.entries(pages)) t.equal(page(path), text, `nobody has bent ${path}`)
+    t.equal(page('docs/performance.svg'), picture)
+  }
+  t.end()
+})
+
+t.test('what a result says of how it was measured', t => {
+  const part = (...samples: Sample[]): { samples: Record<string, Samples> } => ({ samples: { writes: { a: samples } } })
+  const waited = { detaches: 0, logBytesBefore: 0, logBytesAfter: 0 }
+  const whole = { void: null, seconds: 31, waited }
+  t.equal(
+    honesty([part(whole, { ...whole, seconds: 33 }), part({ void: null, seconds: 1 })]),
+    '2 of these measurements ended when applied = written, after 31.0 s or more. Void of 3 measurements: none.',
+  )
+  t.match(honesty([part(whole, { ...whole, seconds: 2 })]), 'after 2.0 s or more, a first look')
+  t.match(honesty([part(whole, { ...whole, void: 'detached' })]), 'Void of 2 measurements: 1 (detached).')
+  t.end()
+})
+
+t.test('a rate of what replicates counts over at least 30 s, unless a first look is asked for', t => {
+  const { plan } = understood([])
+  const quick = understood(['--quick']).plan
+  const slow = parts.filter(part => part.slow)
+  t.strictSame(
+    slow.map(({ name }) => name),
+    ['replicated', 'durabilities', 'durabilities-disk', 'fsync', 'durable', 'idle'],
+  )
+  for (const part of slow)
+    for (const load of part.loads)
+      t.ok(secondsOf(part, load, plan) >= replicatedSecondsMin || load.reads === 100, `${part.name}: ${load.name}`)
+  const { seconds } = understood(['--seconds', '7']).plan
+  t.equal(seconds, 7)
+  t.equal(roundsOf({ ...parts[0]!, rounds: 3 }, plan), 3)
+  t.equal(roundsOf({ ...parts[0]!, rounds: 3 }, { ...quick, rounds: 2 }), 2)
+  t.end()
+})
+
+t.test('peers take turns; one that fails voids its own measurements, and the others go on', async t => {
+  const turns: string[] = []
+  const peer = (name: string, more: object): Peer => ({
+    start: () => Promise.resolve({ processes: {}, settled: () => Promise.resolve(), stop: () => Promise.resolve(turns.push(`${name} ends`)), ...more }), // prettier-ignore
+  })
+  let calls = 0
+  const available: Record<string, Peer> = {
+    a: peer('a', { measure: () => Promise.resolve({ rate: 1 }) }),
+    b: peer('b', { measure: () => (++calls === 1 ? Promise.reject(new Error('gone\nand more\nand more')) : Promise.resolve({ rate: 2 })) }), // prettier-ignore
+    c: { start: () => Promise.reject(new Error('no such program')) },
+    d: { start: () => Promise.resolve(null) },
+  }
+  const loads = [{ name: 'x', unit: 'requests' }, { name: 'y', unit: 'requests', peers: ['a'] }] // prettier-ignore
+  const part: Part = { name: 'p', title: '', place: 'memory', peers: ['a', 'b', 'c', 'd'], loads, figures: [] }
+  const plan = { ...understood(['--rounds', '2']).plan, folders: { memory: scratch(t).path('memory') } }
+  const told = (round: number, load: Load, name: string): unknown => turns.push(`${round} ${load.name} ${name}`)
+  const samples = await measurePart(part, plan, told, available)
+  t.same(turns, ['0 x a', '0 x b', '0 x c', '0 y a', '1 x a', '1 x b', '1 x c', '1 y a', 'a ends', 'b ends'])
+  t.match(samples, { x: { a: [{ rate: 1 }, { rate: 1 }], b: [{ void: 'failed: gone and more' }, { rate: 2 }] } })
+  t.match(samples.x?.c, [{ void: 'failed: no such program' }, { void: 'failed: no such program' }])
+  t.notOk('d' in (samples.x ?? {}), 'one that is not to be had here is left out')
+  t.match(judge({ ...figure, peer: 'b', against: ['a'], atLeast: 1 }, samples.x ?? {}), { state: 'void' })
+})
+
+t.test('the help names all parts and peers; what is wrong is said in one line, before anything is set up', async t => {
+  const text = help(parts, peers)
+  for (const name of [...parts.map(part => part.name), ...Object.keys(peers)])
+    t.match(text, new RegExp(`^  ${name}\\b`, 'm'))
+  const bench = (...args: string[]): ReturnType<typeof execute> => execute(process.execPath, [join(ROOT, 'bench/main.mjs'), ...args]) // prettier-ignore
+  t.match(await bench('--help'), { code: 0, stdout: text, stderr: '' })
+  for (const args of [['--fast'], ['--rounds', 'many'], ['--only', 'nobody'], ['results.json'], ['--rounds']]) {
+    const { code, stdout, stderr } = await bench(...args)
+    t.match({ code, stdout }, { code: 2, stdout: '' }, args.join(' '))
+    t.match(stderr, /^bench: .+; npm run bench -- --help tells more\n$/)
+  }
 })
 
 t.test('what other work has of the processors meanwhile', t => {
@@ -278,6 +430,8 @@ t.test('of several results, a part is taken from the last that has it', t => {
       ['c', 'b,c'],
     ],
   )
+  const names = latest([result('a'), result('b'), result('a', 'c')]).map(one => one.parts.map(({ name }) => name))
+  t.same(names, [['b'], ['a', 'c']], 'a result of which nothing is left is left out')
   t.end()
 })
 

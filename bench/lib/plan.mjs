@@ -1,0 +1,25 @@
+// How long is measured, and how often.
+//
+// plan    { quick, shared, rounds, seconds, slowSeconds, sizeBytes }: of the command line (options.mjs)
+// A part with `slow` has peers that replicate: a rate of theirs counts over at least 30 s, as slowSeconds is unless somebody wants
+// a first look. Loads that write nothing take `seconds` there too. `rounds` of a part is a maximum.
+
+export const replicatedSecondsMin = 30
+
+export function secondsOf(part, load, plan) {
+  const replicates = part.slow && load.reads !== 100
+  if (plan.quick && !part.slowWhenQuick) return plan.seconds
+  return replicates ? plan.slowSeconds : plan.seconds
+}
+
+export const roundsOf = (part, plan) => Math.min(part.rounds ?? Infinity, plan.rounds)
+
+/** The peers of a part that are measured under a load. */
+export const peersOf = (part, load) => load.peers ?? part.peers
+
+/** About how many seconds all of it takes: what is measured, and a tenth more for starting and settling. */
+export function secondsOfAll(parts, plan) {
+  const ofPart = part =>
+    part.loads.reduce((sum, load) => sum + secondsOf(part, load, plan) * peersOf(part, load).length, 0)
+  return parts.reduce((sum, part) => sum + roundsOf(part, plan) * ofPart(part), 0) * 1.1
+}
