@@ -26,6 +26,7 @@ Connection::Connection(uint64_t connection_id, ClientState state, Volume &served
 }
 
 ClientState Connection::give_up() {
+  take_back_left();
   const auto rest = [](Buffer &buffer) { return std::vector<uint8_t>(buffer.begin(), buffer.end()); };
   return {std::move(socket_), negotiated, rest(in_), rest(out_), skip_bytes_, closing, id};
 }
@@ -201,7 +202,38 @@ void Connection::reply_block_status(uint64_t cookie, uint64_t offset, uint64_t l
   }
 }
 
+Connection::Parting Connection::part() {
+  Parting parting{this, std::unique_lock(sending_), {out_.begin(), out_.begin() + out_.size()}};
+  out_.consume(out_.size());
+  return parting;
+}
+
+bool Connection::Parting::send() {
+  size_t sent = 0;
+  while (sent < bytes.size()) {
+    const ssize_t more = ::send(connection->fd(), bytes.data() + sent, bytes.size() - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (more >= 0) sent += static_cast<size_t>(more);
+    else if (errno != EINTR) break;  // a broken socket says so again
+  }
+  connection->left_.insert(connection->left_.end(), bytes.begin() + static_cast<ptrdiff_t>(sent), bytes.end());
+  connection->left_bytes_ = connection->left_.size();
+  const bool all = connection->left_.empty();
+  sending.unlock();
+  return all;
+}
+
+void Connection::take_back_left() {
+  const std::lock_guard sending(sending_);
+  if (left_.empty()) return;
+  left_.insert(left_.end(), out_.begin(), out_.begin() + out_.size());
+  out_.consume(out_.size());
+  out_.append(left_.data(), left_.size());
+  left_.clear();
+  left_bytes_ = 0;
+}
+
 bool Connection::send() {
+  if (!out_.empty() || left_bytes_) take_back_left();  // and nobody else is sending: only who has the turn begins to
   while (!out_.empty() && !dead) {
     const ssize_t sent = ::send(fd(), out_.begin(), out_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent >= 0) {

@@ -1,6 +1,8 @@
 // Connection: one NBD client in its transmission phase: bytes to requests, outcomes to replies. It knows the protocol,
 // not what a request does. Engine thread only.
 #pragma once
+#include <atomic>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -83,8 +85,20 @@ class Connection {
 
   // Sends what is queued. False: the socket is full, wait until it can be written to.
   bool send();
-  bool has_output() const { return !out_.empty(); }
-  size_t output_bytes() const { return out_.size(); }
+  bool has_output() const { return output_bytes() != 0; }
+  size_t output_bytes() const { return out_.size() + left_bytes_; }
+
+  // The same by a thread that holds the turn only for the first half (Group::answer_now): whoever is woken by what it
+  // sends may want the turn at once. Until it has ended send() waits for it, and so does whoever frees the connection.
+  struct Parting {
+    Connection *connection;
+    std::unique_lock<std::mutex> sending;
+    std::vector<uint8_t> bytes;
+    bool send();  // without the turn. False: not all of it was taken; the rest is output again
+  };
+  Parting part();  // not while there is something left
+  bool has_left() const { return left_bytes_ != 0; }
+  void wait_for_partings() { const std::lock_guard sending(sending_); }
   size_t wanted_bytes() const { return wanted_bytes_; }  // still missing of the request at the front
   size_t held_bytes() const { return in_.size() + out_.size() + cold_bytes; }
 
@@ -93,10 +107,14 @@ class Connection {
   bool parse_header(ParsedRequest &request);
   void put_chunk(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t bytes);
   void put_error(uint64_t cookie, uint64_t offset, uint32_t error);
+  void take_back_left();
 
   Fd socket_;
   Buffer in_{256u << 10};
   Buffer out_{64u << 10};
+  std::mutex sending_;                  // of the socket's sending side, and of
+  std::vector<uint8_t> left_;           // what a parting thread has not sent: it goes first
+  std::atomic<size_t> left_bytes_{0};   // of left_
   size_t wanted_bytes_ = 0;   // still missing of the request at the front
   uint64_t skip_bytes_ = 0;   // payload of a refused WRITE that is still to come
 };

@@ -147,6 +147,38 @@ void Group::answer_waiters() {
   }
 }
 
+void Group::marks_arrived(const wire::WatermarksBody &marks) {
+  if (peer_.update(marks) && !answer_now()) waker_.wake();
+}
+
+// Link thread. Replies that waited for these marks leave at once, if the engine thread sleeps and answering is all there
+// is to do. Whether it was. No connection is freed here: the engine thread may be about to wake up with news of it.
+bool Group::answer_now() {
+  std::unique_lock turn(turn_, std::try_to_lock);
+  if (!turn || stopping_.load() || tasks_pending_.load(std::memory_order_acquire)) return false;
+  if (quiescing_ || holding_ || needs_room() || !in_sync()) return false;
+  if (!readable_.empty() || !parked_.empty() || !touched_.empty()) return false;
+  turn_ns_ = monotonic_ns();
+  answer_waiters();
+  const auto is_simple = [](Connection *connection) {
+    return !connection->closing && !connection->awaits_output && !connection->polls_output && !connection->has_left();
+  };
+  if (!may_answer() || !std::all_of(touched_.begin(), touched_.end(), is_simple)) return false;
+  std::vector<Connection::Parting> partings;
+  for (Connection *connection : touched_) {
+    partings.push_back(connection->part());
+    connection->last_byte_ns = turn_ns_;
+    admission_.leave(*connection);
+    admission_.count(*connection);
+  }
+  touched_.clear();
+  turn.unlock();
+  bool all = true;
+  for (Connection::Parting &parting : partings) all &= parting.send();
+  if (!all) outputs_left_.store(true, std::memory_order_release);
+  return all;
+}
+
 // Nobody waits for the standby any longer.
 void Group::release_alone() {
   for (auto &volume : volumes_) {

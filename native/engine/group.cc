@@ -86,6 +86,7 @@ void Group::run_tasks() {
 }
 
 void Group::run() {
+  turn_.lock();
   // Stopping waits for what is on workers: their buffers and locks are ours.
   while (!stopping_.load() || operations_ || resync_.busy() || verifier_.reading() || marks_busy() ||
          (capture_.spilling() && capture_.spilling()->working())) {
@@ -93,6 +94,7 @@ void Group::run() {
     memory_guard::enter();
     turn_ns_ = monotonic_ns();
     run_tasks();
+    take_left_outputs();
     watch_standby();
     watch_lease();
     serve_all();
@@ -109,6 +111,7 @@ void Group::run() {
         std::all_of(connections_.begin(), connections_.end(), [](auto &c) { return c.second->outstanding == 0; }))
       for (auto &done : std::exchange(quiesced_, {})) done();
   }
+  turn_.unlock();
 }
 
 void Group::serve_all() {
@@ -128,9 +131,12 @@ void Group::enqueue(Connection &connection) {
   connection.queued = true;
 }
 
+bool Group::needs_room() const {
+  return log_blocked_ || capture_.step_open() || capture_.spilled() || verifier_.running();
+}
+
 bool Group::needs_acks() const {
-  if (pairing_.is_apart() && in_sync()) return true;
-  if (log_blocked_ || capture_.step_open() || capture_.spilled() || verifier_.running()) return true;
+  if (needs_room() || (pairing_.is_apart() && in_sync())) return true;
   return std::any_of(volumes_.begin(), volumes_.end(), [](const auto &volume) {
     return !volume->received_waiters.empty() || !volume->flush_waiters.empty();
   });
@@ -146,7 +152,7 @@ int Group::wait_limit_ms() {
 
 int Group::wait_limit_without_timers_ms() {
   const bool wants = needs_acks();
-  peer_.want(wants);
+  peer_.want(needs_room() ? PeerMarks::kRoom : wants ? PeerMarks::kMarks : PeerMarks::kNothing);
   const bool serves = lease_.held();
   const bool readable = serves && !readable_.empty();
   if (readable || peer_.updates() != updates_seen_) return wants || readable ? 0 : kWatchMs;
@@ -166,7 +172,9 @@ void Group::wait(int limit_ms) {
     limit_ms = 0;
   }
   epoll_event events[64];
+  turn_.unlock();
   const int count = epoll_wait(epoll_.get(), events, 64, limit_ms);
+  turn_.lock();
   bool woken = false;
   for (int i = 0; i < count; i++) {
     auto *connection = static_cast<Connection *>(events[i].data.ptr);
@@ -212,22 +220,32 @@ void Group::send_outputs() {
       touched_.push_back(connection);
       continue;
     }
-    const size_t before = connection->output_bytes();
-    const bool sent = connection->send();
-    if (connection->output_bytes() < before) connection->last_byte_ns = turn_ns_;
-    admission_.leave(*connection);
-    admission_.count(*connection);
-    if (connection->awaits_output && connection->output_bytes() < before) enqueue(*connection);
-    if (!sent != connection->polls_output) {
-      connection->polls_output = !sent;
-      epoll_event event{};
-      event.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (sent ? 0u : static_cast<uint32_t>(EPOLLOUT));
-      event.data.ptr = connection;
-      (void)epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection->fd(), &event);
-    }
+    send_output(*connection);
     settle(*connection);
   }
   if (lease_.held() && turn_ns_ >= stall_check_ns_) drop_stalled();
+}
+
+// What the link thread could not send (answer_now).
+void Group::take_left_outputs() {
+  if (!outputs_left_.exchange(false, std::memory_order_acquire)) return;
+  for (auto &entry : connections_)
+    if (entry.first->has_output()) touch(*entry.first);
+}
+
+void Group::send_output(Connection &connection) {
+  const size_t before = connection.output_bytes();
+  const bool sent = connection.send();
+  if (connection.output_bytes() < before) connection.last_byte_ns = turn_ns_;
+  admission_.leave(connection);
+  admission_.count(connection);
+  if (connection.awaits_output && connection.output_bytes() < before) enqueue(connection);
+  if (!sent == connection.polls_output) return;
+  connection.polls_output = !sent;
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (sent ? 0u : static_cast<uint32_t>(EPOLLOUT));
+  event.data.ptr = &connection;
+  (void)epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.fd(), &event);
 }
 
 void Group::drop_stalled() {
@@ -244,7 +262,9 @@ void Group::drop_stalled() {
 }
 
 void Group::settle(Connection &connection) {
-  if (!connection.closing || connection.outstanding || (connection.has_output() && !connection.dead)) return;
+  if (!connection.closing || connection.outstanding) return;
+  connection.wait_for_partings();
+  if (connection.has_output() && !connection.dead) return;
   events_({"disconnected",
            {{"connection", static_cast<double>(connection.id)},
             {"volume", static_cast<double>(connection.volume.handle)},
@@ -258,6 +278,7 @@ std::unique_ptr<Connection> Group::forget(Connection &connection) {
   std::erase(parked_, &connection);
   std::erase(touched_, &connection);
   admission_.forget(connection);
+  connection.wait_for_partings();
   // Closing our descriptor would not do: the handshake's duplicate may still be open, and with it the registration.
   (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
   connection.volume.page.add(kConnections, ~uint64_t{0});

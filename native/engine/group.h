@@ -7,6 +7,9 @@
 //
 // All writes of the group pass this one thread, so that their order on the device, in the log and in the sequence is
 // the same by construction. What may wait for a disk runs on workers, under a lock on its range (FlightTable).
+//
+// All this belongs to whoever holds turn_: the engine thread, but while it sleeps; then the link thread, which has the
+// standby's watermarks, may send the replies that waited for them (answer_now). Waking a thread takes longer.
 #pragma once
 #include <atomic>
 #include <deque>
@@ -54,6 +57,8 @@ class Group {
   // Any thread: run on the engine thread.
   void post(std::function<void()> task);
   PeerMarks &peer() { return peer_; }
+  // Link thread.
+  void marks_arrived(const wire::WatermarksBody &marks);
   Lease &lease() { return lease_; }  // what has changed in it is noticed with the next turn: post()
   CounterPage page() const { return page_; }
   const std::vector<std::unique_ptr<Volume>> &volumes() const { return volumes_; }
@@ -144,6 +149,7 @@ class Group {
                            bool flush);
   void start_flushes();
   void flush_ended(Volume &volume, uint64_t ticket, int error, const std::vector<uint64_t> &covered);
+  bool answer_now();
   void answer_waiters();
   void hold_until_step();
   void let_go();
@@ -160,10 +166,13 @@ class Group {
 
   void touch(Connection &connection);
   void send_outputs();
+  void send_output(Connection &connection);
+  void take_left_outputs();
   void settle(Connection &connection);  // frees it when it has ended
   std::unique_ptr<Connection> forget(Connection &connection);
   void drop_stalled();
   bool needs_acks() const;
+  bool needs_room() const;
 
   const GroupOptions options_;
   std::vector<std::unique_ptr<Volume>> volumes_;
@@ -181,9 +190,11 @@ class Group {
   std::mutex tasks_mutex_;
   std::vector<std::function<void()>> tasks_;
   std::atomic<bool> tasks_pending_{false};
+  std::atomic<bool> outputs_left_{false};
   std::atomic<bool> stopping_{false};
+  std::mutex turn_;  // of all below; nobody waits for it but the engine thread when it wakes up
 
-  // Engine thread only.
+  // Engine thread, or the link thread in its place.
   std::unordered_map<Connection *, std::unique_ptr<Connection>> connections_;
   std::vector<Connection *> readable_, touched_, parked_;
   size_t operations_ = 0;     // on workers

@@ -15,8 +15,9 @@ namespace understudy::engine {
 class PeerMarks {
  public:
   PeerMarks(CounterPage page, Waker &engine) : page_(page), engine_(engine) {}
-  // Link thread.
-  void update(const wire::WatermarksBody &body) {
+  enum Want : uint8_t { kNothing, kMarks, kRoom };  // replies wait for it; also, or only, room in the log does
+  // Link thread. Whether anything waits for them.
+  bool update(const wire::WatermarksBody &body) {
     page_.set(kGroup_received_sequence, body.received.sequence);
     page_.set(kGroup_received_bytes, body.received.bytes);
     page_.set(kGroup_committed_sequence, body.committed.sequence);
@@ -28,22 +29,22 @@ class PeerMarks {
     page_.set(kGroup_peer_incarnation, body.incarnation);
     page_.word(kGroup_durable_sequence).store(body.durable.sequence, std::memory_order_release);
     updates_.fetch_add(1, std::memory_order_release);
-    poke();
+    return wanted_.load(std::memory_order_acquire) != kNothing;
   }
   void poke() {  // the log has more room
-    if (wanted_.load(std::memory_order_acquire)) engine_.wake();
+    if (wanted_.load(std::memory_order_acquire) == kRoom) engine_.wake();
   }
   // Engine thread.
   uint64_t received() const { return page_.get(kGroup_received_sequence); }
   uint64_t durable() const { return page_.get(kGroup_durable_sequence); }
   uint64_t updates() const { return updates_.load(std::memory_order_acquire); }
-  void want(bool wanted) { wanted_.store(wanted, std::memory_order_seq_cst); }  // replies wait for it, or log room
+  void want(Want wanted) { wanted_.store(wanted, std::memory_order_seq_cst); }
 
  private:
   CounterPage page_;
   Waker &engine_;
   std::atomic<uint64_t> updates_{0};
-  std::atomic<bool> wanted_{false};
+  std::atomic<uint8_t> wanted_{kNothing};
 };
 
 class PeerLink {

@@ -48,7 +48,7 @@ void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> 
 void GroupLink::published(bool urgent) {
   std::lock_guard lock(mutex_);
   if (!link_) return;
-  urgent ? link_->endpoint().wake() : link_->endpoint().wake_lazily();
+  urgent ? link_->endpoint().turn_now(session_) : link_->endpoint().wake_lazily();
 }
 
 void GroupLink::request_hashes(uint64_t session, const wire::HashRequestBody &request) {

@@ -108,7 +108,7 @@ void Link::closed(quic::Session &session, quic::CloseReason reason, const std::s
       if (replica->session_ == session.id) {
         replica->session_ = 0;
         replica->link_ = nullptr;
-        replica->linked_ = false;
+        replica->linked_ = replica->looks_ = false;
       }
     }
     session.user.reset();
@@ -156,7 +156,7 @@ void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<
     if (marks.incarnation != group->capture().incarnation())
       marks.received = marks.durable = marks.committed = marks.applied = {};
     if (state.source) state.source->durable((BROKEN(kFreeAtReceived) ? marks.received : marks.durable).sequence);
-    group->peer().update(marks);
+    group->marks_arrived(marks);
   } else if (type == wire::FrameType::kHashReply) {
     wire::HashReplyBody reply;
     if (!take(body, reply) || body.size() != sizeof reply + reply.count * sizeof(wire::HashEntry))
@@ -217,16 +217,26 @@ static bool is_awaited(const wire::WatermarksBody &marks, const Link::SessionSta
          (durable <= marks.durable.sequence && (news || durable > state.told.durable.sequence));
 }
 
+// Once something was told, more is likely: it is looked for in time, and nobody has to wake this thread for what no reply
+// waits for.
 void Link::tell_watermarks(quic::Session &session, SessionState &state) {
-  const wire::WatermarksBody marks = state.replica->replica_.load()->watermarks();
-  if (memcmp(&marks, &state.told, sizeof marks) == 0 || state.outgoing.size() > 16) return;
-  const uint64_t now = monotonic_ns();
-  if (!is_awaited(marks, state) && now < state.told_ns + kTellEveryNs)
-    return session.turn_within(state.told_ns + kTellEveryNs - now);
+  ReplicaLink &replica = *state.replica;
+  const auto is_told = [&state](const wire::WatermarksBody &marks) { return memcmp(&marks, &state.told, sizeof marks) == 0; };
+  const uint64_t now = monotonic_ns(), due = state.told_ns + kTellEveryNs;
+  wire::WatermarksBody marks = replica.replica_.load()->watermarks();
+  if (now < due && (is_told(marks) || !is_awaited(marks, state))) {
+    replica.looks_ = true;
+    return session.turn_within(due - now);
+  }
+  replica.looks_ = false;
+  if (is_told(marks)) marks = replica.replica_.load()->watermarks();  // of one that has seen us looking until now
+  if (is_told(marks) || state.outgoing.size() > 16) return;
   state.told = marks;
   state.told_ns = now;
-  state.replica->publish_counters();  // before the master can speak of it
+  replica.publish_counters();  // before the master can speak of it
   queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
+  replica.looks_ = true;
+  session.turn_within(kTellEveryNs);
 }
 
 void Link::ask_for_lease(quic::Session &session, SessionState &state) {

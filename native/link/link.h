@@ -98,7 +98,7 @@ class GroupLink final : public engine::PeerLink {
   std::mutex mutex_;                // of link_, against the engine thread
   Link *link_ = nullptr;            // changed by the JavaScript thread
   engine::Group *group_ = nullptr;
-  uint64_t session_ = 0;            // link thread
+  std::atomic<uint64_t> session_{0};  // set by the link thread
   bool had_session_ = false;        // link thread: the next one is a reconnect
 };
 
@@ -142,10 +142,12 @@ class ReplicaLink final : public replay::ReplicaListener {
   EventSink events_;
   CounterPage page_;
   std::atomic<replay::Replica *> replica_{nullptr};
-  std::mutex mutex_;       // of the three below; also of publish_counters
+  std::mutex counters_mutex_;  // of publish_counters
+  std::mutex mutex_;       // of the two below
   Link *link_ = nullptr;   // of the session that feeds us, if any
   uint64_t session_ = 0;
   std::atomic<bool> linked_{false};     // link_ is set
+  std::atomic<bool> looks_{false};      // the link thread looks at the watermarks soon, by itself
   std::atomic<uint64_t> told_phase_{~0ull};
   std::atomic<uint64_t> lease_max_ns_{0}, granted_ns_{0};
   std::atomic<uint64_t> woken_for_{0};  // the durable sequence the link thread was last woken for

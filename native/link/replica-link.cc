@@ -27,6 +27,7 @@ Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
         }
       link_ = &link;
       linked_ = true;
+      looks_ = false;
       session_ = id;
     }
     state->replica = this;
@@ -49,7 +50,7 @@ void ReplicaLink::detach() {
     }
     std::lock_guard lock(mutex_);
     link_ = nullptr;
-    linked_ = false;
+    linked_ = looks_ = false;
     session_ = 0;
   });
 }
@@ -58,7 +59,7 @@ void ReplicaLink::publish_counters() {
   replay::Replica *const replica = replica_.load();
   if (!replica) return;
   const auto *words = reinterpret_cast<const std::atomic<uint64_t> *>(&replica->state());
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(counters_mutex_);
   for (size_t word = 0; word < kReplicaCounterNames.size(); word++)
     page_.set(word, words[word].load(std::memory_order_relaxed));
 }
@@ -72,9 +73,10 @@ void ReplicaLink::progressed() {
   // The counters are told with the watermarks, at the latest; a phase at once: what is usable is decided by it.
   const uint64_t phase = state.phase.load();
   if (told_phase_.exchange(phase) != phase || !linked_) publish_counters();
+  if (!awaited && looks_) return;
   std::lock_guard lock(mutex_);
   if (!link_) return;
-  awaited ? link_->endpoint().wake() : link_->endpoint().wake_lazily();
+  awaited ? link_->endpoint().turn_now(session_) : link_->endpoint().wake_lazily();
 }
 
 void ReplicaLink::send(wire::FrameType type, const std::vector<uint8_t> &body) {

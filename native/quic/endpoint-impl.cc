@@ -15,6 +15,10 @@
 namespace understudy::quic {
 namespace {
 constexpr uint64_t kNapNs = 150'000;  // how long records that nobody waits for may gather
+constexpr size_t kGuestBytesMax = 32u << 10;  // of records; more is worth a wake-up: the caller has other things to do
+// For a while after a guest the link thread sleeps no longer than this, so that the timers that the next ones leave behind
+// (that of a lost packet is at least 6 ms away) are not earlier, and no guest has to wake it for them.
+constexpr uint64_t kGuestsSleepNs = 1'000'000, kGuestsStayNs = 20'000'000;
 }  // namespace
 
 SessionId next_session_id() {
@@ -176,11 +180,39 @@ Session *EndpointImpl::find(SessionId session) {
   return found == sessions_.end() ? nullptr : found->second.get();
 }
 
+void EndpointImpl::turn_now(SessionId session) {
+  if (!serve_as_guest(session)) wake();
+}
+
+// Whether that was all there is to do.
+bool EndpointImpl::serve_as_guest(SessionId id) {
+  thread_local Parting parting;
+  std::unique_lock turn(turn_, std::try_to_lock);
+  if (!turn) return false;
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) return false;
+  SessionImpl &session = *found->second;
+  if (!session.established() || session.is_ending() || session.blocked()) return false;
+  if (session.records_ready() > kGuestBytesMax) return false;
+  last_guest_ns_ = monotonic_ns();
+  parting.bytes.clear();
+  session.leave_sending_to(&parting);
+  const bool more = serve(session);
+  session.leave_sending_to(nullptr);
+  const bool was_all = !more && !session.is_ending() && !session.blocked() &&
+                       std::min(session.deadline(), session.turn_due) >= sleeps_until_;
+  turn.unlock();
+  // What the socket does not take is lost, as packets may be: the link thread repeats it.
+  if (!parting.bytes.empty() && parting.socket->send(parting.batch).outcome != SendOutcome::kSent) return false;
+  return was_all;
+}
+
 void EndpointImpl::run() {
   prctl(PR_SET_TIMERSLACK, 1000ul, 0, 0, 0);  // 1 us: pacing needs better than the usual 50
+  std::unique_lock turn(turn_);
   while (!stopping_.load(std::memory_order_acquire)) {
     memory_guard::enter();
-    if (!turn()) sleep();
+    if (!this->turn()) sleep(turn);
   }
   run_tasks();
   {
@@ -234,11 +266,17 @@ void EndpointImpl::serve_timers(uint64_t now) {
 bool EndpointImpl::serve_sessions() {
   bool more = false;
   for (auto &[id, session] : sessions_) {
-    if (!session->dirty || session->is_ending()) continue;
-    if (session->established()) handler_.turn(*session);
-    if (session->write(monotonic_ns()) == SessionImpl::Written::kMore) more = session->dirty = true;
-    session->update_deadline();
+    if (session->dirty && !session->is_ending()) more |= serve(*session);
   }
+  return more;
+}
+
+// Returns whether it has more to send at once.
+bool EndpointImpl::serve(SessionImpl &session) {
+  if (session.established()) handler_.turn(session);
+  const bool more = session.write(monotonic_ns()) == SessionImpl::Written::kMore;
+  session.dirty |= more;
+  session.update_deadline();
   return more;
 }
 
@@ -268,7 +306,7 @@ void EndpointImpl::reap() {
   }
 }
 
-void EndpointImpl::sleep() {
+void EndpointImpl::sleep(std::unique_lock<std::mutex> &turn) {
   pollfd polled[kListenAddressesMax + 2];
   size_t count = 0;
   for (auto &socket : sockets_) polled[count++] = {socket->fd(), POLLIN, 0};
@@ -290,10 +328,14 @@ void EndpointImpl::sleep() {
   polled[count++] = {waker_.fd(), POLLIN, 0};
   const uint64_t now = monotonic_ns();
   if (nap) deadline = std::min(deadline, now + kNapNs);
+  if (now < last_guest_ns_ + kGuestsStayNs) deadline = std::min(deadline, now + kGuestsSleepNs);
+  sleeps_until_ = deadline;
   const uint64_t wait = deadline > now ? std::min<uint64_t>(deadline - now, 60'000'000'000) : 0;
   const timespec timeout{static_cast<time_t>(wait / 1'000'000'000), static_cast<long>(wait % 1'000'000'000)};
+  turn.unlock();
   const int ready = ppoll(polled, count, &timeout, nullptr);
-  waker_.woken();
+  turn.lock();
+  polled[count - 1].revents ? waker_.woken() : waker_.cancel();
   if (ready <= 0) return;
   for (size_t i = 0; i < sockets_.size(); i++) {
     if (polled[i].revents & POLLERR)

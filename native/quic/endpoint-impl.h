@@ -7,6 +7,9 @@
 // One turn: tasks, packets in, timers, the handler's turn() and packets out for each session to which something
 // happened, sessions that ended. It sleeps in ppoll() when a turn found nothing more to do.
 //
+// All this belongs to whoever holds turn_: the link thread, but while it sleeps; then a guest (turn_now) may serve one
+// session. A guest that leaves more to do, or an earlier timer than the sleeper has set, wakes it.
+//
 // Bounds (G7): kIncomingMax sessions opened by others, kHalfOpenMax of them in the handshake; beyond kRetryAbove of
 // those, or of kBadInitialsMax, an address must prove itself by a Retry; kGravesMax ended sessions whose last word may
 // have to be repeated.
@@ -45,6 +48,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   void close(SessionId session, const std::string &text) override;
   void wake() override { request(kUrgent); }
   void wake_lazily() override { request(kLazy); }
+  void turn_now(SessionId session) override;
   Session *find(SessionId session) override;
 
  private:
@@ -98,8 +102,10 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   void run_tasks();
   void serve_timers(uint64_t now);
   bool serve_sessions();
+  bool serve(SessionImpl &session);
+  bool serve_as_guest(SessionId session);
   void reap();
-  void sleep();
+  void sleep(std::unique_lock<std::mutex> &turn);
   void start_session(SessionId id, const std::string &host, uint16_t port, const std::string &fingerprint);
   // endpoint-receive.cc
   bool receive();
@@ -126,8 +132,9 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   std::atomic<bool> stopping_{false};
   Waker waker_;
   Resolver resolver_;
+  std::mutex turn_;  // of all below; nobody waits for it but the link thread when it wakes up
 
-  // Link thread.
+  // Link thread, or a guest.
   std::shared_ptr<Credentials> credentials_;
   std::unique_ptr<StatelessReplies> stateless_;
   std::vector<std::unique_ptr<UdpSocket>> sockets_;
@@ -135,6 +142,8 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   std::unordered_map<ngtcp2_cid, Route, CidHash, CidEqual> routes_;
   std::unordered_map<SessionId, std::unique_ptr<SessionImpl>> sessions_;
   bool may_nap_ = false;  // a lazy request was served in the last turn: more of them are likely
+  uint64_t last_guest_ns_ = 0;
+  uint64_t sleeps_until_ = UINT64_MAX;
   std::deque<std::shared_ptr<Grave>> graves_;
   size_t incoming_ = 0;
   uint64_t bad_initials_since_ = 0;

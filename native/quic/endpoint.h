@@ -64,7 +64,7 @@ class RecordSource {
   virtual void acked(uint64_t offset) = 0;  // the transport needs nothing below `offset` any more
 };
 
-// All calls come on the link thread.
+// All calls come on the link thread, or on a guest's in its place (Endpoint::turn_now).
 class SessionHandler {
  public:
   virtual ~SessionHandler() = default;
@@ -136,6 +136,10 @@ class Endpoint {
   virtual void close(SessionId session, const std::string &text) = 0;
   virtual void wake() = 0;         // there may be something to send: cheap when the thread is busy anyway
   virtual void wake_lazily() = 0;  // the same, but it may take a fraction of a millisecond and is cheaper still
+  // The same for what this session alone has to send and somebody waits for. While the link thread sleeps, and it is not
+  // much, the caller sends it itself, as its guest: waking a thread takes longer than that. So the handler's turn() may
+  // come on this thread, before this returns: hold nothing that it locks.
+  virtual void turn_now(SessionId session) = 0;
   // Link thread only: null when it is gone.
   virtual Session *find(SessionId session) = 0;
 };

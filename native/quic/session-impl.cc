@@ -149,6 +149,7 @@ void SessionImpl::read(const uint8_t *packet, size_t bytes, const Address &local
     return;
   }
   last_heard_ = last_ts_;
+  rest();
   if (!(from == remote_)) follow_peer();
 }
 
@@ -210,7 +211,7 @@ void SessionImpl::update_deadline() {
   if (is_ending()) return;
   const uint64_t heard = (conn_ ? last_heard_ : started_) + host_.options().idle_timeout_ns;
   deadline_ = std::min(heard, attempt_deadline_);
-  if (conn_) deadline_ = std::min(deadline_, ngtcp2_conn_get_expiry(conn_));
+  if (conn_) deadline_ = std::min(deadline_, std::max(rests_until_, ngtcp2_conn_get_expiry(conn_)));
 }
 
 void SessionImpl::update_stats() {

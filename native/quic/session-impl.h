@@ -29,6 +29,14 @@ namespace understudy::quic {
 
 class SessionImpl;
 
+// What a guest of the link thread sends once it has given up its turn: whom that wakes may want the turn at once, and must
+// not have to wait for a thread that was put aside in the middle of a system call.
+struct Parting {
+  std::vector<uint8_t> bytes;
+  OutgoingBatch batch;  // its data is `bytes`
+  UdpSocket *socket = nullptr;
+};
+
 // What a session needs of its endpoint.
 class SessionHost {
  public:
@@ -87,6 +95,8 @@ class SessionImpl final : public Session, private PeerJudge {
   bool blocked() const { return blocked_; }
 
   bool established() const { return established_; }
+  size_t records_ready() const;
+  void leave_sending_to(Parting *guest) { parting_ = guest; }  // null: it sends itself
   bool is_ending() const { return ending_.has_value(); }
   void refuse_key(const std::string &text);  // no longer allowed
   void fail(const std::string &text);        // it could not even begin
@@ -162,6 +172,7 @@ class SessionImpl final : public Session, private PeerJudge {
   Chunk next_chunk(size_t bytes, uint64_t now);
   void chunk_sent(const Chunk &chunk, size_t bytes, size_t packet_bytes);
   bool open_streams();
+  void rest();
   bool flush(const OutgoingBatch &batch);
   bool flush_unsent();
 
@@ -189,6 +200,9 @@ class SessionImpl final : public Session, private PeerJudge {
   ControlQueue control_;
   int64_t control_stream_ = -1, records_stream_ = -1;  // ours, for sending
   int64_t peer_records_stream_ = -1;                   // the peer's
+  bool may_rest_ = false;       // it has sent all there was
+  uint64_t rests_until_ = 0;    // what it has received is answered then, unless there is more to say; 0: at once
+  Parting *parting_ = nullptr;  // of the guest that is at it
   RecordSource *records_ = nullptr;
   uint64_t records_sent_ = 0, records_acked_ = 0;  // stream offsets
   uint64_t records_received_ = 0, records_consumed_ = 0;

@@ -17,6 +17,9 @@ constexpr ngtcp2_cc_algo kCongestionControl = NGTCP2_CC_ALGO_BBR;
 // Before the first sample. 333 ms (RFC 9002) would make the first repetition of a lost packet wait for a second.
 constexpr uint64_t kInitialRttNs = 50'000'000;
 constexpr uint64_t kMaxAckDelayNs = 5'000'000;
+// What the side that sends records receives are small frames, each of which would be acknowledged in a packet of its own:
+// that waits for the records that follow, or a little (kAckRestNs).
+constexpr size_t kFramesPerAck = 16;
 // While there are more addresses to try.
 constexpr uint64_t kAddressTimeoutNs = 1'000'000'000;
 
@@ -104,7 +107,7 @@ void SessionImpl::fill_settings(ngtcp2_settings &settings, ngtcp2_transport_para
   settings.max_tx_udp_payload_size = route_bytes_;
   settings.no_tx_udp_payload_size_shaping = 1;  // or nothing above 1452 bytes is ever sent
   settings.no_pmtud = 1;                        // packet-size.h does it
-  settings.ack_thresh = 2;
+  settings.ack_thresh = outgoing ? kFramesPerAck : 2;
   settings.max_window = settings.max_stream_window = 0;  // windows grow by records_consumed() only
   settings.handshake_timeout = std::min(kHandshakeTimeoutNs, options.idle_timeout_ns);
 

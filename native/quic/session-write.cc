@@ -10,6 +10,10 @@
 namespace understudy::quic {
 namespace {
 constexpr int kBatchesPerTurn = 8;  // then the other sessions and the socket's receive side have their turn
+// How long a session that sends records, and has none, owes what it has received an answer. That is nearly always a bare
+// acknowledgement, which ngtcp2 would send an eighth of the round trip later: on a short way a wake-up of the peer for
+// each of its frames. Or it is a packet held for lost, for which a millisecond is the grain anyway (RFC 9002, 6.1.2).
+constexpr uint64_t kAckRestNs = 1'000'000;
 }
 
 SessionImpl::Written SessionImpl::write(uint64_t now) {
@@ -17,6 +21,8 @@ SessionImpl::Written SessionImpl::write(uint64_t now) {
   if (is_ending() || !conn_) return Written::kAll;
   if (blocked_) return Written::kBlocked;
   if (!flush_unsent()) return Written::kBlocked;
+  if (now < rests_until_ && !control_.has_unsent() && !records_ready()) return Written::kAll;
+  rests_until_ = 0;
   if (established_) packet_size_.maybe_grow(now);
   const Written written = write_batches(now);
   if (is_ending() || !conn_) return Written::kAll;
@@ -27,6 +33,7 @@ SessionImpl::Written SessionImpl::write(uint64_t now) {
       return Written::kAll;
     }
   }
+  may_rest_ = records_ && written == Written::kAll;
   update_stats();
   return written;
 }
@@ -138,6 +145,15 @@ void SessionImpl::chunk_sent(const Chunk &chunk, size_t bytes, size_t packet_byt
   packet_size_.records_sent(packet_bytes, records_sent_);
 }
 
+void SessionImpl::rest() {
+  if (may_rest_ && !rests_until_) rests_until_ = last_heard_ + kAckRestNs;
+}
+
+size_t SessionImpl::records_ready() const {
+  const uint8_t *data = nullptr;
+  return records_ ? records_->peek(records_sent_, &data) : 0;
+}
+
 bool SessionImpl::open_streams() {
   int error = 0;
   if (control_stream_ == -1 && control_.has_unsent())
@@ -151,6 +167,15 @@ bool SessionImpl::open_streams() {
 // False: the socket is full; what it did not take is kept for later.
 bool SessionImpl::flush(const OutgoingBatch &batch) {
   if (batch.length == 0) return true;
+  if (parting_) {
+    if (!parting_->bytes.empty()) (void)socket_->send(parting_->batch);
+    parting_->bytes.assign(batch.data, batch.data + batch.length);
+    parting_->batch = batch;
+    parting_->batch.data = parting_->bytes.data();
+    parting_->socket = socket_;
+    stats.bytes_sent.fetch_add(batch.length, std::memory_order_relaxed);
+    return true;
+  }
   const SendResult result = socket_->send(batch);
   stats.bytes_sent.fetch_add(result.sent, std::memory_order_relaxed);
   switch (result.outcome) {

@@ -4,6 +4,7 @@
 //
 // A socket bound to "any" remembers for each packet which of our addresses it came to, and answers from there.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -64,7 +65,7 @@ class UdpSocket {
   bool reaches(const Address &remote) const;    // its family is spoken here
   Address native(const Address &remote) const;  // in this socket's family
 
-  SendResult send(const OutgoingBatch &batch);
+  SendResult send(const OutgoingBatch &batch);  // any thread
 
   // Fills `batches` from one recvmmsg(2); their data lies in `buffers`. Returns how many; 0: nothing there.
   class Buffers;
@@ -82,7 +83,7 @@ class UdpSocket {
   Fd fd_;
   Address local_;
   bool local_per_packet_ = false;  // bound to any
-  bool segmentation_ = true;       // until the kernel or the device refuses
+  std::atomic<bool> segmentation_{true};  // until the kernel or the device refuses
 };
 
 // Receive buffers, shared by the sockets of one thread.

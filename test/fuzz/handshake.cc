@@ -37,6 +37,7 @@ class Endpoint final : public quic::Endpoint {  // its thread is whoever asks
   void close(quic::SessionId, const std::string &) override {}
   void wake() override {}
   void wake_lazily() override {}
+  void turn_now(quic::SessionId) override {}
   quic::Session *find(quic::SessionId id) override { return session && !session->closed && id == session->id ? session : nullptr; }
   Session *session = nullptr;
 };

@@ -156,7 +156,7 @@ class Model final : public PeerLink {
       wire::WatermarksBody marks;
       marks.incarnation = header.incarnation;
       marks.received = marks.durable = marks.committed = marks.applied = {chain_.last.sequence, header.written_bytes};
-      group_->peer().update(marks);
+      group_->marks_arrived(marks);
     }
     return true;
   }

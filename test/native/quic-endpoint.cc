@@ -406,6 +406,52 @@ static void wake_test() {
   ok(pair.master.seen.turns > before, "wake() leads to a turn");
 }
 
+// Records that somebody waits for, one at a time: each is answered by a control frame before the next is asked for.
+static void guest_test() {
+  Pair pair;
+  pair.standby.options.packet_bytes_max = pair.master.options.packet_bytes_max = 1350;
+  PatternSource source(0);
+  const auto us = std::this_thread::get_id();
+  std::atomic<uint64_t> as_guest{0}, answered{0};
+  pair.master.seen.on_established = [&](Session &session) { session.attach_records(&source); };
+  pair.master.seen.on_turn = [&](Session &) { as_guest += std::this_thread::get_id() == us; };
+  pair.standby.seen.on_turn = [&](Session &session) {  // nine bytes a turn that has seen records
+    const uint64_t records = pair.standby.seen.of(session.id).records;
+    if (answered.exchange(records) == records) return;
+    CHECK(session.send_control({reinterpret_cast<const uint8_t *>("answered."), 9}));
+  };
+  pair.open();
+  const SessionId id = pair.connect();
+  bool good = pair.standby.seen.wait(60, established_one) && pair.master.seen.wait(60, established_one);
+  pair.master.endpoint->turn_now(id + 1000);
+  uint64_t total = 0, fewest = ~0ull;
+  const auto ask = [&](uint64_t bytes) {
+    source.grow(bytes);
+    total += bytes;
+    pair.master.endpoint->turn_now(id);
+  };
+  for (int batch = 0; good && batch < 40; batch++) {
+    const uint64_t before = pair.master.seen.packets_sent;
+    for (int i = 0; good && i < 50; i++) {
+      const size_t heard = pair.master.seen.of(id).control.size();
+      ask(1024);
+      good = pair.master.seen.wait(60, [&](Logs &logs) { return logs[id].control.size() > heard; });
+    }
+    fewest = std::min(fewest, pair.master.seen.packets_sent - before);
+  }
+  printf("# %llu turns as a guest; at best %llu packets for 50 records\n", static_cast<unsigned long long>(as_guest.load()),
+         static_cast<unsigned long long>(fewest));
+  ok(good && as_guest > 0, "turn_now() sends from the thread that calls it, while the link thread sleeps");
+  ok(fewest <= 55, "an answer to each record is not acknowledged in a packet of its own");
+  for (int i = 0; good && i < 3000; i++) ask(i % 100 ? 8 * (i % 700) : 1u << 19);  // whoever comes first sends
+  good = good && pair.standby.seen.wait(60, [&](Logs &logs) { return any(logs, [&](auto &log) { return log.records == total; }); });
+  ok(good && !pair.standby.seen.first().damaged, "guests and the link thread send every byte once and in order");
+  pair.master.endpoint->close(id, "done");
+  good = pair.master.seen.wait(60, closed_one);
+  for (int i = 0; i < 100; i++) pair.master.endpoint->turn_now(id);
+  ok(good, "a session that has ended has no guests");
+}
+
 static void loss_test() {
   Pair pair;
   pair.master.options.packet_bytes_max = 1350;
@@ -507,6 +553,7 @@ int main() {
   control_test();
   back_pressure_test();
   wake_test();
+  guest_test();
   timeout_test();
   stalled_peer_test();
   parallel_test();

@@ -48,17 +48,18 @@ class PatternSource : public RecordSource {
     CHECK(offset >= acked_ && offset <= filled_);
     const uint64_t at = offset % ring_bytes;
     *data = reinterpret_cast<const uint8_t *>(ring_.data()) + at;
-    return static_cast<size_t>(std::min({filled_ - offset, ring_bytes - at, total_ - std::min(total_, offset)}));
+    return static_cast<size_t>(std::min({filled_ - offset, ring_bytes - at, total_ - std::min<uint64_t>(total_, offset)}));
   }
   void acked(uint64_t offset) override {
     CHECK(!closed);
     CHECK(offset >= acked_ && offset <= total_);
     acked_ = offset;
   }
+  void grow(uint64_t bytes) { total_ += bytes; }  // by multiples of 8; any thread
   std::atomic<bool> closed{false};
 
  private:
-  uint64_t total_;
+  std::atomic<uint64_t> total_;
   std::vector<uint64_t> ring_;
   uint64_t filled_ = 0, acked_ = 0;
 };
@@ -79,7 +80,7 @@ class Recorder : public SessionHandler {
   std::function<void(Session &)> on_established, on_turn;
   std::function<void(Session &, std::span<const uint8_t>)> on_control;
   std::atomic<bool> consume{true};
-  std::atomic<uint64_t> turns{0};
+  std::atomic<uint64_t> turns{0}, packets_sent{0};
 
   void established(Session &session) override {
     update(session, [&](SessionLog &log) {
@@ -112,6 +113,7 @@ class Recorder : public SessionHandler {
   }
   void turn(Session &session) override {
     turns++;
+    packets_sent = session.stats.packets_sent.load();
     if (consume) pay(session);
     if (on_turn) on_turn(session);
   }

@@ -115,7 +115,7 @@ constexpr double kSlower = 10;
 constexpr double kSlower = 1;
 #endif
 
-inline bool wait_until(const std::function<bool()> &condition, double seconds = 10) {
+inline bool wait_until(const std::function<bool()> &condition, double seconds = 60) {
   const uint64_t end = monotonic_ns() + static_cast<uint64_t>(seconds * kSlower * 1e9);
   while (!condition()) {
     if (monotonic_ns() > end) return false;

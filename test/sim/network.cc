@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <mutex>
 
 #include "core/thread.h"
 #include "quic/endpoint.h"
@@ -88,6 +89,9 @@ class Endpoint final : public quic::Endpoint {
   }
   void wake() override { poke(0); }
   void wake_lazily() override { poke(scheduler->random.below(400'000)); }
+  void turn_now(quic::SessionId id) override {
+    if (!serve_as_guest(id)) wake();
+  }
   quic::Session *find(quic::SessionId id) override {
     const auto found = sessions_.find(id);
     return found == sessions_.end() || found->second->ended ? nullptr : found->second.get();
@@ -107,6 +111,8 @@ class Endpoint final : public quic::Endpoint {
   }
   void run();
   void run_session(Session &session);
+  void turn(Session &session);
+  bool serve_as_guest(quic::SessionId id);
   uint64_t next_ns() const;
   void reap();
 
@@ -116,6 +122,7 @@ class Endpoint final : public quic::Endpoint {
   std::deque<std::function<void()>> tasks_;
   uint64_t poke_ns_ = kNever;
   bool stopping_ = false;
+  std::mutex turn_;  // as in native/quic/endpoint-impl.h
   std::thread thread_;
 
  public:
@@ -261,11 +268,23 @@ void Endpoint::run_session(Session &session) {
   if (session.silent_since_ns && now - session.silent_since_ns >= idle) session.end(quic::CloseReason::kTimeout, "silence");
   if (network->down && now - network->changed_ns >= idle) session.end(quic::CloseReason::kTimeout, "silence");
   if (session.damaged_until_ns && now >= session.damaged_until_ns) session.close("damaged");
-  if (session.established && !session.ended) {
-    session.turn_ns = kNever;
-    handler_.turn(session);
-    session.pump();
-  }
+  if (session.established && !session.ended) turn(session);
+}
+
+void Endpoint::turn(Session &session) {
+  session.turn_ns = kNever;
+  handler_.turn(session);
+  session.pump();
+}
+
+bool Endpoint::serve_as_guest(quic::SessionId id) {
+  const std::unique_lock turn_lock(turn_, std::try_to_lock);
+  if (!turn_lock || scheduler->random.one_in(4)) return false;
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || !found->second->established || found->second->ended) return false;
+  const std::shared_ptr<Session> session = found->second;
+  turn(*session);
+  return !session->ended && session->turn_ns == kNever;
 }
 
 void Endpoint::reap() {
@@ -296,6 +315,7 @@ uint64_t Endpoint::next_ns() const {
 }
 
 void Endpoint::run() {
+  std::unique_lock turn(turn_);
   while (!stopping_) {
     poke_ns_ = kNever;
     while (!tasks_.empty()) {
@@ -307,8 +327,10 @@ void Endpoint::run() {
     reap();
     if (!tasks_.empty() || stopping_) continue;
     const uint64_t next = next_ns();
+    turn.unlock();
     if (next > scheduler->now_ns) scheduler->block_on(changed, next);
     else scheduler->yield();
+    turn.lock();
   }
   reap();
   while (!tasks_.empty()) {
