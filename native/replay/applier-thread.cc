@@ -76,6 +76,7 @@ bool Applier::sync(ReplicaPhase phase) {
   lock_.unlock();
   const Status flushed = flush_images();
   const int error = flushed.ok() ? file_.store(mark) : 0;
+  if (flushed.ok() && !error) log_.remove_below(mark.log_offset);
   lock_ = gate_->turn();
   is_sync_failing_ = !flushed.ok() || error;
   if (!flushed.ok()) replay_from_last_sync();
@@ -85,7 +86,6 @@ bool Applier::sync(ReplicaPhase phase) {
   persisted_ = mark;
   is_clean_ = true;
   unsynced_bytes_ = 0;
-  log_.remove_below(mark.log_offset);
   ledger_.forget_below(mark.log_offset);
   return true;
 }
@@ -143,6 +143,7 @@ void Applier::rest(Turn last) {
     poll(&wait, 1, static_cast<int>((limit - at) / 1'000'000 + 1));
     waker_.woken();
   }
+  if (is_clean_ && last == Turn::kIdle) log_.drop_spares();  // a volume that nobody writes takes no room for it
 }
 
 Status Applier::drain(uint64_t deadline_ns) {

@@ -199,6 +199,7 @@ void Applier::publish() {
 
 Applier::Turn Applier::fail(const Status &status) {
   if (!(status.error == EINTR && stopping_.load())) progress_.failed(Progress::Part::kImage, status);
+  log_.keep_no_spares();  // the image may need their room
   return Turn::kFailed;
 }
 

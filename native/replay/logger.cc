@@ -59,8 +59,9 @@ void Logger::turn(uint64_t received) {
   const size_t bytes = fitting_bytes(from, batch_bytes(from, received));
   if (bytes == 0) return staging_is_full();
   state_.staging_full.store(0, std::memory_order_relaxed);
-  const Status status = log_.append(receiver_.at(from), bytes, from, ledger_.durable());
+  const Status status = log_.append(receiver_.at(from), bytes, from, {ledger_.durable(), ledger_.last_begin().offset});
   if (!status.ok()) {
+    log_.keep_no_spares();
     progress_.failed(Progress::Part::kLog, status);
     applier_waker_.wake();  // applying and syncing may free segments
     sleep(kRetryNs, false);

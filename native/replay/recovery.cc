@@ -15,7 +15,7 @@
 namespace understudy::replay {
 namespace {
 
-Result<std::vector<uint64_t>> list_indices(const std::string &directory) {
+Result<std::vector<uint64_t>> list_indices(const std::string &directory, std::vector<uint64_t> *set_aside) {
   DIR *listing = opendir(directory.c_str());
   if (!listing) return Status::failed(errno, "list " + directory);
   std::vector<uint64_t> indices;
@@ -23,6 +23,7 @@ Result<std::vector<uint64_t>> list_indices(const std::string &directory) {
     char *end = nullptr;
     const uint64_t index = strtoull(entry->d_name, &end, 16);
     if (end == entry->d_name + 16 && strcmp(end, ".seg") == 0) indices.push_back(index);
+    if (end == entry->d_name + 16 && strcmp(end, ".old") == 0) set_aside->push_back(index);
   }
   closedir(listing);
   std::sort(indices.begin(), indices.end());
@@ -153,8 +154,11 @@ Status settle(const std::string &directory, std::vector<std::shared_ptr<Segment>
 }  // namespace
 
 Result<Recovered> recover_segments(const std::string &directory, const Watermark &from, const NoteRecord &note) {
-  auto indices = list_indices(directory);
+  std::vector<uint64_t> set_aside;
+  auto indices = list_indices(directory, &set_aside);
   if (!indices.ok()) return indices.status;
+  for (uint64_t index : set_aside)
+    if (Status status = remove_segment(Segment::set_aside_path_of(directory, index)); !status.ok()) return status;
   Recovered found;
   found.end = from.log_offset;
   found.index_next = std::max<uint64_t>(from.segment_index_next, 1);

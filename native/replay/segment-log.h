@@ -6,6 +6,17 @@
 // Guarantees: what append() has accepted is on stable storage. A failed write or fdatasync is never retried in place:
 // the segment is cut back to its last good end and closed, and the next append() makes a new one. Bounded by
 // log_bytes_max.
+//
+// A few files that are not needed any more are set aside and written over instead of made anew: their blocks are there.
+//
+//   3.seg --remove_below()--> 3.old, directory synced --roll()--> header of 9, synced --> 9.seg, directory synced
+//
+// What such a file held lies behind the new end, and a record of it may stand just where the next one will. Why recovery
+// cannot take that for the next record of the log (wire::Chain): a file is written over only if
+//   - it has no kBegin: only a kBegin may follow a record of another incarnation, or jump; and
+//   - all its records are of the incarnation that the log is in when it is written over, with sequences below the log's
+//     last: then none names that last one, or a later one, as its predecessor.
+// By that, all that ever was in the file is of one incarnation, so this holds for what is left of earlier turns too.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -27,22 +38,38 @@ class SegmentLog {
   // After recovery: the segments that are left, and the number of the next one.
   void adopt(std::vector<std::shared_ptr<Segment>> segments, uint64_t index_next);
 
-  // Logger thread: whole records that begin at log offset `base`; `last` is the last sequenced record before them.
-  // ENOSPC: the log or the file system is full for now.
-  Status append(const void *records, size_t bytes, uint64_t base, wire::Position last);
+  ~SegmentLog() { drop_spares(); }
+
+  struct Before {            // of the records that are appended
+    wire::Position last;     // the last sequenced one before them
+    uint64_t begin_offset;   // where the last kBegin lies, or 0
+  };
+  // Logger thread: whole records that begin at log offset `base`. ENOSPC: the log or the file system is full for now.
+  Status append(const void *records, size_t bytes, uint64_t base, const Before &before);
   // Any thread: the segment that holds log offset `offset`, or null.
   std::shared_ptr<Segment> find(uint64_t offset) const;
-  // Removes the segments that end at or below `offset`, which the watermark file has passed; the one that is being
-  // written stays.
+  // Any thread. Removes, or sets aside, the segments that end at or below `offset`, which the watermark file has
+  // passed; the one that is being written stays.
   void remove_below(uint64_t offset);
+  // Any thread: nobody writes for now.
+  void drop_spares();
+  // Any thread: something has failed, maybe for want of room. From now on nothing is set aside.
+  void keep_no_spares();
   uint64_t index_next() const;
   uint64_t segment_bytes() const { return segment_bytes_; }
 
  private:
-  Status roll(uint64_t base, wire::Position last);
+  struct Spare {  // a file that is set aside
+    std::string path;
+    wire::Position last;  // of its records
+    uint64_t bytes;
+  };
+  Status roll(uint64_t base, const Before &before);
+  std::string take_spare(wire::Position last);
   Status make_room(size_t bytes);
   void close_current();
-  void sweep();         // with mutex_ held
+  bool set_aside(const Segment &segment);
+  std::vector<std::shared_ptr<Segment>> take_removable();  // with mutex_ held
   void count() const;   // with mutex_ held: brings the state up to date
 
   const std::string directory_;
@@ -54,6 +81,8 @@ class SegmentLog {
   std::shared_ptr<Segment> current_;                 // segments_.back() or null; changed by the logger thread only
   uint64_t index_next_ = 1;
   uint64_t removable_below_ = 0;
+  std::vector<Spare> spares_;
+  bool keeps_spares_ = true;
 };
 
 }  // namespace understudy::replay

@@ -25,12 +25,29 @@ int write_header(int fd, const SegmentHeader &header) {
   memcpy(page.data(), &header, sizeof header);
   return write_at(fd, page.data(), page.size(), 0);
 }
+
+std::string name_of(const std::string &directory, uint64_t index, const char *suffix) {
+  char name[32];
+  snprintf(name, sizeof name, "/%016llx%s", static_cast<unsigned long long>(index), suffix);
+  return directory + name;
+}
+
+SegmentHeader header_of(uint64_t index, uint64_t base, wire::Position last) {
+  SegmentHeader header{kSegmentMagic, kSegmentVersion, 0, index, base, last};
+  header.header_crc32c = checksum(header);
+  return header;
+}
+
+// Only a help: a full disk shows itself at the write, where it is handled.
+void preallocate(int fd, uint64_t have_bytes, uint64_t want_bytes) {
+  if (have_bytes < want_bytes)
+    (void)!fallocate(fd, 0, static_cast<off_t>(have_bytes), static_cast<off_t>(want_bytes - have_bytes));
+}
 }  // namespace
 
-std::string Segment::path_of(const std::string &directory, uint64_t index) {
-  char name[32];
-  snprintf(name, sizeof name, "/%016llx.seg", static_cast<unsigned long long>(index));
-  return directory + name;
+std::string Segment::path_of(const std::string &directory, uint64_t index) { return name_of(directory, index, ".seg"); }
+std::string Segment::set_aside_path_of(const std::string &directory, uint64_t index) {
+  return name_of(directory, index, ".old");
 }
 
 Result<std::shared_ptr<Segment>> Segment::create(const std::string &directory, uint64_t index, uint64_t base,
@@ -38,8 +55,7 @@ Result<std::shared_ptr<Segment>> Segment::create(const std::string &directory, u
   const std::string path = path_of(directory, index);
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd) return Status::failed(errno, "create segment " + path);
-  SegmentHeader header{kSegmentMagic, kSegmentVersion, 0, index, base, last};
-  header.header_crc32c = checksum(header);
+  const SegmentHeader header = header_of(index, base, last);
   int error = write_header(fd.get(), header);
   // The header before any record, so that records behind a bad header are known for damage.
   if (!error && fdatasync(fd.get()) != 0) error = errno;
@@ -48,8 +64,29 @@ Result<std::shared_ptr<Segment>> Segment::create(const std::string &directory, u
     unlink(path.c_str());
     return Status::failed(error, "create segment " + path);
   }
-  // Only a help: a full disk shows itself at the write, where it is handled.
-  (void)!fallocate(fd.get(), 0, kSegmentHeaderBytes, static_cast<off_t>(preallocate_bytes));
+  preallocate(fd.get(), kSegmentHeaderBytes, kSegmentHeaderBytes + preallocate_bytes);
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+}
+
+Result<std::shared_ptr<Segment>> Segment::write_over(const std::string &set_aside, const std::string &directory,
+                                                     uint64_t index, uint64_t base, wire::Position last,
+                                                     uint64_t preallocate_bytes) {
+  const std::string path = path_of(directory, index);
+  Fd fd(::open(set_aside.c_str(), O_RDWR | O_CLOEXEC));
+  struct stat info {};
+  int error = fd && fstat(fd.get(), &info) == 0 ? 0 : errno;
+  const SegmentHeader header = header_of(index, base, last);
+  if (!error) error = write_header(fd.get(), header);
+  // The header before the name, and both before any record.
+  if (!error && fdatasync(fd.get()) != 0) error = errno;
+  if (!error && rename(set_aside.c_str(), path.c_str()) != 0) error = errno;
+  if (!error) error = sync_directory(directory);
+  if (error) {
+    unlink(set_aside.c_str());
+    unlink(path.c_str());
+    return Status::failed(error, "write over segment " + path);
+  }
+  preallocate(fd.get(), static_cast<uint64_t>(info.st_size), kSegmentHeaderBytes + preallocate_bytes);
   return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
 }
 

@@ -4,11 +4,13 @@
 //                         ^ log offset `base`     ^ log offset `end`: all before it is on stable storage
 //
 // A log offset counts the bytes of all records ever taken by this replica, so it names a byte for good, whichever file
-// holds it. Records never cross from one segment to the next. Bytes past `end` are no part of the log.
+// holds it. Records never cross from one segment to the next. Bytes past `end` are no part of the log: zeroes, or what a
+// file that is written over held before. segment-log.h says why that is never taken for records.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/fd.h"
@@ -38,7 +40,13 @@ class Segment {
                                                  wire::Position last, uint64_t preallocate_bytes);
   // EBADMSG: the header is not one (a file whose making was interrupted, or damage). end() is `base` at first.
   static Result<std::shared_ptr<Segment>> open(const std::string &directory, uint64_t index);
+  // Makes one of a file that was set_aside(): its blocks are there already. Its old name is gone in either case.
+  static Result<std::shared_ptr<Segment>> write_over(const std::string &set_aside, const std::string &directory,
+                                                     uint64_t index, uint64_t base, wire::Position last,
+                                                     uint64_t preallocate_bytes);
   static std::string path_of(const std::string &directory, uint64_t index);
+  // Where path_of() goes when the log needs the records no more. Recovery does not look into it, and removes it.
+  static std::string set_aside_path_of(const std::string &directory, uint64_t index);
 
   uint64_t index() const { return header_.index; }
   uint64_t base() const { return header_.base; }
@@ -51,6 +59,9 @@ class Segment {
   int append(const void *data, size_t bytes);
   // Gives back what lies beyond end().
   int trim();
+  // All its records are of one incarnation, there is no kBegin among them, and this is the last: what may be written over.
+  void ends_plainly_at(wire::Position last) { plain_end_ = last; }
+  std::optional<wire::Position> plain_end() const { return plain_end_; }  // when it is not written any more
   // Recovery: what was read and proven up to `end` is the log from now on; makes it durable.
   int settle(uint64_t end);
   void set_end(uint64_t end) { end_.store(end, std::memory_order_release); }
@@ -66,6 +77,7 @@ class Segment {
   std::string path_;
   SegmentHeader header_;
   std::atomic<uint64_t> end_;
+  std::optional<wire::Position> plain_end_;
 };
 
 }  // namespace understudy::replay

@@ -175,6 +175,100 @@ void test_dead_incarnation() {
   ok(check(standby), "and stay discarded after a restart");
 }
 
+// Segments of 30 records, all without payload: one that is written over has records just where the next one will stand.
+class SmallSegments {
+ public:
+  static constexpr int kRecords = 30;
+  SmallSegments() {
+    options = options_for(scratch.path, kSize);
+    options.segment_bytes = kSegmentHeaderBytes + kRecords * sizeof(RecordHeader);
+  }
+  // Each in an append of its own, as only whole batches make a new segment.
+  static bool put(Standby &standby, const Record &record, uint64_t sequence) {
+    return EXPECT(standby.send(record).ok()) && EXPECT(standby.durable(sequence));
+  }
+  bool put_flushes(Standby &standby, Master &master, int count) {
+    bool good = true;
+    for (int i = 0; good && i < count; i++) {
+      const Record record = master.make(RecordType::kFlush, 0, 0);
+      good = put(standby, record, master.sequence);
+    }
+    return good;
+  }
+  std::map<ino_t, std::string> files() const {
+    std::map<ino_t, std::string> found;
+    for (const std::string &path : list_files(scratch.path + "/segments")) {
+      struct stat info {};
+      if (path.ends_with(".seg") && stat(path.c_str(), &info) == 0) found[info.st_ino] = path;
+    }
+    return found;
+  }
+  Scratch scratch;
+  ReplicaOptions options;
+
+ private:
+  static constexpr uint64_t kSegmentHeaderBytes = 4096;
+};
+
+// 1. a segment is written over  2. the standby dies at any record of it: the ones of before follow, whole
+void test_written_over() {
+  SmallSegments stage;
+  bool good = true;
+  int reused = 0;
+  Master master(1);
+  {
+    Standby standby(stage.options);
+    good = EXPECT(standby.make_cut(master)) && EXPECT(standby.drain());
+  }
+  for (int round = 0; good && round < 4; round++) {
+    uint64_t told[2] = {0, 0};
+    int ends[2];
+    if (pipe(ends) != 0) abort();
+    good = in_doomed_child([&] {
+      Standby &standby = *new Standby(stage.options);  // not destroyed
+      if (!stage.put_flushes(standby, master, 3 * SmallSegments::kRecords)) return false;
+      const auto before = stage.files();
+      if (!standby.drain() || !stage.put_flushes(standby, master, SmallSegments::kRecords + 7 * round + 1)) return false;
+      const auto now = stage.files();
+      uint64_t found[2] = {master.sequence, 0};
+      for (const auto &[inode, path] : now) found[1] += before.contains(inode) && before.at(inode) != path;
+      return write(ends[1], found, sizeof found) == sizeof found;
+    });
+    good = good && EXPECT(read(ends[0], told, sizeof told) == sizeof told);
+    close(ends[0]), close(ends[1]);
+    master.sequence = master.predecessor = master.committed = told[0];
+    reused += told[1] > 0;
+    Standby standby(stage.options);
+    good = good && EXPECT((standby.replica->start_session() == wire::Position{1, told[0]})) && EXPECT(standby.drain()) &&
+           EXPECT(standby.collector.message_count() == 0);
+    for (const std::string &path : list_files(stage.scratch.path + "/segments")) good = good && EXPECT(path.ends_with(".seg"));
+  }
+  ok(good && EXPECT(reused == 4), "what a segment held before it was written over never comes back (G2, G8)");
+}
+
+// A kBegin may follow records of another incarnation, so one that is left in a file could.
+void test_begin_is_not_written_over() {
+  SmallSegments stage;
+  Master old_master(1), new_master(2);
+  const bool good = in_doomed_child([&] {
+    Standby &standby = *new Standby(stage.options);  // not destroyed
+    bool good = standby.make_cut(old_master);
+    for (int segment = 0; good && segment < 4; segment++)
+      for (int i = segment ? 0 : 2; good && i < SmallSegments::kRecords; i++) {  // a step at 10 and 11 of each segment
+        const Record record = i == 10 ? old_master.begin() : i == 11 ? old_master.step() : old_master.make(RecordType::kFlush, 0, 0);
+        good = SmallSegments::put(standby, record, old_master.sequence);
+      }
+    good = good && standby.drain() && stage.put_flushes(standby, old_master, 9 + 1);
+    if (!good || !standby.drain()) return false;
+    // The new master's kBegin is record 9 of the next segment, behind which a kBegin of the old one would be.
+    return stage.put_flushes(standby, old_master, SmallSegments::kRecords - 10 + 9) && standby.send(new_master.begin()).ok() &&
+           wait_until([&] { return standby.replica->watermarks().durable.sequence == 1; });
+  });
+  Standby standby(stage.options);
+  ok(good && EXPECT((standby.replica->start_session() == wire::Position{2, 1})),
+     "a segment with a kBegin is not written over: it could be taken for the next record");
+}
+
 // 1. records are appended, the last is not committed  2. power is lost in the middle of its append  3. the next start
 // finds a record cut off at byte n, or with old bytes behind it
 void test_torn_tail() {
@@ -400,6 +494,8 @@ int main() {
   test_commit_and_void();
   test_dead_incarnation();
   test_torn_tail();
+  test_written_over();
+  test_begin_is_not_written_over();
   test_idempotent();
   test_damage_that_is_no_tail();
   test_refused_stores();
