@@ -263,6 +263,8 @@ void Link::turn(quic::Session &session) {
   if (state->group) ask_for_lease(session, *state);
   const uint64_t now = monotonic_ns();
   const uint64_t moved = session.stats.bytes_sent + session.stats.bytes_received;
+  // A keep-alive's timer comes before its packet: what is told with the answer need not be told again after it.
+  if (state->group && moved == state->stats_bytes) return;
   if (now < state->stats_ns) {  // the last bytes before a silence are counted too
     if (moved != state->stats_bytes) session.turn_within(state->stats_ns - now);
     return;

@@ -83,9 +83,9 @@ export interface CloseOptions {
   hand?: Hand
 }
 
-const sampleMs = 100
+const sampleMs = 200
 /** An idle group is looked at that much more rarely: a host may have many. */
-const idleTicks = 10
+const idleTicks = 5
 const notedMs = 5_000
 const beginAgainMs = 1_000
 /**
@@ -221,8 +221,9 @@ export class MasterGroup {
     this.#verification = this.#verifications()
     this.#unsubscribe = deps.events.subscribe(event => this.#handle(event))
     let ticks = 0
+    const isIdle = this.#idleness()
     this.#stopSampling = this.#clock.every(sampleMs, () => {
-      if (!this.#isIdle() || ++ticks % idleTicks === 0) this.#sample()
+      if (!isIdle() || ++ticks % idleTicks === 0) this.#sample()
     })
     try {
       if (config.standby !== undefined) {
@@ -603,10 +604,12 @@ export class MasterGroup {
     this.#keeper?.restart(`the master detached: ${why}`, pauseMs)
   }
 
-  /** The standby has everything that was written. */
-  #isIdle(): boolean {
-    const word = (name: string): bigint => this.#counters.one('group', this.counterPage, name)
-    return word('written_sequence') === word('applied_sequence')
+  /** Tells whether the standby has everything that was written. */
+  #idleness(): () => boolean {
+    const [written, applied] = (['written_sequence', 'applied_sequence'] as const).map(name =>
+      this.#counters.word('group', this.counterPage, name),
+    )
+    return () => written?.() === applied?.()
   }
 
   #sample(): void {

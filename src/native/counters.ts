@@ -31,8 +31,15 @@ export class CounterReader {
 
   /** One of them, which costs what one costs: a page has hundreds. 0 for a name that is none. */
   one(kind: PageKind, page: number, name: string): bigint {
+    return this.word(kind, page, name)()
+  }
+
+  /** The same for who looks again and again: the name is looked up once. */
+  word(kind: PageKind, page: number, name: string): () => bigint {
     const offset = this.#offsets[kind][name]
-    return offset === undefined ? 0n : Atomics.load(this.#words, page * pageWords + offset)
+    if (offset === undefined) return () => 0n
+    const [words, at] = [this.#words, page * pageWords + offset]
+    return () => Atomics.load(words, at)
   }
 
   /** Throws RangeError for a page outside the mapping. */

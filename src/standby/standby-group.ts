@@ -76,7 +76,13 @@ export interface PromoteOptions {
 interface OpenReplica {
   handle: number
   counterPage: number
+  /** Positions of its page: what is looked at of one that has nothing to do. */
+  received: () => bigint
+  applied: () => bigint
 }
+
+/** One that has nothing to do is looked at that much more rarely: a host may have many. */
+const idleTicks = 5
 
 const sessionEndMs = 5_000
 const sealMs = 60_000
@@ -95,6 +101,7 @@ export class StandbyGroup {
   readonly #lease: GrantedLease
   readonly #lag = new LagSampler()
   readonly #rate = new Rate(10_000)
+  #ticks = 0
   #since: { state: VolumeState; ms: number } | undefined
   #closing = false
   /** Hellos, promotion and closing, one after the other. */
@@ -193,7 +200,18 @@ export class StandbyGroup {
   }
 
   /** Several times a second. */
-  sample(): void {
+  tick(): void {
+    if (!this.#isIdle() || ++this.#ticks % idleTicks === 0) this.#sample()
+  }
+
+  /** All that was received is applied, and nothing waits to be noticed. */
+  #isIdle(): boolean {
+    const replica = this.#replica
+    if (replica === undefined || this.#error !== '' || this.record.origin !== undefined) return false
+    return replica.received() === replica.applied()
+  }
+
+  #sample(): void {
     const counters = this.#counters()
     const { clock } = this.deps
     this.#lag.observe(clock.monotonicMs(), counters['received_sequence'] ?? 0n, counters['applied_sequence'] ?? 0n)
@@ -213,7 +231,7 @@ export class StandbyGroup {
   status(): VolumeStatus[] {
     if (this.record.promotion !== undefined)
       return this.#reign.master?.status() ?? notOpenStatus(this.record, this.record.promotion)
-    this.sample()
+    this.#sample()
     const { clock } = this.deps
     const counters = this.#counters()
     const facts = {
@@ -539,7 +557,11 @@ export class StandbyGroup {
           create: !this.record.imagesMade && volume.device === undefined && this.record.origin === undefined,
         })),
       })
-      this.#replica = { handle: opened.replica, counterPage: opened.counterPage }
+      const word = (name: string): (() => bigint) => this.deps.counters.word('replica', opened.counterPage, name)
+      this.#replica = {
+        ...{ handle: opened.replica, counterPage: opened.counterPage },
+        ...{ received: word('received_sequence'), applied: word('applied_sequence') },
+      }
       this.#error = ''
     } catch (error) {
       const failure = this.#openFailure(error)

@@ -70,7 +70,7 @@ export interface PromotedExport {
 
 const sessionsMax = 256
 const helloTimeoutMs = 10_000
-const sampleMs = 100
+const sampleMs = 200
 /** Of the link as a standby sees it; a master asks for less where its --peer-timeout is shorter. */
 const idleTimeoutMs = 10_000
 
@@ -125,7 +125,7 @@ export class Standby {
     this.port = transport.port
     this.#cleanUps.push(
       deps.events.subscribe(event => this.#handle(event)),
-      this.#clock.every(sampleMs, () => this.#groups.forEach(group => group.sample())),
+      this.#clock.every(sampleMs, () => this.#groups.forEach(group => group.tick())),
     )
   }
 
