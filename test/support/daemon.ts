@@ -9,7 +9,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs'
 import { open, truncate, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -18,9 +18,14 @@ import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { StatusDocument, VolumeStatus } from '../../src/core/status-types.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
+import { SLOWER } from './patience.js'
 
 /** Who a process or a scratch folder belongs to: a test, or a program that ends what it began in the same way. */
-export type Owner = Pick<Test, 'teardown' | 'passing' | 'comment'>
+export interface Owner {
+  teardown(ending: () => unknown): void
+  passing(): boolean
+  comment(...text: unknown[]): void
+}
 
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 export const MAIN = join(ROOT, 'dist/cli/main.js')
@@ -31,14 +36,7 @@ const TRANSPORT = process.env['UNDERSTUDY_TRANSPORT'] ?? 'quic'
 /** For limits of waiting: a tunnel's bytes pass through JavaScript on both sides. */
 export const PATIENCE = TRANSPORT === 'quic' ? 1 : 4
 
-/** Every limit of waiting for something is so many times as long in a run under a sanitizer (test/support/runner.ts). */
-export const SLOWER = sanitizedSlower()
-
-function sanitizedSlower(): number {
-  const sanitizer = process.env['UNDERSTUDY_SANITIZED']
-  if (sanitizer === undefined) return 1
-  return sanitizer.includes('libtsan') ? 10 : 4
-}
+export { SLOWER }
 
 const READY_LIMIT_MS = 20_000
 const LOG_BYTES_MAX = 1 << 20
@@ -389,6 +387,19 @@ export class Daemon {
   }
 }
 
+/** SIGSTOP; resolves when every thread stands still. */
+export async function freeze({ program }: { program: Program }): Promise<void> {
+  program.signal('SIGSTOP')
+  const runs = (thread: string): boolean => {
+    try {
+      return !/\) [tT] /.test(readFileSync(`/proc/${program.pid}/task/${thread}/stat`, 'latin1'))
+    } catch {
+      return false // it has just ended
+    }
+  }
+  while (readdirSync(`/proc/${program.pid}/task`).some(runs)) await sleep(5)
+}
+
 export interface PairOptions {
   volume?: string
   sizeBytes?: number
@@ -425,7 +436,7 @@ export interface Pair {
 }
 
 /** A master and a standby of one volume, running and in sync. */
-export async function startPair(t: Test, options: PairOptions = {}): Promise<Pair> {
+export async function startPair(t: Owner, options: PairOptions = {}): Promise<Pair> {
   const files = scratch(t, { onDisk: options.onDisk ?? false })
   const volume = options.volume ?? 'disk1'
   const [masterState, standbyState] = [files.path('m'), files.path('s')]
@@ -514,6 +525,15 @@ async function firstDifference(pathA: string, pathB: string): Promise<string> {
   }
 }
 
+/** What a process has had of a CPU so far: it counts what it does, whatever else the machine is busy with. */
+export function cpuSeconds(pid: number): number {
+  const [user, system] = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    .replace(/^.*\) /, '')
+    .split(' ')
+    .slice(11, 13)
+  return (Number(user) + Number(system)) / 100
+}
+
 /** Makes a folder below the scratch folder. */
 export function folder(files: Scratch, name: string): string {
   mkdirSync(files.path(name), { recursive: true })
@@ -538,19 +558,53 @@ export async function metric(
   return undefined
 }
 
-/** Passes once a sample on /metrics has this value: counters are read at intervals, and follow what they count. */
+/**
+ * Passes once a sample on /metrics has this value, or fulfils the condition: counters are read at intervals, and follow
+ * what they count. Returns what it was last.
+ */
 export async function metricBecomes(
   t: Test,
   port: number,
   name: string,
-  wanted: number,
+  wanted: number | ((value: number) => boolean),
   labels: Record<string, string> = {},
-): Promise<void> {
-  const end = Date.now() + 20_000 * PATIENCE
+): Promise<number> {
+  const fulfils = (value: number | undefined): boolean =>
+    typeof wanted === 'number' ? value === wanted : value !== undefined && wanted(value)
+  const end = performance.now() + 20_000 * PATIENCE * SLOWER
   let value = await metric(port, name, labels)
-  while (value !== wanted && Date.now() < end) {
+  while (!fulfils(value) && performance.now() < end) {
     await sleep(50)
     value = await metric(port, name, labels)
   }
-  t.equal(value, wanted, `${name} ${Object.values(labels).join(' ')}`)
+  const title = `${name} ${Object.values(labels).join(' ')}`
+  if (typeof wanted === 'number') t.equal(value, wanted, title)
+  else t.ok(fulfils(value), `${title}: ${value}`)
+  return value ?? NaN
+}
+
+/** Passes once the condition holds: what a process does shows a moment later in a file, a list or a log. */
+export async function becomes(
+  t: Test,
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  limitMs = 20_000 * PATIENCE,
+): Promise<void> {
+  const end = performance.now() + limitMs * SLOWER
+  let holds = await condition()
+  for (; !holds && performance.now() < end; holds = await condition()) await sleep(20)
+  t.ok(holds, what)
+}
+
+/** Passes once the daemon has said this on stdout or stderr: a line comes a moment after what it tells of. */
+export async function logged(
+  t: Test,
+  daemon: { program: Program },
+  pattern: RegExp,
+  title = 'the log says so',
+): Promise<void> {
+  const said = (): string => daemon.program.stdout + daemon.program.stderr
+  const end = performance.now() + 20_000 * PATIENCE * SLOWER
+  while (!pattern.test(said()) && performance.now() < end) await sleep(20)
+  t.match(said(), pattern, title)
 }

@@ -5,6 +5,7 @@
 //   no-space        pwrite: half of it, then ENOSPC   short-write  pwrite: half of it
 //   bad-sector      pread, preadv2 of the 4096 bytes at 1 MiB: EIO
 //   hang-write      pwrite does not return while it is on
+//   hang-flush      fdatasync does not either
 //
 // The log: "write OFFSET LENGTH" and "zero OFFSET LENGTH" when the call has returned, "flush-begin", "flush-end".
 #define _GNU_SOURCE
@@ -96,6 +97,7 @@ static int flush(const char *name, int fd) {
   if (!watched(fd)) return real(fd);
   note("flush-begin", 0, -1);
   if (fault("slow-flush")) usleep(300000);
+  while (fault("hang-flush")) usleep(10000);
   if (fault("fail-flush")) return errno = EIO, -1;
   int result = real(fd);
   note("flush-end", 0, -1);

@@ -5,6 +5,7 @@
  */
 import { once } from 'node:events'
 import net from 'node:net'
+import { SLOWER } from './patience.js'
 
 export type Address = { path: string } | { host: string; port: number }
 
@@ -181,13 +182,13 @@ export class NbdClient {
   }
 
   async receive(bytes: number, milliseconds = waitMs): Promise<Buffer> {
-    const limit = Date.now() + milliseconds
+    const limit = performance.now() + milliseconds * SLOWER
     while (this.#receivedBytes < bytes) {
       if (this.#ended)
         throw new NbdViolation(`connection ended after ${this.#receivedBytes} of ${bytes} bytes`, {
           cause: this.#error,
         })
-      const left = limit - Date.now()
+      const left = limit - performance.now()
       if (left <= 0) throw new NbdViolation(`only ${this.#receivedBytes} of ${bytes} bytes after ${milliseconds} ms`)
       await this.#more(left)
     }
@@ -198,7 +199,8 @@ export class NbdClient {
   async receiveEnd(milliseconds = waitMs): Promise<{ reset: boolean }> {
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new NbdViolation(`connection still open after ${milliseconds} ms`)), milliseconds)
+      const limit = milliseconds * SLOWER
+      timer = setTimeout(() => reject(new NbdViolation(`connection still open after ${limit} ms`)), limit)
     })
     try {
       const how = await Promise.race([this.closed, late])

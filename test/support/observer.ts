@@ -38,8 +38,8 @@ export class Observer {
   }
 
   async until(what: string, milliseconds: number, condition: () => Promise<boolean> | boolean): Promise<void> {
-    for (const end = Date.now() + milliseconds * SLOWER; !(await condition()); await sleep(20)) {
-      if (Date.now() < end) continue
+    for (const end = performance.now() + milliseconds * SLOWER; !(await condition()); await sleep(20)) {
+      if (performance.now() < end) continue
       const [master, standby] = await Promise.all([this.status('master'), this.status('standby')])
       const { pair } = this
       const logs = [pair.master, pair.standby].map(daemon => daemon.program.tail(40)).join('')

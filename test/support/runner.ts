@@ -158,12 +158,13 @@ async function sanitizeDaemons(): Promise<void> {
 function needs(path: string): { seconds: number; serial: boolean } {
   const head = readFileSync(path, 'utf8').split('\n', 12).join('\n')
   const seconds = /^\/\/ timeout: (\d+)$/m.exec(head)?.[1]
+  // Far beyond what it says, which is for a machine of its own: one that others use, too, makes no test fail.
   const slower =
     options.sanitize !== ''
-      ? ({ address: 5 }[options.sanitize] ?? 10)
+      ? ({ address: 6 }[options.sanitize] ?? 10)
       : process.env['UNDERSTUDY_TRANSPORT'] === undefined
-        ? 1
-        : 3
+        ? 3
+        : 4
   return {
     seconds: slower * (seconds === undefined ? SECONDS_DEFAULT : Number(seconds)),
     serial: /^\/\/ serial$/m.test(head),

@@ -1,7 +1,6 @@
 /** A pair whose master runs from a file, so that `run --takeover` can replace it, and a client that watches for stalls. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Test } from 'tap'
 import {
   Daemon,
   type Ended,
@@ -23,7 +22,7 @@ export interface Succession extends Pair {
 }
 
 /** As startPair(); `toml`: more lines for the [[group]]. */
-export async function startSuccession(t: Test, options: PairOptions & { toml?: string } = {}): Promise<Succession> {
+export async function startSuccession(t: Owner, options: PairOptions & { toml?: string } = {}): Promise<Succession> {
   const pair = await startPair(t, { ...options, idle: true })
   const config = pair.scratch.path('master.toml')
   writeFileSync(
@@ -55,7 +54,6 @@ export const successorOf = (t: Owner, config: string, env?: NodeJS.ProcessEnv, m
 /** Of tests on a machine that is busy with other things: what is due to its haste is no failure. */
 const patience = '20s'
 
-/** The daemon is the successor from here on. Returns how the old one ended. */
 /** For a successor: SIGKILL (or another fate) at a phase of takeover-hook.mjs. */
 export const killedAt = (phase: string, fate = 'kill'): NodeJS.ProcessEnv => ({
   NODE_OPTIONS: `--import ${join(ROOT, 'test/support/takeover-hook.mjs')}`,
@@ -63,7 +61,8 @@ export const killedAt = (phase: string, fate = 'kill'): NodeJS.ProcessEnv => ({
   TAKEOVER_FATE: fate,
 })
 
-export async function takeOver(t: Test, daemon: Daemon, config: string): Promise<Ended> {
+/** The daemon is the successor from here on. Returns how the old one ended. */
+export async function takeOver(t: Owner, daemon: Daemon, config: string): Promise<Ended> {
   const before = daemon.program
   const successor = successorOf(t, config)
   await successor.printed(/^understudy: ready/m)

@@ -8,6 +8,7 @@ import { blockBytes, seededRandom } from './history.js'
 import type { History, HistoryFlush, HistoryWrite } from './history.js'
 import { CMD, CMD_FLAG, NbdClient } from './nbd-client.js'
 import type { Address, Reply } from './nbd-client.js'
+import { SLOWER } from './patience.js'
 
 export interface WorkloadOptions {
   history: History
@@ -73,10 +74,10 @@ export class Workload {
   }
 
   /** Until so many writes were submitted from now on, or the time is over. */
-  async written(count: number, milliseconds = 10_000): Promise<void> {
+  async written(count: number, milliseconds = 20_000): Promise<void> {
     const target = this.submitted + count
-    for (const end = Date.now() + milliseconds; this.submitted < target; await sleep(5)) {
-      if (Date.now() > end)
+    for (const end = performance.now() + milliseconds * SLOWER; this.submitted < target; await sleep(5)) {
+      if (performance.now() > end)
         throw new Error(`only ${this.submitted + count - target} of ${count} writes in ${milliseconds} ms`)
     }
   }
