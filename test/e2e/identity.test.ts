@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import {
   Daemon,
   inSync,
+  logged,
   metric,
   type Pair,
   sameBytes,
@@ -34,11 +35,6 @@ async function done(t: Test, daemon: Daemon, args: string[]): Promise<string> {
   return output.stdout.trim()
 }
 
-async function logged(t: Test, daemon: Daemon, pattern: RegExp): Promise<void> {
-  for (let tries = 0; tries < 1000 && !pattern.test(daemon.program.stderr); tries++) await sleep(20)
-  t.match(daemon.program.stderr, pattern)
-}
-
 /** The next session is a new one. */
 async function reconnect(t: Test, pair: Pair): Promise<void> {
   await done(t, pair.master, ['pause', pair.volume])
@@ -51,7 +47,12 @@ for (const [name, flags] of transports) {
     `${name}: both keys are rotated while a pair runs; nothing is compared or sent again, and the old master key is revoked`,
     { buffered: true },
     async t => {
-      const pair = await startPair(t, { sizeBytes: 1 << 20, ...flags })
+      // The log is kept however long the machine stands still.
+      const pair = await startPair(t, {
+        sizeBytes: 1 << 20,
+        ...flags,
+        master: [...flags.master, '--peer-timeout', '60s'],
+      })
       const { master, standby, masterId, standbyId } = pair
       const oldState = pair.scratch.path('old')
       cpSync(join(master.state, 'identity'), join(oldState, 'identity'), { recursive: true })
@@ -119,7 +120,8 @@ for (const [name, flags] of transports) {
 const compared = /resynchronisation is complete at sequence \d+: ([\d.]+) (\wi)?B were compared or sent/g
 
 /** What the last resynchronisation went through, and what crossed the link both ways, as the master of the moment counts it. */
-async function cost(master: Daemon, port: number): Promise<{ mebibytes: number; link: number }> {
+async function cost(t: Test, master: Daemon, port: number): Promise<{ mebibytes: number; link: number }> {
+  await logged(t, master, /resynchronisation is complete/)
   const [, value = 'NaN', unit = ''] = [...master.program.stderr.matchAll(compared)].at(-1) ?? []
   let link = 0
   for (; link === 0; await sleep(50)) {
@@ -147,7 +149,7 @@ t.test(
         return role === 'master' && state === 'replicating' && written === applied && dirtyBytes === 0
       })
     const isSmall = async (reigning: Daemon, port: number, when: string): Promise<void> => {
-      const { mebibytes, link } = await cost(reigning, port)
+      const { mebibytes, link } = await cost(t, reigning, port)
       t.comment(`${when}: ${mebibytes} MiB were compared or sent, ${link} bytes crossed the link`)
       t.ok(mebibytes <= 64, `${when}: ${mebibytes} MiB of 1024 were compared`)
       t.ok(link < 4 << 20, `${when}: ${link} bytes crossed the link`)

@@ -1,4 +1,4 @@
-/** What the documentation shows runs as it is printed; only folders, devices and ports are replaced. */
+/** What the documentation shows runs as it is printed; only folders, devices, ports and times to wait are replaced. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
@@ -10,7 +10,15 @@ void t.test("the README's quick start runs to its end, and the copy it reads is 
   const block = /<!-- quick-start[^>]*-->\s*```sh\n([\s\S]*?)```/.exec(text)?.[1]
   t.ok(block, 'the README has a quick start')
   const files = scratch(t)
-  const script = (block ?? '').replaceAll('/tmp/us', files.folder).replaceAll(':7400', `:${await freeUdpPort()}`)
+  // A reader waits until both have said that they are ready; so does this, however long that takes.
+  const ready = (side: string): string =>
+    `until $understudy status --state ${files.path(side)} >/dev/null 2>&1; do sleep 0.1; done\n`
+  const script = (block ?? '')
+    .replaceAll('/tmp/us', files.folder)
+    .replaceAll(':7400', `:${await freeUdpPort()}`)
+    .replace(/^sleep 2 .*\n/m, ready('standby') + ready('master'))
+    .replaceAll('--timeout 30s', '--timeout 300s')
+  t.match(script, ready('master'), 'it waits for both')
   const guarded = `set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n${script}`
   const output = await execute('bash', ['-c', guarded], { cwd: ROOT, limitMs: 90_000 })
   t.equal(output.code, 0, `it ends with exit code 0: ${output.stderr.slice(-2000)}${output.stdout.slice(-2000)}`)

@@ -102,7 +102,8 @@ t.test('an outage longer than the memory, but within the file, keeps the exact h
     const status = await pair.master.volume(pair.volume)
     t.equal(status.dirtyBytes, 0, 'nothing is resynchronised')
     drained = status.backlog === 'memory'
-    if (exports === 3) await workload.pause() // the rest drains by itself
+    // The rest drains by itself; and clients that are faster than the link must not fill the file.
+    if (exports === 3 || (status.logFileBytes ?? 0) > 200 * MiB) await workload.pause()
   }
   t.equal(await givenUp(run), 0, 'the log was never given up')
   workload.resume()

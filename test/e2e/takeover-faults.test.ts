@@ -7,7 +7,18 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { command, folder, inSync, metric, metricBecomes, sameBytes, scratch, sparseFile } from '../support/daemon.js'
+import { again } from '../support/again.js'
+import {
+  becomes,
+  command,
+  folder,
+  inSync,
+  logged,
+  metricBecomes,
+  sameBytes,
+  scratch,
+  sparseFile,
+} from '../support/daemon.js'
 import { preloaded } from '../support/preload.js'
 import { killedAt, Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
 
@@ -27,9 +38,9 @@ t.test('a successor killed at any phase leaves the daemon serving, and its clien
     t.equal(readFileSync(join(pair.master.state, 'lock'), 'utf8'), `${pid}\n`, `${phase}: the lock names the daemon`)
     t.same(leftOvers(pair.master.state), [], `${phase}: nothing lies about`)
   }
-  const { stderr } = pair.master.program
-  t.equal(stderr.match(/this daemon takes everything back/g)?.length, 3, 'for begun, heir and open')
-  t.equal(stderr.match(/everything is compared/g)?.length, 1, 'at the first synchronisation and never again')
+  const says = (pattern: RegExp): number => pair.master.program.stderr.match(pattern)?.length ?? 0
+  await becomes(t, 'taken back for begun, heir and open', () => says(/this daemon takes everything back/g) === 3)
+  t.equal(says(/everything is compared/g), 1, 'at the first synchronisation and never again')
   t.match(await takeOver(t, pair.master, pair.config), { code: 0 }, 'and a takeover works as before')
   await prober.answered(100)
   await prober.stop()
@@ -44,18 +55,22 @@ t.test('a successor killed at any phase leaves the daemon serving, and its clien
 const leftOvers = (state: string): string[] =>
   readdirSync(state).filter(name => name.startsWith('takeover-') && !name.endsWith('.sock'))
 
-t.test('a successor that says nothing is ended, and the daemon goes on', async t => {
-  const pair = await startSuccession(t)
-  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
-  await prober.answered(50)
-  const successor = successorOf(t, pair.config, killedAt('open', 'stop'), '2s')
-  t.match(await successor.gone(), { code: null, signal: 'SIGKILL' }, 'by the daemon')
-  await prober.answered(50)
-  await prober.stop()
-  t.equal(prober.failure, undefined)
-  t.match(pair.master.program.stderr, /the successor does not serve: .*ETIMEDOUT/)
-  t.ok(pair.master.program.running)
-})
+t.test('a successor that says nothing is ended, and the daemon goes on', t =>
+  again(t, async attempt => {
+    const pair = await startSuccession(attempt)
+    const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+    await prober.answered(50)
+    // In less it may give up by itself, before it is stopped.
+    const successor = successorOf(attempt, pair.config, killedAt('open', 'stop'), `${2 * 3 ** (attempt.number - 1)}s`)
+    const ended = await successor.gone(120_000)
+    await prober.answered(50)
+    await prober.stop()
+    t.equal(prober.failure, undefined)
+    attempt.expects(ended.signal === 'SIGKILL', `by the daemon: ${JSON.stringify(ended)}`)
+    await logged(t, pair.master, /the successor does not serve: .*ETIMEDOUT/)
+    t.ok(pair.master.program.running)
+  }),
+)
 
 t.test('a device that flushes more slowly than clients may wait: refused, or in the time that is allowed', async t => {
   const files = scratch(t)
@@ -68,22 +83,26 @@ t.test('a device that flushes more slowly than clients may wait: refused, or in 
   const socket = prober.client.socket.localAddress
   await prober.answered(50)
   writeFileSync(join(faults, 'slow-flush'), '')
-  const refused = await command(['run', '--config', pair.config, '--takeover'])
-  t.equal(refused.code, 1)
-  t.equal(refused.stderr.match(/^understudy: /gm)?.length, 1)
-  t.match(
-    refused.stderr,
-    /^understudy: takeover: given up: flushing \S*slow\.img \(\d+ ms a moment ago\) takes longer than 250 ms, half of the 500 ms that clients may wait \(5 attempts, [^\n]*--max-stall 2s$/m,
-  )
+  const wanted =
+    /^understudy: takeover: given up: flushing \S*slow\.img \(\d+ ms a moment ago\) takes longer than 250 ms, half of the 500 ms that clients may wait \(5 attempts, [^\n]*--max-stall 2s$/m
+  let refusals = 0
+  // On a machine that is busy something else may take longer than that before it comes to the flush.
+  for (let said = ''; !wanted.test(said) && refusals < 6;) {
+    const refused = await command(['run', '--config', pair.config, '--takeover'])
+    t.equal(refused.code, 1)
+    t.equal(refused.stderr.match(/^understudy: /gm)?.length, 1)
+    said = refused.stderr
+    if (++refusals === 6 || wanted.test(said)) t.match(said, wanted)
+  }
   await prober.answered(50)
   t.ok(before.running, 'the daemon goes on')
-  await metricBecomes(t, pair.metrics.master, 'understudy_takeovers_total', 1, { outcome: 'given-up' })
+  await metricBecomes(t, pair.metrics.master, 'understudy_takeovers_total', refusals, { outcome: 'given-up' })
   const successor = successorOf(t, pair.config, slow)
   await successor.printed(/^understudy: ready/m)
   t.match(await before.gone(), { code: 0 }, 'with more time it works')
   pair.master.program = successor
-  const stall = (await metric(pair.metrics.master, 'understudy_takeover_stall_seconds')) ?? 0
-  t.ok(stall >= 0.3 && stall <= 20, `and says how long clients waited: ${stall} s`)
+  const stall = await metricBecomes(t, pair.metrics.master, 'understudy_takeover_stall_seconds', value => value >= 0.3)
+  t.ok(stall <= 20, `and says how long clients waited: ${stall} s`)
   await metricBecomes(t, pair.metrics.master, 'understudy_takeovers_total', 1, { outcome: 'taken-over' })
   rmSync(join(faults, 'slow-flush'))
   await prober.answered(50)
@@ -93,27 +112,33 @@ t.test('a device that flushes more slowly than clients may wait: refused, or in 
   t.match(await pair.master.stop(), { code: 0 })
 })
 
-t.test('a successor that is not ready in time gives everything back, a few times, and says why', async t => {
-  const pair = await startSuccession(t)
-  const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
-  await prober.answered(50)
-  const successor = successorOf(t, pair.config, killedAt('busy', ''), '2s')
-  t.match(await successor.gone(), { code: 1 })
-  t.match(
-    successor.stderr,
-    /^understudy: takeover: given up: opening everything took longer than the \d+ ms left for it \(closing took \d+ ms\); clients waited \d+ ms and may wait 2000: .*--max-stall 8s \(3 attempts\)$/m,
-  )
-  await prober.answered(50)
-  t.ok(pair.master.program.running)
-  const { stderr } = pair.master.program
-  t.equal(stderr.match(/this daemon takes everything back/g)?.length, 3)
-  t.equal(stderr.match(/everything is open again, clients go on/g)?.length, 3)
-  t.match(await takeOver(t, pair.master, pair.config), { code: 0 }, 'and the next one works')
-  await prober.answered(50)
-  await prober.stop()
-  t.equal(prober.failure, undefined, 'all on one connection')
-  t.notMatch(pair.master.program.stderr, /everything is compared/)
-})
+t.test('a successor that is not ready in time gives everything back, a few times, and says why', t =>
+  again(t, async attempt => {
+    const pair = await startSuccession(attempt)
+    const prober = await Prober.start(pair.socket, pair.volume, { offset: 0, blocks: 64 })
+    await prober.answered(50)
+    // In less it may give up before it has anything to open.
+    const seconds = 2 * 3 ** (attempt.number - 1)
+    const successor = successorOf(attempt, pair.config, killedAt('busy', ''), `${seconds}s`)
+    const ended = await successor.gone(240_000)
+    t.match(ended, { code: 1 })
+    await prober.answered(50)
+    const why = new RegExp(
+      `^understudy: takeover: given up: opening everything took longer than the \\d+ ms left for it \\(closing took \\d+ ms\\); clients waited \\d+ ms and may wait ${seconds}000: .*--max-stall ${4 * seconds}s \\(3 attempts\\)$`,
+      'm',
+    )
+    attempt.expects(why.test(successor.stderr), `why: ${successor.stderr}`)
+    t.ok(pair.master.program.running)
+    const says = (pattern: RegExp): number => pair.master.program.stderr.match(pattern)?.length ?? 0
+    await becomes(t, 'everything was taken back', () => says(/this daemon takes everything back/g) === 3)
+    await becomes(t, 'and opened', () => says(/everything is open again, clients go on/g) === 3)
+    t.match(await takeOver(attempt, pair.master, pair.config), { code: 0 }, 'and the next one works')
+    await prober.answered(50)
+    await prober.stop()
+    t.equal(prober.failure, undefined, 'all on one connection')
+    t.notMatch(pair.master.program.stderr, /everything is compared/)
+  }),
+)
 
 t.test('a daemon that dies when it has handed over everything is no loss: the successor serves', async t => {
   const pair = await startSuccession(t, { masterEnv: killedAt('yours') })

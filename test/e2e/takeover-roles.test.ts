@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import tls from 'node:tls'
 import t from 'tap'
-import { command, Daemon, sleep, sparseFile, startPair } from '../support/daemon.js'
+import { command, Daemon, freeze, sparseFile, startPair } from '../support/daemon.js'
 import { CMD, NbdClient, OPT, REP } from '../support/nbd-client.js'
 import { makePki } from '../support/pki.js'
 import { Prober, startSuccession, successorOf, takeOver } from '../support/takeover.js'
@@ -106,9 +106,7 @@ t.test('requests that wait for a standby are never cut off: the takeover gives w
   const pair = await startSuccession(t, { toml: 'on_standby_loss = "block"\npeer_timeout = "1s"' })
   const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
   t.equal((await client.write(0, Buffer.alloc(4096, 1))).error, 0)
-  const { program } = pair.standby
-  program.signal('SIGSTOP')
-  while (!/\) T /.test(readFileSync(`/proc/${program.pid}/stat`, 'latin1'))) await sleep(5)
+  await freeze(pair.standby)
   let answered = false
   const flush = client.request({ type: CMD.FLUSH }).then(reply => {
     answered = true

@@ -4,7 +4,9 @@ import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
-import { execute, inSync, launch, metricBecomes, type Pair, sameBytes, scratch, sleep, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { VerifyEvent } from '../../src/daemon/control-protocol.js'
+import { execute, freeze, inSync, launch, metricBecomes, type Pair, sameBytes, scratch, sleep, sparseFile, startPair, succeed } from '../support/daemon.js' // prettier-ignore
 
 const megabyte = 1 << 20
 
@@ -20,12 +22,14 @@ t.test('verify finds a block that was changed behind the back of both, and says 
 // The results were lost with the session, and the engine waited for them until the log was given up: "already running".
 t.test('a verify whose session is lost ends, and the next one runs to its end', async t => {
   const pair = await startPair(t, { sizeBytes: 256 << 20 })
-  pair.standby.program.signal('SIGSTOP')
-  const interrupted = pair.master.command(['verify', pair.volume], { limitMs: 20_000 })
-  await sleep(500)
+  await freeze(pair.standby)
+  const request = { volume: pair.volume, repair: false, rate: '' }
+  const events = new ControlClient(pair.master.state).stream<VerifyEvent>('/verify', request)
+  t.match(await events.next(), { value: { done: false } }, 'it has begun')
+  await sleep(200)
   await pair.standby.kill()
   await pair.standby.restart()
-  t.match(await interrupted, { code: 1, stderr: /verify/ }, 'it ends with exit code 1')
+  await t.rejects(events.next(), { message: /verify/ }, 'it ends with an error')
   await inSync(pair)
   t.match(await pair.master.command(['verify', pair.volume]), { code: 0, stdout: /256 chunks, all equal/ })
 })
