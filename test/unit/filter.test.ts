@@ -210,7 +210,7 @@ function rig(read: () => readonly TableEntry[], settleMsMax = 400): Rig {
 }
 
 const until = async (condition: () => boolean): Promise<void> => {
-  for (let i = 0; i < 300 && !condition(); i++) await new Promise(resolve => setTimeout(resolve, 10))
+  for (let i = 0; i < 6000 && !condition(); i++) await new Promise(resolve => setTimeout(resolve, 10))
 }
 const moved = gpt.map(one => (one.number === 3 ? entry(3, 45n * MiB, 2n * MiB) : one))
 const tail = range(47n * MiB, disk - 33n * 512n)

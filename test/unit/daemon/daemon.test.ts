@@ -157,7 +157,7 @@ t.test('an export lives as long as its caller; a detached one until it is ended'
     t.same(event, { uri: 'nbd://127.0.0.1:40001/copy', position: { incarnation: '1', sequence: '2' } })
     break
   }
-  for (let turn = 0; turn < 100 && !notes.includes('end view copy'); turn++)
+  for (let turn = 0; turn < 6000 && !notes.includes('end view copy'); turn++)
     await new Promise(resolve => setTimeout(resolve, 10))
   t.same(notes, ['view copy writable', 'listen 127.0.0.1:0', 'close listener 1', 'end view copy'])
   notes.length = 0

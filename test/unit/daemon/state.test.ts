@@ -75,7 +75,7 @@ t.test('the lock of a daemon that was killed is free', async t => {
       return true
     }
   }
-  for (let attempt = 0; attempt < 200 && !held(); attempt++) await new Promise(resolve => setTimeout(resolve, 20))
+  for (let attempt = 0; attempt < 3000 && !held(); attempt++) await new Promise(resolve => setTimeout(resolve, 20))
   t.ok(held())
   holder.kill('SIGKILL')
   await once(holder, 'exit')

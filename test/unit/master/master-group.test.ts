@@ -107,8 +107,11 @@ async function closing(
   hand?: (given: Handed) => void,
 ): ReturnType<MasterGroup['close']> {
   const done = group.close({ drainMs, ...(hand && { hand: (_, given) => hand(given) }) })
-  // Files are synced for real: give them real time, too.
-  for (let turn = 0; turn < 20; turn++) {
+  let over = false
+  const ends = (): void => void (over = true)
+  done.then(ends, ends)
+  // Files are synced for real: give them real time, too, and as much as they need.
+  for (let turn = 0; turn < 20 || !over; turn++) {
     await clock.advance(drainMs / 10)
     await new Promise(resolve => setTimeout(resolve, 5))
   }
