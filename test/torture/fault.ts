@@ -29,8 +29,9 @@ const durabilities = ['flush', 'flush', 'durable', 'received', 'async'] as const
 
 /** The end of the master: nothing is in flight any more, and the windows of acknowledgements are closed. */
 export async function masterGone({ workload, watch }: Torture): Promise<void> {
+  const killedMs = performance.now()
   await workload.pause()
-  watch.died()
+  watch.died(killedMs)
 }
 
 export async function startMaster({ stage, random }: Torture): Promise<void> {

@@ -3,9 +3,10 @@
  * fault what the standby puts on stage is judged: a legal cut (G2), at least as new as the last acknowledgement that
  * promised it (G3); 10 s after the last fault both sides are equal (G4).
  *
- *   npm run torture -- --minutes N [--seed S] [--rate WRITES] [--faults TEXT] [--lie] [--quiet]
+ *   npm run torture -- --minutes N [--least FAULTS] [--seed S] [--rate WRITES] [--faults TEXT] [--lie] [--quiet]
  *
- * --faults: only those whose name contains TEXT. --lie: a sync does nothing, as in a build without fdatasync.
+ * --least: on a slow machine it goes on until there were so many faults, and 5000 writes for each, for three times as
+ * long at most. --faults: only those whose name contains TEXT. --lie: a sync does nothing, as in a build without fdatasync.
  * Exit codes: 0 nothing was lost, 1 something was (each loss is a line), 2 wrong usage.
  */
 import { parseArgs } from 'node:util'
@@ -26,6 +27,7 @@ const pauseMs: [number, number] = [150, 450]
 const { values: options } = parseArgs({
   options: {
     minutes: { type: 'string', default: '2' },
+    least: { type: 'string', default: '0' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     rate: { type: 'string', default: '7000' },
     faults: { type: 'string', default: '' },
@@ -54,7 +56,7 @@ class Run {
   }
 
   /** True: nothing was lost. */
-  async torture(minutes: number, rate: number, wanted: Fault[]): Promise<boolean> {
+  async torture(minutes: number, least: number, rate: number, wanted: Fault[]): Promise<boolean> {
     const { stage } = this
     const workload = new Workload({
       history: this.#judge.begin(),
@@ -76,7 +78,9 @@ class Run {
       this.#random,
     )
     const end = this.#began + minutes * 60_000
-    while (performance.now() < end && this.#lost.length === 0) {
+    const latest = this.#began + 3 * minutes * 60_000
+    const isEnough = (): boolean => this.#inflicted() >= least && workload.submitted >= 5200 * least
+    while ((performance.now() < end || (performance.now() < latest && !isEnough())) && this.#lost.length === 0) {
       await sleep(pauseMs[0] + this.#random() * (pauseMs[1] - pauseMs[0]))
       if (this.#judge.history.writes.length > epochWrites) await this.#newEpoch(torture)
       await this.#inflict(deck.draw(), torture)
@@ -157,6 +161,10 @@ class Run {
     workload.resume()
   }
 
+  #inflicted(): number {
+    return [...this.#counts.values()].reduce((sum, one) => sum + one, 0)
+  }
+
   #loses(lost: string[]): void {
     for (const text of lost) {
       this.#lost.push(text)
@@ -165,10 +173,10 @@ class Run {
   }
 
   #figures(workload: Workload, watch: Watch): void {
-    const count = [...this.#counts.values()].reduce((sum, one) => sum + one, 0)
+    const count = this.#inflicted()
     for (const [name, times] of this.#counts) this.#say(`${String(times).padStart(5)} ${name}`)
     const judged = this.#judge.judged
-    const protectedPart = Math.round((100 * watch.protectedMs) / Math.max(1, watch.totalMs))
+    const protectedPart = Math.round((100 * watch.protectedMs) / Math.max(1, watch.totalMs - watch.absentMs))
     process.stdout.write(
       `torture: seed ${this.seed}: ${count} faults of ${this.#counts.size} kinds, ${this.#kills} kills, ` +
         `${this.#verdicts} verdicts (${this.#unjudged} times nothing to judge), ${judged} writes checked, ` +
@@ -204,12 +212,20 @@ class Deck {
 
 async function main(): Promise<number> {
   const minutes = Number(options.minutes)
+  const least = Number(options.least)
   const seed = Number(options.seed)
   const rate = Number(options.rate)
   const wanted = faults.filter(fault => fault.name.includes(options.faults))
-  if (options.help || wanted.length === 0 || !(minutes > 0) || !Number.isInteger(seed) || !(rate > 0)) {
+  if (
+    options.help ||
+    wanted.length === 0 ||
+    !(minutes > 0) ||
+    !(least >= 0) ||
+    !Number.isInteger(seed) ||
+    !(rate > 0)
+  ) {
     process.stderr.write(
-      'usage: npm run torture -- --minutes N [--seed S] [--rate WRITES] [--faults TEXT] [--lie] [--quiet]\n',
+      'usage: npm run torture -- --minutes N [--least FAULTS] [--seed S] [--rate WRITES] [--faults TEXT] [--lie] [--quiet]\n',
     )
     return options.help ? 0 : 2
   }
@@ -227,7 +243,7 @@ async function main(): Promise<number> {
     await stage.pair.master.start()
     await stage.observer.waitInSync()
     if (options.lie) for (const host of Object.values(stage.power)) host.lie()
-    passing = await new Run(stage, seed).torture(minutes, rate, wanted)
+    passing = await new Run(stage, seed).torture(minutes, least, rate, wanted)
   } catch (error) {
     passing = false
     process.stdout.write(`torture: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)

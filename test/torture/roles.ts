@@ -7,7 +7,7 @@
  */
 import { ControlClient } from '../../src/daemon/control-client.js'
 import { UnderstudyError } from '../../src/core/errors.js'
-import { sleep } from '../support/daemon.js'
+import { sleep, SLOWER } from '../support/daemon.js'
 import { type Fault, goOn, masterGone, startMaster, type Torture } from './fault.js'
 import { type Side, volume } from './stage.js'
 
@@ -88,7 +88,7 @@ async function oldMasterFollows({ stage, note }: Torture): Promise<void> {
 
 /** Until it is refused no more: the other side may still lack something. */
 async function accepted(ask: () => Promise<unknown>): Promise<void> {
-  for (const end = performance.now() + limitMs; ; await sleep(50)) {
+  for (const end = performance.now() + limitMs * SLOWER; ; await sleep(50)) {
     try {
       await ask()
       return

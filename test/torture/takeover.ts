@@ -3,7 +3,7 @@
  * that, and the old one goes on. Either way clients keep their connections, and the roles stay as they were.
  */
 import { writeFileSync } from 'node:fs'
-import { type Ended, type Program, sleep } from '../support/daemon.js'
+import { type Ended, type Program, sleep, SLOWER } from '../support/daemon.js'
 import { killedAt, successorOf } from '../support/takeover.js'
 import type { Fault } from './fault.js'
 import { connectionsAtRest, peerTimeoutMs, type Side, type Stage, volume } from './stage.js'
@@ -50,7 +50,7 @@ async function succeed(stage: Stage, side: Side, phase: string | undefined): Pro
   const config = stage.pair.scratch.path(`${side}.toml`)
   writeFileSync(config, configOf(stage, side))
   const env = { ...stage.power[side].env(), ...(phase === undefined ? {} : killedAt(phase)) }
-  for (const end = performance.now() + limitMs; ; await sleep(50)) {
+  for (const end = performance.now() + limitMs * SLOWER; ; await sleep(50)) {
     const successor = successorOf(stage.owner, config, env)
     const ended = await readyOrGone(successor)
     if (ended === undefined) {

@@ -10,13 +10,19 @@ interface Look {
   healthy: boolean
   alone: number
   timeMs: number
+  /** When the look began. */
+  beganMs: number
 }
 
 const everyMs = 150
+/** Between a look and what is concluded from it: in more the peer timeout may have passed unseen, on a machine that stood still. */
+const freshMs = 600
 
 export class Watch {
   protectedMs = 0
   totalMs = 0
+  /** Nobody answers: a daemon is started, which takes as long as the machine is busy. */
+  absentMs = 0
   #disturbed = false
   #paused = false
   #calm: NodeJS.Timeout | undefined
@@ -70,17 +76,18 @@ export class Watch {
     this.#last = undefined
   }
 
-  /** The master is dead and every request has ended: what was acknowledged after the last look was no different. */
-  died(): void {
+  /** The master is dead since then and every request has ended: what was acknowledged after the last look was no different. */
+  died(killedMs: number): void {
     const last = this.#last
-    if (last?.healthy === true && last.epoch === this.judge.epoch && !this.#disturbed)
+    const isFresh = last !== undefined && killedMs - last.beganMs < freshMs
+    if (last?.healthy === true && isFresh && last.epoch === this.judge.epoch && !this.#disturbed)
       this.#inSync(last.tick, Infinity, this.#what())
     this.#last = undefined
   }
 
   async #look(): Promise<void> {
     const { stage, judge } = this
-    const [epoch, tick] = [judge.epoch, judge.history.now]
+    const [epoch, tick, beganMs] = [judge.epoch, judge.history.now, performance.now()]
     const [status, alone] = await Promise.all([
       stage.observer.status(stage.reigning),
       metric(stage.pair.metrics.master, 'understudy_alone_flushes_total', { group: volume }).catch(() => undefined),
@@ -89,10 +96,11 @@ export class Watch {
     const elapsedMs = Math.min(1000, ended - (this.#last?.timeMs ?? ended - everyMs))
     this.totalMs += elapsedMs
     if (status?.protected === true) this.protectedMs += elapsedMs
+    else if (status === undefined) this.absentMs += elapsedMs
     // The tick is from before the look, the facts from after it.
     const healthy =
       stage.reigning === 'master' && status?.state === 'replicating' && alone !== undefined && status.reason === ''
-    const look = { epoch, tick, healthy, alone: alone ?? -1, timeMs: ended }
+    const look = { epoch, tick, healthy, alone: alone ?? -1, timeMs: ended, beganMs }
     const last = this.#last
     this.#last = this.#paused ? undefined : look
     if (
