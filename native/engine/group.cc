@@ -83,6 +83,7 @@ void Group::run_tasks() {
     tasks.swap(tasks_);
   }
   for (auto &task : tasks) task();
+  patience_.work();
 }
 
 void Group::run() {
@@ -164,7 +165,27 @@ int Group::wait_limit_without_timers_ms() {
   return stalled ? 1000 : -1;
 }
 
+// Not while workers or the standby are to do something: they need the processors, and it takes them longer.
+bool Group::is_patient() {
+  if (patience_.worked()) patience_.rest(monotonic_ns());
+  return operations_ == 0 && !watch_.outstanding() && patience_.lasts(turn_ns_);
+}
+
+// A single client is asked itself, which costs less than epoll; what others post is found without either.
+bool Group::ask_again() {
+  if (connections_.size() != 1 || connections_.begin()->first->parked) return false;
+  Connection &connection = *connections_.begin()->first;
+  connection.readable = true;
+  enqueue(connection);
+  return true;
+}
+
 void Group::wait(int limit_ms) {
+  resync_waits_ = false;
+  if (limit_ms != 0 && is_patient()) {
+    if (ask_again()) return;
+    limit_ms = 0;
+  }
   waker_.prepare();
   if (tasks_pending_.load(std::memory_order_acquire) || stopping_.load() ||
       (needs_acks() && peer_.updates() != updates_seen_)) {
@@ -192,7 +213,6 @@ void Group::wait(int limit_ms) {
   } else {
     waker_.cancel();
   }
-  resync_waits_ = false;
 }
 
 void Group::adopt(uint64_t id, ClientState state, Volume &volume) {

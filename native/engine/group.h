@@ -29,6 +29,7 @@
 #include "engine/connection.h"
 #include "engine/lease.h"
 #include "engine/pairing.h"
+#include "engine/patience.h"
 #include "engine/resync.h"
 #include "engine/standby-watch.h"
 #include "engine/verifier.h"
@@ -103,6 +104,8 @@ class Group {
   int wait_limit_ms();
   int wait_limit_without_timers_ms();
   void repair(Volume &volume, const std::vector<Range> &ranges);
+  bool is_patient();
+  bool ask_again();
   void wait(int limit_ms);
   void run_tasks();
   void serve_all();
@@ -199,6 +202,7 @@ class Group {
   std::vector<Connection *> readable_, touched_, parked_;
   size_t operations_ = 0;     // on workers
   Admission admission_;
+  Patience patience_;
   uint64_t stall_check_ns_ = 0;
   bool quiescing_ = false;
   std::vector<std::function<void()>> quiesced_;

@@ -84,6 +84,7 @@ void Group::serve(Connection &connection) {
       connection.readable = false;
       if (connection.closing) break;
     } else {
+      patience_.rewarded(turn_ns_);
       connection.last_byte_ns = turn_ns_;
       connection.readable = !connection.drained || connection.hung_up;
     }

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -160,6 +161,12 @@ int clock_gettime(clockid_t clock, timespec *time) {
   const uint64_t now = scheduler->now_ns + (clock == CLOCK_REALTIME ? kWallOffsetNs : 0);
   time->tv_sec = static_cast<time_t>(now / 1'000'000'000);
   time->tv_nsec = static_cast<long>(now % 1'000'000'000);
+  return 0;
+}
+
+// Nobody takes a fiber's processor away.
+int getrusage(__rusage_who_t, rusage *usage) {
+  *usage = {};
   return 0;
 }
 
