@@ -14,14 +14,20 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs lib /var/lib
 mkdir -p /var/lib/drbd /run/lock
 
-measure() { # peer device
+flags="--name=guest --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --time_based --runtime=$seconds --size=96m --output-format=terse --terse-version=3"
+# A rate counts until everything is applied; what DRBD has not applied yet when fio ends is at most its send buffer.
+measure() { # peer device [control socket of the master]
   for depth in 1 8; do
-    fio --name=guest --filename="$2" --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=$depth --time_based \
-      --runtime="$seconds" --size=96m --output-format=terse --terse-version=3 >/tmp/terse
+    late=0
+    if [ -z "${3-}" ]; then
+      fio $flags --filename="$2" --iodepth=$depth >/tmp/terse
+    else
+      late=$(python3 "${0%/*}/applied.py" "$3" fio $flags --filename="$2" --iodepth=$depth 2>/tmp/terse)
+    fi
     # fio(1), terse version 3: field 49 is writes a second; percentiles of writes come after those of reads
-    tell "figure $1 $depth $(awk -F';' '$2 ~ /^fio/ {
+    tell "figure $1 $depth $(awk -F';' -v seconds="$seconds" -v late="$late" '$2 ~ /^fio/ {
       for (i = 50; i <= NF; i++) { split($i, part, "="); at[part[1]] = part[2] }
-      print $49, at["50.000000%"], at["99.000000%"] }' /tmp/terse)"
+      print $49 * seconds / (seconds + late), at["50.000000%"], at["99.000000%"] }' /tmp/terse) $late"
   done
 }
 
@@ -64,7 +70,7 @@ for durability in async received; do
   until [ -S /run/m/control.sock ] || [ $tries = 300 ]; do sleep 0.1; tries=$((tries + 1)); done
   must "understudy is in sync, $durability" understudy wait disk --for protected --timeout 60s --state /run/m
   nbd-client -unix /run/nbd.sock /dev/nbd0 -N disk -b 4096 >/dev/null 2>&1
-  measure guest-$durability /dev/nbd0
+  measure guest-$durability /dev/nbd0 /run/m/control.sock
   must 'all of it is applied' understudy wait disk --for drained --timeout 60s --state /run/m
   nbd-client -d /dev/nbd0 >/dev/null 2>&1
   kill $master
