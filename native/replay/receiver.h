@@ -54,6 +54,8 @@ class Receiver {
  private:
   Status parse();
   Status check(const wire::RecordHeader &header) const;
+  void sum_payload(const wire::RecordHeader &header);
+  void begin_record();
   Status check_range(const wire::RecordHeader &header) const;
   void accept(const wire::RecordHeader &header);
   void publish();
@@ -70,7 +72,9 @@ class Receiver {
   uint64_t parsed_ = 0;         // after the last complete record
   uint64_t taken_ = 0;          // up to here the peer has its credit back
   uint64_t early_ = 0;          // of the credit, what has not left the ring yet
-  bool header_good_ = false;    // the header at parsed_ has been checked
+  bool header_good_ = false;    // the header at parsed_ has been checked,
+  uint64_t payload_summed_ = 0; // and so many bytes of its payload summed up, while they were warm
+  uint32_t payload_crc32c_ = 0;
   uint64_t accepted_count_ = 0; // records since the last publish()
   bool urgent_ = false;         // one of them is waited for
   wire::Chain chain_;
