@@ -110,7 +110,8 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   // endpoint-receive.cc
   bool receive();
   void receive_batch(UdpSocket &socket, const IncomingBatch &batch, uint64_t now);
-  void receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes, uint64_t now);
+  SessionImpl *receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,
+                              uint64_t now);
   void receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id, const uint8_t *packet,
                      size_t bytes, uint64_t now);
   void accept(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes, uint64_t now);

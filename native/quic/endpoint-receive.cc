@@ -23,32 +23,50 @@ bool EndpointImpl::receive() {
   return more;
 }
 
+// Packets that came together are nearly always of one session: whose they are is looked up once for each run of them.
 void EndpointImpl::receive_batch(UdpSocket &socket, const IncomingBatch &batch, uint64_t now) {
-  for (size_t at = 0; at < batch.length; at += batch.segment)
-    receive_packet(socket, batch, batch.data + at, std::min(batch.segment, batch.length - at), now);
+  constexpr uint8_t kLongHeader = 0x80;
+  const uint8_t *before = nullptr;
+  SessionImpl *session = nullptr;
+  for (size_t at = 0; at < batch.length; at += batch.segment) {
+    const uint8_t *packet = batch.data + at;
+    const size_t bytes = std::min(batch.segment, batch.length - at);
+    const bool is_short = bytes > kConnectionIdBytes && !(packet[0] & kLongHeader);
+    if (session && is_short && memcmp(before + 1, packet + 1, kConnectionIdBytes) == 0) {
+      session->read(packet, bytes, batch.local, batch.remote, now);
+      continue;
+    }
+    SessionImpl *found = receive_packet(socket, batch, packet, bytes, now);
+    session = is_short ? found : nullptr;
+    before = packet;
+  }
 }
 
-void EndpointImpl::receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet, size_t bytes,
-                                  uint64_t now) {
+// Returns the session that took it, if any.
+SessionImpl *EndpointImpl::receive_packet(UdpSocket &socket, const IncomingBatch &batch, const uint8_t *packet,
+                                          size_t bytes, uint64_t now) {
   ngtcp2_version_cid id;
   const int error = ngtcp2_pkt_decode_version_cid(&id, packet, bytes, kConnectionIdBytes);
   if (error == NGTCP2_ERR_VERSION_NEGOTIATION) {
     if (!is_dialer(socket) && bytes >= kHandshakePacketBytes)
       reply(socket, batch, stateless_->version_negotiation({batch_buffer_.get(), kHandshakePacketBytes}, id, now));
-    return;
+    return nullptr;
   }
-  if (error || id.dcidlen > NGTCP2_MAX_CIDLEN) return;
+  if (error || id.dcidlen > NGTCP2_MAX_CIDLEN) return nullptr;
   ngtcp2_cid cid;
   ngtcp2_cid_init(&cid, id.dcid, id.dcidlen);
   auto found = routes_.find(cid);
   if (found == routes_.end()) {
     receive_stray(socket, batch, id, packet, bytes, now);
   } else if (found->second.session) {
-    found->second.session->read(packet, bytes, batch.local, batch.remote, now);
+    SessionImpl *const session = found->second.session;  // reading may change the routes
+    session->read(packet, bytes, batch.local, batch.remote, now);
+    return session;
   } else {
     const std::shared_ptr<Grave> grave = found->second.grave;
     visit_grave(*grave);
   }
+  return nullptr;
 }
 
 void EndpointImpl::receive_stray(UdpSocket &socket, const IncomingBatch &batch, const ngtcp2_version_cid &id,

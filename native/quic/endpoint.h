@@ -85,6 +85,10 @@ struct SessionStats {  // written by the link thread, read by anyone
   std::atomic<uint64_t> rtt_ns{0}, congestion_window_bytes{0}, in_flight_bytes{0}, packet_bytes{0};
   std::atomic<uint64_t> packets_sent{0}, packets_received{0}, packets_lost{0}, bytes_sent{0}, bytes_received{0};
   std::atomic<uint64_t> bytes_retransmitted{0};
+  // One writer: no locked instruction for each packet.
+  static void add(std::atomic<uint64_t> &figure, uint64_t count) {
+    figure.store(figure.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+  }
 };
 
 // Link thread only, but for id, stats and the two strings, which are constant once established.

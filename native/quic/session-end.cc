@@ -155,8 +155,8 @@ SessionImpl::Farewell SessionImpl::say_farewell(uint64_t now) {
     farewell.connection_ids = connection_ids_;
     farewell.keep_until = now + std::min<uint64_t>(3 * ngtcp2_conn_get_pto(conn_), 3'000'000'000);
     if (bytes) {
-      stats.bytes_sent.fetch_add(bytes, std::memory_order_relaxed);
-      stats.packets_sent.fetch_add(1, std::memory_order_relaxed);
+      SessionStats::add(stats.bytes_sent, bytes);
+      SessionStats::add(stats.packets_sent, 1);
     }
   }
   records_ = nullptr;

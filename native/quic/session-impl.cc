@@ -141,8 +141,8 @@ void SessionImpl::read(const uint8_t *packet, size_t bytes, const Address &local
   const ngtcp2_path path{{&to.base, to.length}, {&from.base, from.length}, nullptr};
   const ngtcp2_pkt_info info{};
   const int error = ngtcp2_conn_read_pkt(conn_, &path, &info, packet, bytes, clock(now));
-  stats.packets_received.fetch_add(1, std::memory_order_relaxed);
-  stats.bytes_received.fetch_add(bytes, std::memory_order_relaxed);
+  SessionStats::add(stats.packets_received, 1);
+  SessionStats::add(stats.bytes_received, bytes);
   dirty = true;
   if (error) {
     if (!is_ending()) end_by_failure(error, established_ ? "receive" : "handshake");
@@ -226,7 +226,7 @@ void SessionImpl::update_stats() {
   const uint64_t lost = ngtcp2_conn_get_stream_loss_count(conn_, records_stream_);
   const uint64_t before = stats.packets_lost.load(std::memory_order_relaxed);
   stats.packets_lost.store(lost, std::memory_order_relaxed);
-  stats.bytes_retransmitted.fetch_add((lost - before) * packet_size_.current(), std::memory_order_relaxed);
+  SessionStats::add(stats.bytes_retransmitted, (lost - before) * packet_size_.current());
 }
 
 }  // namespace understudy::quic

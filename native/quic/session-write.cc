@@ -57,22 +57,20 @@ SessionImpl::Written SessionImpl::write_batches(uint64_t now) {
 }
 
 SessionImpl::Filled SessionImpl::fill_batch(Batch &batch, size_t bytes_max, uint64_t now) {
+  ngtcp2_path_storage path, first;  // of this packet, and of the first one of the batch
   for (;;) {
     const size_t size = packet_size_.current();
     if (batch.packets == kBatchPacketsMax || (batch.packets > 0 && batch.length + size > bytes_max))
       return Filled::kFull;
-    ngtcp2_path_storage path;
     ngtcp2_path_storage_zero(&path);
     uint8_t *packet = batch.data + batch.length;
     const ngtcp2_ssize written = write_packet(packet, size, &path.path, now);
     if (written < 0) return Filled::kFailed;
     if (written == 0) return Filled::kNothingMore;
     const auto bytes = static_cast<size_t>(written);
-    stats.packets_sent.fetch_add(1, std::memory_order_relaxed);
+    SessionStats::add(stats.packets_sent, 1);
     pace_.take(bytes);
-    const Address local = Address::from(path.path.local.addr, path.path.local.addrlen);
-    const Address remote = Address::from(path.path.remote.addr, path.path.remote.addrlen);
-    if (batch.packets > 0 && (bytes > batch.segment || !(remote == batch.remote) || !(local == batch.local))) {
+    if (batch.packets > 0 && (bytes > batch.segment || !ngtcp2_path_eq(&path.path, &first.path))) {
       // It fits not in this batch: a larger one, or on its way to another address of the peer. It starts the next.
       if (!flush({batch.data, batch.length, batch.segment, batch.local, batch.remote})) {
         // The socket is full and unsent_ has the batch: this packet is lost, as packets may be.
@@ -84,8 +82,10 @@ SessionImpl::Filled SessionImpl::fill_batch(Batch &batch, size_t bytes_max, uint
     }
     if (batch.packets == 0) {
       batch.segment = bytes;
-      batch.local = local;
-      batch.remote = remote;
+      batch.local = Address::from(path.path.local.addr, path.path.local.addrlen);
+      batch.remote = Address::from(path.path.remote.addr, path.path.remote.addrlen);
+      ngtcp2_path_storage_init(&first, path.path.local.addr, path.path.local.addrlen, path.path.remote.addr,
+                               path.path.remote.addrlen, nullptr);
     }
     batch.length += bytes;
     batch.packets++;
@@ -173,11 +173,11 @@ bool SessionImpl::flush(const OutgoingBatch &batch) {
     parting_->batch = batch;
     parting_->batch.data = parting_->bytes.data();
     parting_->socket = socket_;
-    stats.bytes_sent.fetch_add(batch.length, std::memory_order_relaxed);
+    SessionStats::add(stats.bytes_sent, batch.length);
     return true;
   }
   const SendResult result = socket_->send(batch);
-  stats.bytes_sent.fetch_add(result.sent, std::memory_order_relaxed);
+  SessionStats::add(stats.bytes_sent, result.sent);
   switch (result.outcome) {
     case SendOutcome::kSent: return true;
     case SendOutcome::kBlocked:
