@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -38,11 +39,17 @@ SegmentHeader header_of(uint64_t index, uint64_t base, wire::Position last) {
   return header;
 }
 
-// Only a help: a full disk shows itself at the write, where it is handled.
-void preallocate(int fd, uint64_t have_bytes, uint64_t want_bytes) {
-  if (have_bytes < want_bytes)
-    (void)!fallocate(fd, 0, static_cast<off_t>(have_bytes), static_cast<off_t>(want_bytes - have_bytes));
+// Only a help: a full disk shows itself at the write, where it is handled. Returns how many bytes are there.
+uint64_t preallocate(int fd, uint64_t have_bytes, uint64_t want_bytes) {
+  if (have_bytes >= want_bytes) return have_bytes;
+  const auto start = static_cast<off_t>(have_bytes), bytes = static_cast<off_t>(want_bytes - have_bytes);
+  return fallocate(fd, 0, start, bytes) == 0 ? want_bytes : have_bytes;
 }
+
+// To sync what was written into allocated blocks for the first time is a commit of the file system's journal, twice the
+// time of a sync of blocks that were written before. So small appends, each of which somebody may wait for, find zeroes.
+constexpr size_t kSmallAppendBytes = 64u << 10;
+constexpr uint64_t kZeroesAheadBytes = 1u << 20;
 }  // namespace
 
 std::string Segment::path_of(const std::string &directory, uint64_t index) { return name_of(directory, index, ".seg"); }
@@ -64,8 +71,8 @@ Result<std::shared_ptr<Segment>> Segment::create(const std::string &directory, u
     unlink(path.c_str());
     return Status::failed(error, "create segment " + path);
   }
-  preallocate(fd.get(), kSegmentHeaderBytes, kSegmentHeaderBytes + preallocate_bytes);
-  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+  const uint64_t allocated = preallocate(fd.get(), kSegmentHeaderBytes, kSegmentHeaderBytes + preallocate_bytes);
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header, kSegmentHeaderBytes, allocated));
 }
 
 Result<std::shared_ptr<Segment>> Segment::write_over(const std::string &set_aside, const std::string &directory,
@@ -86,8 +93,9 @@ Result<std::shared_ptr<Segment>> Segment::write_over(const std::string &set_asid
     unlink(path.c_str());
     return Status::failed(error, "write over segment " + path);
   }
-  preallocate(fd.get(), static_cast<uint64_t>(info.st_size), kSegmentHeaderBytes + preallocate_bytes);
-  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+  const auto written = static_cast<uint64_t>(info.st_size);
+  const uint64_t allocated = preallocate(fd.get(), written, kSegmentHeaderBytes + preallocate_bytes);
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header, written, allocated));
 }
 
 Result<std::shared_ptr<Segment>> Segment::open(const std::string &directory, uint64_t index) {
@@ -103,15 +111,29 @@ Result<std::shared_ptr<Segment>> Segment::open(const std::string &directory, uin
     return Status::failed(EBADMSG, "read segment " + path + ": bad header");
   if (header.version != kSegmentVersion)
     return Status::failed(EPROTONOSUPPORT, "read segment " + path + ": version " + std::to_string(header.version));
-  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header));
+  return std::shared_ptr<Segment>(new Segment(std::move(fd), path, header, 0, 0));
 }
 
 int Segment::append(const void *data, size_t bytes) {
   const uint64_t at = end();
   if (int error = write_at(fd_.get(), data, bytes, file_offset(at))) return error;
+  const uint64_t written = file_offset(at) + bytes;
+  if (bytes <= kSmallAppendBytes && written > written_bytes_) write_zeroes_ahead(written);
+  written_bytes_ = std::max(written_bytes_, written);
   if (!BROKEN(kAckBeforeSync) && fdatasync(fd_.get()) != 0) return errno;
   set_end(at + bytes);
   return 0;
+}
+
+// Only a help, too.
+void Segment::write_zeroes_ahead(uint64_t from) {
+  static const uint8_t kZeroes[64u << 10] = {};
+  const uint64_t to = std::min(from + kZeroesAheadBytes, allocated_bytes_);
+  for (uint64_t at = from; at < to; at = written_bytes_) {
+    const size_t bytes = std::min<uint64_t>(sizeof kZeroes, to - at);
+    if (write_at(fd_.get(), kZeroes, bytes, at) != 0) return;
+    written_bytes_ = at + bytes;
+  }
 }
 
 int Segment::trim() {

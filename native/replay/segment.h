@@ -69,14 +69,21 @@ class Segment {
   int read(void *data, size_t bytes, uint64_t log_offset, size_t *done) const;
 
  private:
-  Segment(Fd fd, std::string path, const SegmentHeader &header)
-      : fd_(std::move(fd)), path_(std::move(path)), header_(header), end_(header.base) {}
+  Segment(Fd fd, std::string path, const SegmentHeader &header, uint64_t written_bytes, uint64_t allocated_bytes)
+      : fd_(std::move(fd)),
+        path_(std::move(path)),
+        header_(header),
+        end_(header.base),
+        written_bytes_(written_bytes),
+        allocated_bytes_(allocated_bytes) {}
+  void write_zeroes_ahead(uint64_t from);
   uint64_t file_offset(uint64_t log_offset) const { return kSegmentHeaderBytes + log_offset - header_.base; }
 
   Fd fd_;
   std::string path_;
   SegmentHeader header_;
   std::atomic<uint64_t> end_;
+  uint64_t written_bytes_, allocated_bytes_;  // of the file, from its start: blocks that hold data or zeroes; that are there
   std::optional<wire::Position> plain_end_;
 };
 
