@@ -103,9 +103,9 @@ void Group::run() {
     verifier_.turn(turn_ns_);
     turn_marks();
     if (Spilling *spilling = capture_.spilling()) spilling->turn(turn_ns_, stopping_.load());
-    start_flushes();
     if (const Capture::News news = capture_.publish(); news != Capture::News::kNone)
       link_->published(news == Capture::News::kUrgent);
+    start_flushes();  // after: the standby's disk has the longer way
     answer_waiters();
     send_outputs();
     if (!quiesced_.empty() && operations_ == 0 && !marks_busy() &&

@@ -2,7 +2,7 @@
 //
 // One turn of the thread:
 //   wait -> commands -> standby's watermarks -> requests of each readable client -> resync, verify
-//        -> start device flushes -> publish the log -> replies that are due -> one send per client
+//        -> publish the log -> start device flushes -> replies that are due -> one send per client
 // Requests and sends only while there is a lease, where one is needed (lease.h).
 //
 // All writes of the group pass this one thread, so that their order on the device, in the log and in the sequence is
