@@ -187,7 +187,7 @@ void Group::wait(int limit_ms) {
     limit_ms = 0;
   }
   waker_.prepare();
-  if (tasks_pending_.load(std::memory_order_acquire) || stopping_.load() ||
+  if (tasks_pending_.load(std::memory_order_acquire) || stopping_.load() || outputs_left_.load() ||
       (needs_acks() && peer_.updates() != updates_seen_)) {
     waker_.cancel();
     limit_ms = 0;
