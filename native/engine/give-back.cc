@@ -1,6 +1,10 @@
 // A resynchronisation the other way round: what the standby has is written to the master's device.
 //
 //   dirty run -> hashes asked, read, compared (resync.cc) -> what differs is asked for -> written on a worker -> clean
+//
+// The standby tells its cut. Records that are staged above it, of a step that the last life of this master did not close,
+// were never acknowledged, but are applied when the step is closed: what was taken below them follows them as a record.
+//
 //   nothing is dirty any more -> a flush of each device -> the step closes
 //
 // The master serves nobody meanwhile. A failure leaves the run dirty and the step open: it is told once, and the next
@@ -29,12 +33,15 @@ void Resync::take(const ReadResult &result) {
   const auto wanted = [&](uint64_t at) {  // what cannot be read here, too: writing may mend it
     return result.differs[(at - result.start) / kRegion] || std::find(unreadable.begin(), unreadable.end(), at) != unreadable.end();
   };
+  const auto covered = [&](uint64_t at) {
+    return result.theirs.empty() || (result.theirs[(at - result.start) / kRegion].flags & wire::kHashUnknown);
+  };
   for (uint64_t at = result.start; at < result.end;) {
-    const bool is_wanted = wanted(at);
+    const bool is_wanted = wanted(at), is_covered = covered(at);
     uint64_t end = at;
     do end = std::min(end + kRegion, result.end);
-    while (end < result.end && wanted(end) == is_wanted);
-    if (is_wanted) takings_.push_back({result.volume, at, end, Taking::kWanted});
+    while (end < result.end && wanted(end) == is_wanted && covered(end) == is_covered);
+    if (is_wanted) takings_.push_back({result.volume, at, end, is_covered, Taking::kWanted});
     else clear(*result.volume, at, end);
     at = end;
   }
@@ -92,10 +99,18 @@ void Resync::put(Taking &taking) {
       puts_--;
       if (epoch != epoch_) return;
       if (error) return take_failed(volume, "give back: write", job->start, job->end - job->start, error);
+      if (job->is_covered && !follow_staged(*job)) return;  // no room in the log: it stays dirty, and comes again
       page_.add(kGroup_given_back_bytes, job->end - job->start);
       clear(volume, job->start, job->end);
     });
   });
+}
+
+bool Resync::follow_staged(const Taking &taking) {
+  const uint64_t edges = 2 * (taking.volume->excluded.ranges().size() + 1);
+  if (!capture_.spare_room(taking.end - taking.start + edges * sizeof(wire::RecordHeader))) return false;
+  emit_region(*taking.volume, taking.start, taking.end, taking.bytes.data(), false);
+  return true;
 }
 
 void Resync::take_failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error) {

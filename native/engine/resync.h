@@ -63,6 +63,7 @@ class Resync {
   struct Taking {
     Volume *volume;
     uint64_t start, end;
+    bool is_covered;  // by staged records
     enum { kWanted, kAsked, kComplete, kPutting } stage;
     std::vector<uint8_t> bytes = {};
   };
@@ -81,6 +82,7 @@ class Resync {
   void take_turn();
   void ask_for(Taking &taking);
   void put(Taking &taking);
+  bool follow_staged(const Taking &taking);
   void take_failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);
   bool is_taken();
 
