@@ -102,6 +102,7 @@ Result<std::unique_ptr<quic::Endpoint>> quic::Endpoint::open(const quic::Endpoin
 // What links need of a master's group; there is none on a standby.
 void engine::Group::post(std::function<void()>) { CHECK(!"no group here"); }
 void engine::Group::session_lost(uint64_t) { CHECK(!"no group here"); }
+void engine::Group::marks_arrived(const wire::WatermarksBody &) { CHECK(!"no group here"); }
 void engine::Resync::hashes_arrived(const wire::HashReplyBody &, const std::vector<wire::HashEntry> &) { CHECK(!"no group here"); }
 void engine::Resync::data_arrived(const wire::DataReplyBody &, const std::vector<uint8_t> &) { CHECK(!"no group here"); }
 void engine::Verifier::result(const wire::VerifyResultBody &) { CHECK(!"no group here"); }

@@ -35,7 +35,7 @@ constexpr Breakage kBreakages[] = {
     {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby"},
     {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received"},
 };
-constexpr uint64_t kSeeds = 200, kSeedsToCatch = 400;
+constexpr uint64_t kSeeds = 200, kSeedsToCatch = 4000;
 constexpr int kJobs = 2;
 
 int tests = 0, failures = 0;
