@@ -42,14 +42,24 @@ class Random {
   std::mt19937_64 engine_;
 };
 
+// Moves what follows by 40 bytes at most: several moves could add up to the bytes of one record, which is then a whole
+// one in another's place. Nothing but the encryption of the link and the sectors of a disk keep that from happening.
 inline void mutate(Bytes &bytes, Random &random) {
+  bool moved = false;
   for (uint64_t count = 1 + random.below(4); count && !bytes.empty(); count--) {
     const size_t at = random.below(bytes.size());
-    switch (random.below(5)) {
+    const uint64_t kind = random.below(5);
+    switch (moved && (kind == 2 || kind == 3) ? 0 : kind) {
       case 0: bytes[at] ^= static_cast<uint8_t>(1u << random.below(8)); break;
       case 1: bytes[at] = static_cast<uint8_t>(random.below(256)); break;
-      case 2: bytes.erase(bytes.begin() + at, bytes.begin() + std::min(bytes.size(), at + 1 + random.below(40))); break;
-      case 3: bytes.insert(bytes.begin() + at, 1 + random.below(40), static_cast<uint8_t>(random.below(256))); break;
+      case 2:
+        bytes.erase(bytes.begin() + at, bytes.begin() + std::min(bytes.size(), at + 1 + random.below(40)));
+        moved = true;
+        break;
+      case 3:
+        bytes.insert(bytes.begin() + at, 1 + random.below(40), static_cast<uint8_t>(random.below(256)));
+        moved = true;
+        break;
       default: {
         const uint64_t value = random.odd();
         memcpy(bytes.data() + at, &value, std::min<size_t>(sizeof value, bytes.size() - at));

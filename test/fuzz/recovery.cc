@@ -53,13 +53,33 @@ Log make_log(fuzz::Random &random) {
   return log;
 }
 
+// A file that may be written over after record `first` (replay/segment-log.h says which): earlier records are in it, of
+// which some may stand just where a new one will. Empty: there is none.
+std::string set_aside(const Log &log, size_t first, const std::string &folder, uint64_t index, fuzz::Random &random) {
+  const auto type_of = [&](size_t record) { return static_cast<RecordType>(log.bytes[log.starts[record] + 4]); };
+  size_t end = first;
+  while (end > 0 && log.before[end].sequence >= log.before[first].sequence) end--;
+  size_t begin = end;
+  for (const size_t least = random.below(end + 1); begin > least && type_of(begin - 1) != RecordType::kBegin;) begin--;
+  if (begin == end) return "";
+  auto made = Segment::create(folder, index, log.starts[begin], log.before[begin], 64u << 10);
+  CHECK(made.ok());
+  CHECK(made.value->append(log.bytes.data() + log.starts[begin], log.starts[end] - log.starts[begin]) == 0);
+  std::string path = Segment::set_aside_path_of(folder, index);
+  CHECK(rename(made.value->path().c_str(), path.c_str()) == 0);
+  return path;
+}
+
 // Some records a segment. Returns how many segments there are, numbered from 1.
 uint64_t write_segments(const Log &log, const std::string &folder, fuzz::Random &random) {
   uint64_t index = 0;
   const size_t records = log.starts.size() - 1;
   for (size_t first = 0; first < records;) {
     const size_t count = std::min<size_t>(records - first, 1 + random.below(8));
-    auto made = Segment::create(folder, ++index, log.starts[first], log.before[first], 64u << 10);
+    const std::string spare = random.one_in(2) ? set_aside(log, first, folder, index + 1, random) : "";
+    index++;
+    auto made = spare.empty() ? Segment::create(folder, index, log.starts[first], log.before[first], 64u << 10)
+                              : Segment::write_over(spare, folder, index, log.starts[first], log.before[first], 64u << 10);
     CHECK(made.ok());
     CHECK(made.value->append(log.bytes.data() + log.starts[first], log.starts[first + count] - log.starts[first]) == 0);
     if (random.one_in(2)) CHECK(made.value->trim() == 0);
@@ -68,6 +88,26 @@ uint64_t write_segments(const Log &log, const std::string &folder, fuzz::Random 
   return index;
 }
 
+void change(fuzz::Bytes &bytes, fuzz::Random &random) {
+  constexpr size_t kSector = 512;
+  const size_t sectors = bytes.size() / kSector;
+  for (uint64_t count = 1 + random.below(4); count && sectors; count--) {
+    const size_t at = random.below(bytes.size());
+    uint8_t *sector = bytes.data() + random.below(sectors) * kSector;
+    switch (random.below(5)) {
+      case 0: bytes[at] ^= static_cast<uint8_t>(1u << random.below(8)); break;
+      case 1: bytes[at] = static_cast<uint8_t>(random.below(256)); break;
+      case 2: memset(sector, 0, kSector); break;
+      case 3: memmove(sector, bytes.data() + random.below(sectors) * kSector, kSector); break;
+      default: {
+        const uint64_t value = random.odd();
+        memcpy(bytes.data() + at, &value, std::min<size_t>(sizeof value, bytes.size() - at));
+      }
+    }
+  }
+}
+
+// What a disk does: bytes change, sectors are lost or land in another's place, a file is shorter or gone. Nothing moves.
 void damage(const std::string &path, fuzz::Random &random) {
   if (random.one_in(8)) {
     unlink(path.c_str());
@@ -79,7 +119,7 @@ void damage(const std::string &path, fuzz::Random &random) {
   const ssize_t n = pread(fd, bytes.data(), bytes.size(), 0);
   bytes.resize(n < 0 ? 0 : static_cast<size_t>(n));
   if (random.one_in(4) && !bytes.empty()) bytes.resize(random.below(bytes.size()));
-  else fuzz::mutate(bytes, random);
+  else change(bytes, random);
   CHECK(ftruncate(fd, 0) == 0 && pwrite(fd, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
   close(fd);
 }

@@ -419,8 +419,9 @@ static void names_are_safe(const char *folder, uint64_t before) {
     char *lines[5], *rest = text;
     for (int i = 0; i < 5; i++) lines[i] = strsep(&rest, "\n");
     if (!lines[4] || (folder ? strcmp(lines[1], folder) != 0 : strcmp(lines[0], "unlink") != 0)) continue;
-    if (lines[4][0] != '-') forget_file(lines[4]);
+    // In this order: a process may be killed in between, and what is kept may be too much but never too little.
     syscall(SYS_unlink, path);
+    if (lines[4][0] != '-') forget_file(lines[4]);
   }
   pthread_mutex_unlock(&names_lock);
   if (directory) closedir(directory);

@@ -13,10 +13,10 @@ t.test('two minutes of kills, power cuts, networks, full disks and changed roles
   const figures =
     /(\d+) faults of (\d+) kinds, (\d+) kills, .* (\d+) writes checked, protected (\d+) %, lost (\d+)$/m.exec(stdout)
   t.comment(figures?.[0] ?? '')
-  if (code !== 0) t.comment(`${stdout.slice(-20_000)}${stderr.slice(-10_000)}`)
   const [faults = 0, kinds = 0, kills = 0, writes = 0, protectedPart = 0, lost = NaN] =
     figures?.slice(1).map(Number) ?? []
-  t.equal(code, 0)
+  // What it printed is in the report of a failure, without which nobody would know why.
+  t.equal(code, 0, 'exit code', { printed: `${stdout.slice(-20_000)}${stderr.slice(-10_000)}` })
   t.equal(lost, 0)
   t.ok(faults >= 100 && kinds >= 20, `${faults} faults of ${kinds} kinds`)
   t.ok(kills >= 20, `${kills} kills`)
