@@ -145,8 +145,10 @@ bool Group::needs_acks() const {
 
 int Group::wait_limit_ms() {
   int limit = wait_limit_without_timers_ms();
-  const int spill = capture_.spilling() ? capture_.spilling()->wait_limit_ms(turn_ns_) : -1;
-  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks_limit_ms(), spill, lease_limit_ms()})
+  const bool stopping = stopping_.load();  // nothing is begun any more, so that what is due stays so
+  const int spill = capture_.spilling() && !stopping ? capture_.spilling()->wait_limit_ms(turn_ns_) : -1;
+  const int marks = stopping ? -1 : marks_limit_ms();
+  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks, spill, lease_limit_ms()})
     if (timer >= 0 && (limit < 0 || timer < limit)) limit = timer;
   return limit;
 }
@@ -187,7 +189,8 @@ void Group::wait(int limit_ms) {
     limit_ms = 0;
   }
   waker_.prepare();
-  if (tasks_pending_.load(std::memory_order_acquire) || stopping_.load() || outputs_left_.load() ||
+  // Not because of stopping_: its stop() has posted, and so does each worker that is waited for.
+  if (tasks_pending_.load(std::memory_order_acquire) || outputs_left_.load() ||
       (needs_acks() && peer_.updates() != updates_seen_)) {
     waker_.cancel();
     limit_ms = 0;
