@@ -1,0 +1,21 @@
+// What libext2fs reads through: a Space, never written, within a Budget.
+#pragma once
+#include <ext2fs/ext2fs.h>
+
+#include <memory>
+
+#include "filesystem/budget.h"
+#include "filesystem/space.h"
+
+namespace understudy::filesystem {
+
+struct FreeExt {
+  void operator()(ext2_filsys fs) const { ext2fs_free(fs); }  // unlike ext2fs_close, never writes
+};
+using Ext = std::unique_ptr<struct struct_ext2_filsys, FreeExt>;
+
+// What went wrong as one of libext2fs' numbers; 0: `opened` is set. Space and budget must outlive it.
+errcode_t open_ext(const Space &space, Budget &budget, Ext &opened);
+std::string ext_error(errcode_t error);
+
+}  // namespace understudy::filesystem

@@ -1,0 +1,101 @@
+#include "filesystem/ext.h"
+
+#include <cerrno>
+#include <thread>
+
+#include "filesystem/ext-inodes.h"
+#include "filesystem/ext-names.h"
+
+namespace understudy::filesystem {
+namespace {
+
+constexpr int kAttempts = 3;
+constexpr auto kPause = std::chrono::milliseconds(100);
+constexpr uint64_t kSuperblockOffset = 1024;
+constexpr uint32_t kBlocksPerGroupMin = 256;  // as mke2fs has it
+
+Status failed(errcode_t error) {
+  if (error == ECANCELED) return Status::failed(ECANCELED, "read the file system");
+  if (error == ETIMEDOUT) return Status::failed(ETIMEDOUT, "read the file system");
+  if (error == EOVERFLOW) return Status::failed(EOVERFLOW, "read the file system: it has more files than is kept in memory");
+  return {EIO, "read the file system: " + ext_error(error)};
+}
+
+// Whether it is worth opening: libext2fs allocates what the superblock asks for.
+Status check_superblock(const Space &space, Budget &budget) {
+  struct ext2_super_block super;
+  if (auto status = space.read(kSuperblockOffset, &super, sizeof super); !status.ok()) return status;
+  const auto bad = [](const std::string &what) { return Status{EINVAL, "read the file system: its superblock: " + what}; };
+  const uint32_t incompatible = ext2fs_le32_to_cpu(super.s_feature_incompat), log_size = ext2fs_le32_to_cpu(super.s_log_block_size);
+  if (ext2fs_le16_to_cpu(super.s_magic) != EXT2_SUPER_MAGIC) return bad("no signature");
+  if (log_size > EXT2_MAX_BLOCK_LOG_SIZE - EXT2_MIN_BLOCK_LOG_SIZE) return bad("block size");
+  const uint64_t block_bytes = uint64_t{EXT2_MIN_BLOCK_SIZE} << log_size, fits = space.size_bytes() / block_bytes;
+  uint64_t blocks = ext2fs_le32_to_cpu(super.s_blocks_count);
+  if (incompatible & EXT4_FEATURE_INCOMPAT_64BIT) blocks |= uint64_t{ext2fs_le32_to_cpu(super.s_blocks_count_hi)} << 32;
+  if (blocks > fits) return bad(std::to_string(blocks) + " blocks, where " + std::to_string(fits) + " are");
+  const uint32_t per_group = ext2fs_le32_to_cpu(super.s_blocks_per_group);
+  if (per_group < kBlocksPerGroupMin) return bad("size of a block group");
+  if (!budget.take((blocks / per_group + 1) * EXT2_MIN_DESC_SIZE_64BIT)) return failed(budget.error());
+  return Status::good();
+}
+
+// What is certain of the claims becomes extents; `held` of the rest says why.
+errcode_t settle(Claims &claims, const Space &space, uint64_t block_bytes, Budget &budget, Listing &listing) {
+  const auto count = static_cast<uint32_t>(listing.files.size());
+  claims.settle([&](uint32_t owner) {
+    if (owner < count) listing.files[owner].held |= kShared;
+  });
+  for (const Claim &claim : claims.all()) {
+    if (claim.owner >= count || listing.files[claim.owner].held) continue;
+    space.map(claim.start * block_bytes, claim.blocks * block_bytes, [&](uint64_t offset, uint64_t bytes) {
+      Extent *last = listing.extents.empty() ? nullptr : &listing.extents.back();
+      if (last && last->file == claim.owner && last->offset + last->bytes == offset) last->bytes += bytes;
+      else if (budget.take(sizeof(Extent))) listing.extents.push_back({offset, bytes, claim.owner});
+    });
+    if (budget.error()) return budget.error();  // of a file on stripes, one claim may be very many extents
+  }
+  const auto by_offset = [](const Extent &a, const Extent &b) { return a.offset < b.offset; };
+  if (!std::is_sorted(listing.extents.begin(), listing.extents.end(), by_offset))
+    std::sort(listing.extents.begin(), listing.extents.end(), by_offset);
+  return 0;
+}
+
+errcode_t read_once(const Space &space, Budget &budget, Listing &listing) {
+  Ext fs;
+  if (errcode_t error = open_ext(space, budget, fs)) return error;
+  Problems problems;
+  Claims claims(budget, static_cast<uint32_t>(EXT2FS_CLUSTER_RATIO(fs.get())));
+  Inodes inodes;
+  listing.journal_pending = ext2fs_has_feature_journal_needs_recovery(fs->super);
+  if (errcode_t error = claim_metadata(fs.get(), claims, problems)) return budget.error() ? budget.error() : error;
+  if (errcode_t error = scan_inodes(fs.get(), budget, inodes, claims, problems)) return error;
+  if (errcode_t error = read_names(fs.get(), budget, inodes, listing, problems)) return error;
+  if (errcode_t error = settle(claims, space, fs->blocksize, budget, listing)) return error;
+  listing.problems = problems.count, listing.first_problem = problems.first;
+  return 0;
+}
+
+}  // namespace
+
+Result<Listing> list_ext(const Space &space, const Limits &limits) {
+  const auto until = std::chrono::steady_clock::now() + limits.time_max;
+  for (int attempt = 1;; attempt++) {
+    Limits left = limits;
+    left.time_max = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    Budget budget(left);
+    Listing listing;
+    errcode_t error = 0;
+    Status status = check_superblock(space, budget);
+    if (status.ok() && (error = read_once(space, budget, listing)) != 0) status = failed(error);
+    if (status.ok() && listing.problems == 0) return listing;
+    if (budget.error()) return failed(budget.error());
+    if (attempt < kAttempts) {
+      std::this_thread::sleep_for(kPause);
+      continue;
+    }
+    if (status.ok()) return listing;
+    return status;
+  }
+}
+
+}  // namespace understudy::filesystem
