@@ -4,7 +4,7 @@
 // run every time, and each deliberate fault (core/breakage.h) is seen.
 //
 //   simulator                          the tests below
-//   simulator run [--seeds N] [--seed S] [--minutes M] [--break NAME] [--verbose]     npm run sim
+//   simulator run [--seeds N] [--seed S] [--minutes M] [--break NAME] [--script NAME] [--verbose]     npm run sim
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +12,7 @@
 
 #define UNDERSTUDY_BREAK  // as its parts are compiled
 #include "../sim/sanitized.h"
+#include "../sim/scripts.h"
 #include "../sim/sweep.h"
 
 using namespace sim;
@@ -35,7 +36,7 @@ constexpr Breakage kBreakages[] = {
     {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby"},
     {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received"},
 };
-constexpr uint64_t kSeeds = 200, kSeedsToCatch = 4000;
+constexpr uint64_t kSeeds = 200, kSeedsToCatch = 4000, kSeedsOfScript = 10;
 constexpr int kJobs = 2;
 
 int tests = 0, failures = 0;
@@ -46,8 +47,9 @@ void ok(bool good, const std::string &title) {
   fflush(stdout);
 }
 
-void tell(const Outcome &outcome) {
-  printf("# seed %lu: %s\n#   again: npm run sim -- --seed %lu --verbose\n", outcome.seed, outcome.fault, outcome.seed);
+void tell(const Outcome &outcome, const std::string &options = "") {
+  printf("# seed %lu: %s\n#   again: npm run sim --%s --seed %lu --verbose\n", outcome.seed, outcome.fault, options.c_str(),
+         outcome.seed);
 }
 
 Outcome one_seed(uint64_t seed) {
@@ -93,9 +95,21 @@ void test_breakage(const Breakage &breakage) {
   ok(caught.seed && unbroken_is_good, std::string("seen: ") + breakage.title);
 }
 
+void test_script(const Script &script) {
+  uint64_t bad = 0;
+  SweepOptions options{1, kSeedsOfScript, 0, kJobs};
+  options.script = &script;
+  sweep(options, [&](const Outcome &outcome) {
+    if (!outcome.good) bad++, tell(outcome, std::string(" --script ") + script.name);
+    return true;
+  });
+  ok(bad == 0, script.title);
+}
+
 int run_tests() {
   test_seeds();
   test_reproduces();
+  for (const Script &script : scripts()) test_script(script);
   for (const Breakage &breakage : kBreakages) test_breakage(breakage);
   printf("1..%d\n", tests);
   return failures ? 1 : 0;
@@ -104,8 +118,9 @@ int run_tests() {
 // ---- npm run sim
 
 [[noreturn]] void usage() {
-  printf("usage: npm run sim -- [--seeds N] [--seed S] [--minutes M] [--break NAME] [--verbose]\n");
+  printf("usage: npm run sim -- [--seeds N] [--seed S] [--minutes M] [--break NAME] [--script NAME] [--verbose]\n");
   for (const Breakage &breakage : kBreakages) printf("  --break %-22s %s\n", breakage.name, breakage.title);
+  for (const Script &script : scripts()) printf("  --script %-21s %s\n", script.name, script.title);
   exit(2);
 }
 
@@ -131,6 +146,10 @@ SweepOptions options_from(int argc, char **argv) {
       for (const Breakage &breakage : kBreakages)
         if (strcmp(breakage.name, argv[i]) == 0) options.broken = breakage.value;
       if (options.broken == Break::kNone) usage();
+    } else if (name == "--script") {
+      for (const Script &script : scripts())
+        if (strcmp(script.name, argv[i]) == 0) options.script = &script;
+      if (!options.script) usage();
     } else {
       usage();
     }

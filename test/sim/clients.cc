@@ -39,6 +39,9 @@ class Client {
   }
   ~Client() { close(fd_); }
   bool burst(uint64_t count);
+  bool write(uint64_t first, uint64_t count, uint64_t stamp) {
+    return send_request(nbd::kWrite, 0, first, count, stamp) && take_reply();
+  }
 
  private:
   bool ask();
@@ -155,6 +158,15 @@ bool Client::burst(uint64_t count) {
 }
 
 }  // namespace
+
+std::shared_ptr<const bool> write_once(Run &run, uint64_t first, uint64_t count, uint64_t stamp) {
+  auto answered = std::make_shared<bool>(false);
+  scheduler->spawn(kClients, "client", [&run, first, count, stamp, answered] {
+    if (!run.master || !run.master->serves()) return run.fail("a script writes, and no master serves");
+    *answered = Client(run, *run.master).write(first, count, stamp);
+  });
+  return answered;
+}
 
 void client_main(Run &run, int) {
   Random &random = scheduler->random;

@@ -37,6 +37,7 @@ void MasterDaemon::main(Run &run, MasterRecord &record) {
 }
 
 void MasterDaemon::save() {
+  while (run_.cannot_save) scheduler->sleep(kMs);
   room->call(90, 0, 100'000);
   room->call(91, 0, 100'000);
 }

@@ -49,6 +49,7 @@ class MasterDaemon {
   size_t life() const { return life_; }
   uint64_t turns() const { return turns_; }   // how often the pair fell out of sync or came back
   bool in_sync() const;
+  bool notes_paired() const { return record_.paired.has_value(); }
   void give_client(int descriptor);           // a connection, negotiated
   void stop_cleanly(uint64_t drain_ns);       // any fiber: asks for it
   void cut_session();

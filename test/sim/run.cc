@@ -21,6 +21,12 @@ constexpr uint64_t kSettleNs = 120 * kSecond;
 MasterRecord master_record;  // STATE of the master; one run a process
 
 bool is_table(uint64_t value) { return value != 0 && !(value >> 63); }
+
+Settings settings_for(Random &random, const Script *script) {
+  Settings settings(random);
+  if (script) script->prepare(settings);
+  return settings;
+}
 }  // namespace
 
 Settings::Settings(Random &random) {
@@ -54,11 +60,12 @@ Included included_by(uint64_t table) {
   };
 }
 
-Run::Run(uint64_t seed)
+Run::Run(uint64_t seed, const Script *script_)
     : own_scheduler(std::make_unique<Scheduler>(seed)),
       own_room(std::make_unique<Room>()),
       own_network(std::make_unique<Network>()),
-      settings(own_scheduler->random) {
+      script(script_),
+      settings(settings_for(own_scheduler->random, script)) {
   scheduler = own_scheduler.get();
   room = own_room.get();
   network = own_network.get();
@@ -376,7 +383,12 @@ void Run::compare() {
 }
 
 bool Run::go() {
-  scheduler->spawn(kOutside, "trouble", [this] { trouble(); });
+  scheduler->spawn(kOutside, "trouble", [this] {
+    if (!script) return trouble();
+    script->play(*this);
+    if (settle()) compare();
+    scheduler->stop();
+  });
   if (!scheduler->run()) fail("nothing can go on: every thread waits for another");
   return fault.empty();
 }

@@ -60,20 +60,30 @@ struct Promise {
 
 class MasterDaemon;
 class StandbyDaemon;
+struct Run;
+
+// What happens in a run, if it is not drawn from the seed (scripts.cc): the seed decides who is next, and how long it takes.
+struct Script {
+  const char *name, *title;
+  void (*prepare)(Settings &settings);
+  void (*play)(Run &run);  // to the settlement
+};
 
 struct Run {
-  explicit Run(uint64_t seed);
+  explicit Run(uint64_t seed, const Script *script = nullptr);
   ~Run();
 
   const std::unique_ptr<Scheduler> own_scheduler;
   const std::unique_ptr<Room> own_room;
   const std::unique_ptr<Network> own_network;
+  const Script *const script;
   const Settings settings;
   std::string fault;
   uint64_t tick = 0, stamps = 0;
   bool quiet = false;        // writers hold still
   bool calm = false;         // writers take their time
   bool ending = false;       // writers end
+  bool cannot_save = false;  // the disk with the master's files of its groups stands still
   int writers_left = 0;
   std::vector<std::unique_ptr<Life>> lives;
   size_t shown_life = 0;     // of what the standby showed last
@@ -100,6 +110,9 @@ struct Run {
   void given_back(size_t life);
   // What it holds before the given life must be a legal cut of the last one that had clients, with all that was promised.
   void judge_given_back(size_t life);
+  bool in_sync();
+  bool settle();             // everything heals; both sides have to become equal
+  void compare();
 
  private:
   void trouble();            // things go wrong, one after the other
@@ -111,9 +124,6 @@ struct Run {
   void wait_dead(int host);
   void export_view();
   bool look(StandbyDaemon &daemon);  // false: nothing was to be seen
-  bool settle();             // everything heals; both sides have to become equal
-  bool in_sync();
-  void compare();
 };
 
 extern Run *run;

@@ -25,7 +25,7 @@ void run_seed(uint64_t seed, const SweepOptions &options, Outcome &outcome) {
   const rlimit limit{kSecondsMax, kSecondsMax + 1};
   setrlimit(RLIMIT_CPU, &limit);
   understudy::chosen_break = options.broken;
-  Run one(seed);
+  Run one(seed, options.script);
   one.verbose = options.verbose;
   outcome.good = one.go();
   snprintf(outcome.fault, sizeof outcome.fault, "%s", one.fault.c_str());

@@ -15,12 +15,15 @@ struct Outcome {
   uint64_t events = 0, trace = 0, faults = 0, writes = 0, views = 0, verifies = 0, lives = 0, simulated_ns = 0;
 };
 
+struct Script;
+
 struct SweepOptions {
   uint64_t first = 1, seeds = 1;
   uint64_t wall_ns = 0;  // no new seed after so long; 0: no limit
   int jobs = 1;
   understudy::Break broken = understudy::Break::kNone;
   bool verbose = false;
+  const Script *script = nullptr;  // what happens in each; null: what its seed says
 };
 
 // Calls done() for each outcome as it comes; it says whether to go on.
