@@ -56,7 +56,7 @@ void Spilling::drained() {
 }
 
 bool Spilling::room(uint64_t bytes) const {
-  if (state_ != State::kReady || !log_) return false;
+  if (state_ != State::kReady || !log_ || lingers()) return false;
   const uint64_t wanted = bytes + log_->held() + log::ReplicationLog::kReserveBytes;
   const uint64_t buffered = active() ? head() - buffered_from() : 0;
   return buffered + wanted <= buffer_.size() && spilled_bytes_ + wanted <= file_->bytes_max();
@@ -108,6 +108,7 @@ bool Spilling::writes() const {
 
 void Spilling::start(std::function<int()> job, std::function<void(int)> ended) {
   busy_ = true;
+  job_epoch_ = epoch_;
   busy_since_ns_ = now_ns_;
   thread_->submit([this, job = std::move(job), ended = std::move(ended)] {
     const int error = job();

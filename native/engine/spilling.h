@@ -81,6 +81,8 @@ class Spilling {
   void fail(int error, const char *action);
   void drained();
   uint64_t head() const { return log_->head() + spilled_bytes_; }
+  // A job of a log that was given up is still under way: it may read the buffer where the next log would write.
+  bool lingers() const { return busy_ && job_epoch_ != epoch_; }
   uint64_t buffered_from() const { return std::max(written_, loaded_); }
   bool writes() const;  // there is enough for a job
 
@@ -108,6 +110,7 @@ class Spilling {
   std::vector<log::DirtyMap> ranges_;  // of each volume
 
   bool busy_ = false;
+  uint64_t job_epoch_ = 0;
   bool read_next_ = false;  // reads and writes take turns
   uint64_t busy_since_ns_ = 0;
   std::unique_ptr<WorkPool> thread_;  // last

@@ -285,6 +285,25 @@ void silent(const std::string &path) {
   comes_back(stage, name, false);
 }
 
+// The next log wrote where the job of the one before was reading. What that read was of no use to anybody any more, but
+// two threads were at one byte.
+void given_up_meanwhile(const std::string &path) {
+  const std::string name = "a log that is given up while a job reads the buffer";
+  Stage stage(path);
+  stage.spill(5);
+  stage.file->set(Call::kWrite, 0, true);
+  for (int record = 0; record < 4; record++) stage.write();
+  stage.turn();
+  stage.detach();
+  stage.attach();
+  while (stage.write()) continue;
+  ok(!stage.spilling->active() && stage.spilling->busy(),
+     name + ": the next one finds no room in it, and learns that the disk has to answer");
+  stage.file->clear();
+  stage.settle();
+  ok(stage.spill(20) == 20 && stage.drain() == stage.written() && stage.lost == 1, name + ": when it has, there is room");
+}
+
 void asked_to_give_up(const std::string &path) {
   const std::string name = "a client that waited for its disk for the peer timeout";
   Stage stage(path);
@@ -321,6 +340,7 @@ int main() {
   refuses(path, "a read fails (EIO)", Call::kRead, EIO, "read");
   between_jobs(path);
   silent(path);
+  given_up_meanwhile(path);
   asked_to_give_up(path);
   unlink(path.c_str());
   rmdir(folder);
