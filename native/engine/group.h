@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/event.h"
+#include "core/patience.h"
 #include "core/waker.h"
 #include "core/work-pool.h"
 #include "engine/admission.h"
@@ -29,7 +30,6 @@
 #include "engine/connection.h"
 #include "engine/lease.h"
 #include "engine/pairing.h"
-#include "engine/patience.h"
 #include "engine/resync.h"
 #include "engine/standby-watch.h"
 #include "engine/verifier.h"
@@ -202,7 +202,7 @@ class Group {
   std::vector<Connection *> readable_, touched_, parked_;
   size_t operations_ = 0;     // on workers
   Admission admission_;
-  Patience patience_;
+  Patience patience_{50'000, Patience::kAlone};
   uint64_t stall_check_ns_ = 0;
   bool quiescing_ = false;
   std::vector<std::function<void()>> quiesced_;

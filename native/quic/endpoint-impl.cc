@@ -212,7 +212,7 @@ void EndpointImpl::run() {
   std::unique_lock turn(turn_);
   while (!stopping_.load(std::memory_order_acquire)) {
     memory_guard::enter();
-    if (!this->turn()) sleep(turn);
+    if (!this->turn() && !is_patient()) sleep(turn);
   }
   run_tasks();
   {
@@ -232,6 +232,12 @@ bool EndpointImpl::turn() {
   const bool more_to_write = serve_sessions();
   reap();
   return more_to_read || more_to_write;
+}
+
+bool EndpointImpl::is_patient() {
+  const uint64_t now = monotonic_ns();
+  if (patience_.worked()) patience_.rest(now);
+  return patience_.lasts(now);
 }
 
 void EndpointImpl::run_tasks() {

@@ -23,6 +23,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/patience.h"
 #include "core/waker.h"
 #include "quic/endpoint.h"
 #include "quic/resolver.h"
@@ -59,6 +60,8 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   static constexpr size_t kGravesMax = 256;
   static constexpr size_t kListenAddressesMax = 4;
   static constexpr int kReadRounds = 4;  // a turn
+  // From an answer that somebody waited for until his next request: a way there and back, and what he does in between.
+  static constexpr uint64_t kPatienceNs = 200'000;
 
   // An ended session that the peer may not know to have ended.
   struct Grave {
@@ -90,6 +93,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   void add_connection_id(const ngtcp2_cid &id, SessionImpl &session) override { routes_[id] = {&session, nullptr}; }
   void remove_connection_id(const ngtcp2_cid &id) override { routes_.erase(id); }
   void reset_token(const ngtcp2_cid &id, uint8_t *token) override { stateless_->reset_token(id, token); }
+  void awaited() override { patience_.rewarded(monotonic_ns()); }
   uint8_t *batch_buffer() override { return batch_buffer_.get(); }
 
   // endpoint-impl.cc
@@ -105,6 +109,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   bool serve(SessionImpl &session);
   bool serve_as_guest(SessionId session);
   void reap();
+  bool is_patient();
   void sleep(std::unique_lock<std::mutex> &turn);
   void start_session(SessionId id, const std::string &host, uint16_t port, const std::string &fingerprint);
   // endpoint-receive.cc
@@ -143,6 +148,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   std::unordered_map<ngtcp2_cid, Route, CidHash, CidEqual> routes_;
   std::unordered_map<SessionId, std::unique_ptr<SessionImpl>> sessions_;
   bool may_nap_ = false;  // a lazy request was served in the last turn: more of them are likely
+  Patience patience_{kPatienceNs, Patience::kYields};
   uint64_t last_guest_ns_ = 0;
   uint64_t sleeps_until_ = UINT64_MAX;
   std::deque<std::shared_ptr<Grave>> graves_;

@@ -48,6 +48,7 @@ class SessionHost {
   virtual void add_connection_id(const ngtcp2_cid &id, SessionImpl &session) = 0;
   virtual void remove_connection_id(const ngtcp2_cid &id) = 0;
   virtual void reset_token(const ngtcp2_cid &id, uint8_t *token) = 0;  // NGTCP2_STATELESS_RESET_TOKENLEN bytes
+  virtual void awaited() = 0;                                          // Session::is_awaited() was called
   virtual uint8_t *batch_buffer() = 0;                                 // kBatchBytesMax + kDatagramBytesMax bytes
 };
 
@@ -114,6 +115,7 @@ class SessionImpl final : public Session, private PeerJudge {
   Farewell say_farewell(uint64_t now);
 
   void turn_within(uint64_t ns) override { turn_due = std::min(turn_due, monotonic_ns() + ns); }
+  void is_awaited() override { host_.awaited(); }
 
   bool dirty = true;               // something happened: give it a turn
   uint64_t turn_due = UINT64_MAX;  // monotonic: give it a turn then

@@ -1,18 +1,23 @@
 // sources: native/core/core.cc
-// When the engine thread looks again instead of sleeping: engine/patience.h, with numbers for clocks, and a kernel that
-// takes the processor away when the test says so.
-#include "engine/patience.h"
+// When a thread looks again instead of sleeping: core/patience.h, with numbers for clocks, and a kernel that takes the
+// processor away when the test says so.
+#include "core/patience.h"
 
 #include <cstdio>
 #include <string>
 
-using understudy::engine::Patience;
+using understudy::Patience;
 
-static long g_taken_away = 0;
+static long g_taken_away = 0, g_offered = 0;
 
 extern "C" int getrusage(__rusage_who_t, rusage *usage) noexcept {
   *usage = {};
   usage->ru_nivcsw = g_taken_away;
+  return 0;
+}
+
+extern "C" int sched_yield() noexcept {
+  g_offered++;
   return 0;
 }
 
@@ -27,7 +32,7 @@ constexpr uint64_t kUs = 1000;
 struct Thread {
   Patience patience;
   uint64_t now_ns = 1'000'000'000;
-  Thread() { patience.rest(now_ns); }
+  explicit Thread(Patience::Manners manners = Patience::kAlone) : patience(50 * kUs, manners) { patience.rest(now_ns); }
   // A request after so long; the work on it takes 200 us.
   void request_after(uint64_t us) {
     now_ns += us * kUs;
@@ -78,6 +83,15 @@ int main() {
     unsigned looks = 1;
     while (thread.lasts_for(0) && looks < 1'000'000) looks++;
     ok(looks == Patience::kLooksMax, "a clock that stands still does not keep it from sleeping");
+  }
+  {
+    ok(g_offered == 0, "alone, it asks the kernel for nothing before a look");
+    Thread thread(Patience::kYields);
+    g_taken_away++;
+    thread.requests(Patience::kRow);
+    ok(thread.lasts_for(0), "one that yields goes on when others want the processor");
+    ok(g_offered == 1, "which it has offered to them");
+    ok(!thread.lasts_for(50) && g_offered == 1, "and sleeps after the same time");
   }
   printf("1..%d\n", g_tests);
   return g_failures != 0;
