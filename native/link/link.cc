@@ -157,6 +157,7 @@ void Link::master_frame(quic::Session &session, wire::FrameType type, std::span<
       marks.received = marks.durable = marks.committed = marks.applied = {};
     if (state.source) state.source->durable((BROKEN(kFreeAtReceived) ? marks.received : marks.durable).sequence);
     group->marks_arrived(marks);
+    session.expect_more();
   } else if (type == wire::FrameType::kHashReply) {
     wire::HashReplyBody reply;
     if (!take(body, reply) || body.size() != sizeof reply + reply.count * sizeof(wire::HashEntry))
@@ -235,7 +236,7 @@ void Link::tell_watermarks(quic::Session &session, SessionState &state) {
   state.told = marks;
   state.told_ns = now;
   replica.publish_counters();  // before the master can speak of it
-  if (waits) session.is_awaited();
+  if (waits) session.expect_more();
   queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
   replica.looks_ = true;
   session.turn_within(kTellEveryNs);

@@ -93,7 +93,7 @@ class EndpointImpl final : public Endpoint, public SessionHost {
   void add_connection_id(const ngtcp2_cid &id, SessionImpl &session) override { routes_[id] = {&session, nullptr}; }
   void remove_connection_id(const ngtcp2_cid &id) override { routes_.erase(id); }
   void reset_token(const ngtcp2_cid &id, uint8_t *token) override { stateless_->reset_token(id, token); }
-  void awaited() override { patience_.rewarded(monotonic_ns()); }
+  void expect_more() override { patience_.rewarded(monotonic_ns()); }
   uint8_t *batch_buffer() override { return batch_buffer_.get(); }
 
   // endpoint-impl.cc

@@ -108,7 +108,7 @@ class Session {
   virtual void attach_records(RecordSource *source) = 0;  // opens the record stream; once per session
   virtual void records_consumed(size_t bytes) = 0;        // gives flow-control credit back to the peer
   virtual void turn_within(uint64_t ns) = 0;              // turn() is called again after so long, or earlier
-  virtual void is_awaited() = 0;  // somebody waits for what is being sent, and is likely to go on at once when he has it
+  virtual void expect_more() = 0;  // the other side is likely to have more at once: looks for it before it sleeps
   // Tells the peer `text` (at most 1000 bytes) and ends with closed(kLocal, text) before it returns control to the loop.
   virtual void close(const std::string &text) = 0;
 };

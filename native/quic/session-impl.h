@@ -48,7 +48,7 @@ class SessionHost {
   virtual void add_connection_id(const ngtcp2_cid &id, SessionImpl &session) = 0;
   virtual void remove_connection_id(const ngtcp2_cid &id) = 0;
   virtual void reset_token(const ngtcp2_cid &id, uint8_t *token) = 0;  // NGTCP2_STATELESS_RESET_TOKENLEN bytes
-  virtual void awaited() = 0;                                          // Session::is_awaited() was called
+  virtual void expect_more() = 0;                                      // for this thread: Session::expect_more()
   virtual uint8_t *batch_buffer() = 0;                                 // kBatchBytesMax + kDatagramBytesMax bytes
 };
 
@@ -115,7 +115,7 @@ class SessionImpl final : public Session, private PeerJudge {
   Farewell say_farewell(uint64_t now);
 
   void turn_within(uint64_t ns) override { turn_due = std::min(turn_due, monotonic_ns() + ns); }
-  void is_awaited() override { host_.awaited(); }
+  void expect_more() override { host_.expect_more(); }
 
   bool dirty = true;               // something happened: give it a turn
   uint64_t turn_due = UINT64_MAX;  // monotonic: give it a turn then

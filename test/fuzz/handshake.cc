@@ -22,7 +22,7 @@ class Session final : public quic::Session {
   void attach_records(quic::RecordSource *) override { CHECK(!"a standby sends no records"); }
   void records_consumed(size_t) override {}
   void turn_within(uint64_t) override {}
-  void is_awaited() override {}
+  void expect_more() override {}
   void close(const std::string &) override { closed = true; }
   bool closed = false;
   size_t sent = 0;

@@ -34,7 +34,7 @@ class Session final : public quic::Session {
   void attach_records(quic::RecordSource *from) override { source = from; }
   void records_consumed(size_t bytes) override;
   void turn_within(uint64_t ns) override { turn_ns = std::min(turn_ns, scheduler->now_ns + ns); }
-  void is_awaited() override {}
+  void expect_more() override {}
   void close(const std::string &text) override;
   void send(Parcel parcel);
   void pump();
