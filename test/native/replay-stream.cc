@@ -246,6 +246,26 @@ void test_written_over() {
   ok(good && EXPECT(reused == 3), "what a segment held before it was written over never comes back (G2, G8)");
 }
 
+// Files that were set aside belong to nobody after a kill: with each one more would stay.
+void test_set_aside_ends() {
+  SmallSegments stage;
+  Master master(1);
+  const auto set_aside = [&] {
+    const auto names = list_files(stage.scratch.path + "/segments");
+    return std::count_if(names.begin(), names.end(), [](const std::string &path) { return path.ends_with(".old"); });
+  };
+  const int records = 2 + 3 * SmallSegments::kRecords + 5;
+  bool good = in_doomed_child([&] {
+    Standby &standby = *new Standby(stage.options);  // not destroyed
+    return standby.make_cut(master) && stage.put_flushes(standby, master, records - 2) && standby.drain() && set_aside() > 0;
+  });
+  good = good && EXPECT(set_aside() > 0);
+  Standby standby(stage.options);
+  ok(good && EXPECT((standby.replica->start_session() == wire::Position{1, static_cast<uint64_t>(records)})) &&
+         EXPECT(set_aside() == 0),
+     "files that were set aside to be written over, and left by a kill, are gone with the next start");
+}
+
 // A kBegin may follow records of another incarnation, so one that is left in a file could.
 void test_begin_is_not_written_over() {
   SmallSegments stage;
@@ -495,6 +515,7 @@ int main() {
   test_dead_incarnation();
   test_torn_tail();
   test_written_over();
+  test_set_aside_ends();
   test_begin_is_not_written_over();
   test_idempotent();
   test_damage_that_is_no_tail();
