@@ -9,6 +9,7 @@
 // (unless the policy is to block) nobody waits for it: such a flush counts as alone. The same holds while it is `behind`. If the policy is to block, a reply
 // waits through a resynchronisation: what the standby has of one is nothing that it would put on stage before the step.
 #include <algorithm>
+#include <functional>
 
 #include "core/breakage.h"
 #include "core/clock.h"
@@ -164,6 +165,8 @@ bool Group::answer_now() {
     return !connection->closing && !connection->awaits_output && !connection->polls_output && !connection->has_left();
   };
   if (!may_answer() || !std::all_of(touched_.begin(), touched_.end(), is_simple)) return false;
+  // A lock of each is held at once: always in the same order.
+  std::sort(touched_.begin(), touched_.end(), std::less<>());
   std::vector<Connection::Parting> partings;
   for (Connection *connection : touched_) {
     partings.push_back(connection->part());

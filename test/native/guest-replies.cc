@@ -25,14 +25,15 @@ using namespace understudy::engine;
 
 namespace {
 const pthread_t g_link_thread = pthread_self();
-std::function<void()> g_after_a_part;  // of what the link thread sends; null: it does not
-int g_parts = 0;
+std::function<void()> g_after_a_part;  // of what the link thread sends
+int g_sends = 0, g_parts = 0;          // of the link thread
 }  // namespace
 
 extern "C" ssize_t send(int fd, const void *data, size_t bytes, int flags) {
   const ssize_t sent = sendto(fd, data, bytes, flags, nullptr, 0);
-  if (!pthread_equal(pthread_self(), g_link_thread) || !g_after_a_part) return sent;
-  if (sent <= 0 || static_cast<size_t>(sent) % sizeof(nbd::SimpleReply) == 0) return sent;
+  if (!pthread_equal(pthread_self(), g_link_thread)) return sent;
+  g_sends++;
+  if (!g_after_a_part || sent <= 0 || static_cast<size_t>(sent) % sizeof(nbd::SimpleReply) == 0) return sent;
   g_parts++;
   g_after_a_part();
   return sent;
@@ -126,11 +127,11 @@ class Client {
   }
   const int fd_;
   std::deque<uint8_t> sipped_;
-  uint64_t asked_ = 0, reads_asked_ = 0;
+  uint64_t asked_ = 0, reads_asked_ = 0, answered_ = 0, reads_answered_ = 0;
 };
 
 std::string Client::read_all() {
-  uint64_t writes = 0, reads = 0;
+  uint64_t &writes = answered_, &reads = reads_answered_;
   while (writes < asked_ || reads < reads_asked_) {
     nbd::SimpleReply reply;
     const std::string where = "after " + std::to_string(writes) + " of " + std::to_string(asked_) + " writes and " +
@@ -247,6 +248,29 @@ void test(const char *title, const Round &round) {
   stage.group->stop();
 }
 
+// The link thread holds the sending of both; which of them comes first changes.
+void test_two_clients() {
+  Stage stage;
+  const auto one = stage.join(1 << 16), other = stage.join(1 << 16);
+  std::string fault;
+  int rounds = 0;
+  for (g_sends = 0; fault.empty() && g_sends < 2 * kPartsWanted && rounds < kRoundsMax; rounds++) {
+    const uint64_t before = stage.written();
+    for (Client *client : {rounds % 2 ? &*one : &*other, rounds % 2 ? &*other : &*one}) {
+      const uint64_t taken = stage.written();
+      client->write();
+      if (!Stage::becomes([&] { return stage.written() == taken + 1; })) fault = "a write is not taken";
+    }
+    usleep(2000);  // the engine sleeps
+    stage.standby.has(*stage.group, before + 2);
+    for (Client *client : {&*one, &*other})
+      if (fault.empty()) fault = client->read_all();
+  }
+  if (!fault.empty()) printf("# round %d: %s\n", rounds, fault.c_str());
+  ok(fault.empty() && g_sends >= 2 * kPartsWanted, "the replies of two clients leave together, in either order");
+  stage.group->stop();
+}
+
 }  // namespace
 
 int main() {
@@ -254,6 +278,7 @@ int main() {
   test("also when the engine answers the same client meanwhile", {true, false});
   test("and when the client changes to another engine then", {false, true});
   test("or both", {true, true});
+  test_two_clients();
   printf("1..%d\n", g_tests);
   return g_failures ? 1 : 0;
 }
