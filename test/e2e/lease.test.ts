@@ -7,8 +7,8 @@ import { ControlClient } from '../../src/daemon/control-client.js'
 import type { PromoteReply } from '../../src/daemon/control-protocol.js'
 import { freeze, inSync, metricBecomes, type Pair, sleep, startPair } from '../support/daemon.js'
 import { NbdClient } from '../support/nbd-client.js'
+import { Partition } from '../support/partition.js'
 import { Prober, startSuccession, takeOver } from '../support/takeover.js'
-import { UdpRelay } from '../support/udp-relay.js'
 
 t.jobs = 4
 
@@ -98,16 +98,16 @@ t.test(
 )
 
 t.test('the old master answers nobody from before its standby is promoted on, also when it finds out', async t => {
-  let relay: UdpRelay | undefined
+  let network: Partition | undefined
   const pair = await startPair(t, {
     master: ['--lease', '2s', '--peer-timeout', '1s', '--durability', 'async'], // no flush waits for something else
-    relay: async port => (relay = await UdpRelay.open(port, 1)).port,
+    relay: async port => (network = await Partition.open(port)).port,
   })
-  t.teardown(() => relay?.close())
+  t.teardown(() => network?.close())
   const old = await Prober.start(pair.socket, pair.volume, area)
   await old.answered(50)
   const cut = performance.now()
-  if (relay !== undefined) relay.loss = 1
+  network?.cut(true)
   const socket = pair.scratch.path('second.sock')
   await promote(t, pair, socket, cut)
   for (let turn = 0; turn < 2; turn++) await sleep(100) // what was answered before has come by now, and been read
@@ -117,7 +117,7 @@ t.test('the old master answers nobody from before its standby is promoted on, al
   await sleep(300)
   t.equal(old.requests, answered, 'not one request was answered by both')
 
-  if (relay !== undefined) relay.loss = 0
+  network?.cut(false)
   await pair.master.until(pair.volume, 'has found out', ({ state }) => state === 'diverged')
   await young.answered(50)
   const forced = await pair.master.command(['promote', pair.volume, '--force'])
