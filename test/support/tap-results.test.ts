@@ -48,6 +48,17 @@ not ok 1 - outer # time=3ms
   t.end()
 })
 
+void t.test('what a native test says before a failure is told with it', t => {
+  const text = `# seed 1: fine
+ok 1 - first
+# seed 2: the chain is broken
+not ok 2 - second
+1..2
+`
+  t.equal(parseTap(text)[1]?.detail, '# seed 2: the chain is broken')
+  t.end()
+})
+
 void t.test('a parent that failed by itself is a failure', t => {
   const text = `# Subtest: outer
     # Subtest: inner

@@ -42,6 +42,7 @@ interface Frame {
 const POINT = /^(not )?ok\b(?: +\d+)?(?: +-)?(?: +(.*))?$/
 const PLAN = /^1\.\.(\d+)(?: *# *(.*))?$/
 const DIRECTIVE = /(?:^|\s+)# (SKIP|TODO)\b[: ]*(.*)$/i
+const COMMENTS_TOLD = 40
 const TIME = / # time=[\d.]+m?s(?= \{$|$)/
 
 export function parseTap(text: string): TestResult[] {
@@ -56,6 +57,8 @@ class TapReader {
   /** The frame that closed last and waits for the point that names it. */
   private closed: Frame | undefined
   private lastPoint: Point | undefined
+  /** Comments outside of any subtest since the last point: a native test says there why the next one fails. */
+  private comments: string[] = []
   private yamlIndent: number | undefined
   private bailed: string | undefined
 
@@ -76,6 +79,8 @@ class TapReader {
       frame.planReason = plan[2] ?? ''
     } else if (point) {
       this.point(indent, point[1] === undefined, point[2] ?? '')
+    } else if (indent === 0 && text.startsWith('# ') && !text.startsWith('# Subtest')) {
+      this.comments.push(text)
     } else if (text === '---' && this.lastPoint !== undefined && indent > 0) {
       this.yamlIndent = indent
     }
@@ -106,10 +111,11 @@ class TapReader {
       title: directive ? title.slice(0, directive.index) : title,
       directive: directive ? (directive[1]?.toLowerCase() as 'skip' | 'todo') : undefined,
       reason: directive?.[2] ?? '',
-      diagnostics: [],
+      diagnostics: ok || indent > 0 ? [] : this.comments.slice(-COMMENTS_TOLD),
       children: this.closed?.indent === indent + 4 ? this.closed : undefined,
     }
     this.closed = undefined
+    if (indent === 0) this.comments = []
     if (buffered) {
       point.children = newFrame(indent + 4)
       this.open.push(point.children)
