@@ -76,6 +76,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::mark_ranges>(exports, "markRanges");
   add<&Addon::verify>(exports, "verify");
   add<&Addon::partitions>(exports, "partitions");
+  add<&Addon::filesystems>(exports, "filesystems");
   add<&Addon::open_endpoint>(exports, "openEndpoint");
   add<&Addon::close_endpoint>(exports, "closeEndpoint");
   add<&Addon::allow>(exports, "allow");
@@ -103,6 +104,7 @@ void Addon::need_started(Napi::Env env) const {
 Napi::Value Addon::start(Call call) {
   on_event_ = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[0].As<Napi::Function>()));
   if (pool_) return call.Env().Undefined();
+  leaving_ = false;
   queue_.open(call.Env());
   pool_ = std::make_unique<WorkPool>(kWorkers);
   closing_ = std::make_unique<WorkPool>(2);
@@ -133,6 +135,7 @@ void Addon::emit(Event event) {
 
 void Addon::stop() {
   if (!pool_) return;
+  leaving_ = true;
   for (auto &[handle, channel] : channels_) channel->shut();
   channel_thread_.reset();
   channels_.clear();

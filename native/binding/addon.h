@@ -3,6 +3,7 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 
@@ -80,6 +81,8 @@ class Addon {
   Napi::Value mark_ranges(Call call);
   Napi::Value verify(Call call);
   Napi::Value partitions(Call call);
+  // filesystem-calls.cc
+  Napi::Value filesystems(Call call);
   // link-calls.cc
   Napi::Value open_endpoint(Call call);
   Napi::Value close_endpoint(Call call);
@@ -154,6 +157,7 @@ class Addon {
   std::unique_ptr<WorkPool> channel_thread_;  // null: there was no hand-over yet
   std::map<uint32_t, std::shared_ptr<log::SpillFile>> log_files_;  // until the group that is to have it is opened
   uint32_t last_handle_ = 0;
+  std::atomic<bool> leaving_ = false;  // read by workers: what takes long ends
 };
 
 // nbd-calls.cc

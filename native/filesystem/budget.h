@@ -11,6 +11,7 @@ namespace understudy::filesystem {
 struct Limits {
   uint64_t memory_bytes_max = 1u << 30;  // of what is kept while reading, vectors at their largest
   std::chrono::milliseconds time_max{120'000};
+  int attempts = 3;  // at a reading that meets what contradicts itself: often a write that was under way
   const std::atomic<bool> *cancelled = nullptr;  // set by any thread: the process wants to leave
 };
 

@@ -9,7 +9,6 @@
 namespace understudy::filesystem {
 namespace {
 
-constexpr int kAttempts = 3;
 constexpr auto kPause = std::chrono::milliseconds(100);
 constexpr uint64_t kSuperblockOffset = 1024;
 constexpr uint32_t kBlocksPerGroupMin = 256;  // as mke2fs has it
@@ -89,7 +88,7 @@ Result<Listing> list_ext(const Space &space, const Limits &limits) {
     if (status.ok() && (error = read_once(space, budget, listing)) != 0) status = failed(error);
     if (status.ok() && listing.problems == 0) return listing;
     if (budget.error()) return failed(budget.error());
-    if (attempt < kAttempts) {
+    if (attempt < limits.attempts) {
       std::this_thread::sleep_for(kPause);
       continue;
     }

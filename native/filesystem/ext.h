@@ -10,6 +10,5 @@
 #include "filesystem/space.h"
 
 namespace understudy::filesystem {
-// A reading that met problems is made again, three times in all: they are often a write that was under way.
 Result<Listing> list_ext(const Space &space, const Limits &limits);
 }

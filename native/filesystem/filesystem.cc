@@ -15,6 +15,7 @@ namespace {
 
 using partition::Partition;
 
+constexpr uint64_t kDeviceBytesMax = 1ull << 53;  // what JavaScript's numbers count exactly; ext4 in blocks of 4 KiB ends at 1 EiB
 constexpr char kNoSignature[] = "no signature that is known";
 
 bool is_ext(const std::string &kind) { return kind == "ext2" || kind == "ext3" || kind == "ext4"; }
@@ -90,6 +91,7 @@ Result<std::vector<FileSystem>> find_filesystems(int fd) {
   const off_t end = lseek(fd, 0, SEEK_END);
   if (end < 0) return Status::failed(errno, "read file systems: the device's size");
   const auto size = static_cast<uint64_t>(end);
+  if (size > kDeviceBytesMax) return Status::failed(EFBIG, "read file systems: the device");
   auto table = partition::read_partitions(fd);
   if (!table.ok()) return table.status;
   std::vector<FileSystem> list;

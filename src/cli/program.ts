@@ -10,6 +10,7 @@ import { allowCommand, revokeCommand } from './allow.js'
 import { attachCommand, detachCommand } from './attach.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
+import { filterCommand } from './filter.js'
 import { identityCommand } from './identity.js'
 import { masterCommand } from './master.js'
 import { promoteCommand } from './promote.js'
@@ -63,6 +64,7 @@ export function createProgram(extra: Command[] = []): Command {
     attachCommand(),
     detachCommand(),
     verifyCommand(),
+    filterCommand(),
     checkConfigCommand(),
     ...extra,
   ]

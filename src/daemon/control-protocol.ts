@@ -11,6 +11,7 @@
  *   POST /invalidate   InvalidateRequest -> MessagesReply
  *   POST /resolve   ResolveRequest  -> MessagesReply
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
+ *   POST /filter    FilterRequest   -> FilterReply
  *   POST /allow     {id}            -> {}
  *   POST /revoke    {id}            -> {}
  *   POST /attach    AttachRequest   -> {}
@@ -24,6 +25,7 @@
  */
 import type { TlsConfig } from '../core/config-types.js'
 import type { VolumeStatus } from '../core/status-types.js'
+import type { FilterExplanation } from '../filter/compile-files.js'
 import { describe, type ExitCode, exitCodeOf, UnderstudyError, UsageError } from '../core/errors.js'
 
 export const waitConditions = ['protected', 'drained', 'usable'] as const
@@ -123,6 +125,14 @@ export type VerifyEvent =
       differences: VerifyRange[]
       unreadable: VerifyRange[]
     }
+
+/** Globs as typed. */
+export interface FilterRequest extends VolumeRequest {
+  excludeFiles: string[]
+  onlyFiles: string[]
+}
+
+export type FilterReply = FilterExplanation
 
 export interface AttachRequest extends VolumeRequest {
   device: string

@@ -2,6 +2,7 @@
 import type { TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
+import { parseFileRules } from '../filter/file-rules.js'
 import { version } from '../core/version.js'
 import {
   type AttachRequest,
@@ -9,6 +10,7 @@ import {
   type ExportEvent,
   type ExportRequest,
   type Fields,
+  type FilterReply,
   type HealthReply,
   type MessagesReply,
   type PromoteReply,
@@ -23,7 +25,7 @@ import {
 } from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
-import type { StandbyRole } from './roles.js'
+import type { MasterRole, StandbyRole } from './roles.js'
 import { takeoverRequest } from './takeover-request.js'
 import { waitFor } from './wait.js'
 
@@ -61,6 +63,7 @@ export function controlRoutes(daemon: Daemon): Routes {
       return reply<MessagesReply>({ messages: [`${volume}: ${message}`] })
     },
     'POST /verify': fields => verify(daemon, fields),
+    'POST /filter': fields => explainFilter(daemon, fields),
     'POST /allow': fields => {
       daemon.allowMaster(parseId(fields.string('id')))
       return reply({})
@@ -196,13 +199,7 @@ function verify(daemon: Daemon, fields: Fields): Answer {
   const name = fields.string('volume')
   const rate = fields.text('rate')
   const request = { repair: fields.flag('repair'), bytesPerSecond: rate === '' ? 0 : parseRate(rate) }
-  const group = daemon.groups().find(candidate => candidate.exports().some(exported => exported.name === name))
-  if (group === undefined) {
-    const hint = daemon.status().volumes.some(volume => volume.name === name)
-      ? '; ask the daemon of its master'
-      : known(daemon)
-    throw new OperationError('NO_VOLUME', `verify: this host is not the master of a volume '${name}'${hint}`)
-  }
+  const group = groupOf(daemon, name, 'verify')
   return {
     stream: async report => {
       report({ done: false } satisfies VerifyEvent)
@@ -215,6 +212,22 @@ function verify(daemon: Daemon, fields: Fields): Answer {
       } satisfies VerifyEvent)
     },
   }
+}
+
+async function explainFilter(daemon: Daemon, fields: Fields): Promise<Answer> {
+  const name = fields.string('volume')
+  const rules = parseFileRules(fields.strings('excludeFiles'), fields.strings('onlyFiles'))
+  return reply<FilterReply>(await groupOf(daemon, name, 'filter').explainFilter(name, rules))
+}
+
+/** The group of a volume that this host is the master of. */
+function groupOf(daemon: Daemon, name: string, action: string): MasterRole {
+  const group = daemon.groups().find(candidate => candidate.exports().some(exported => exported.name === name))
+  if (group !== undefined) return group
+  const hint = daemon.status().volumes.some(volume => volume.name === name)
+    ? '; ask the daemon of its master'
+    : known(daemon)
+  throw new OperationError('NO_VOLUME', `${action}: this host is not the master of a volume '${name}'${hint}`)
 }
 
 const inBytes = ({ offset, length }: { offset: bigint; length: bigint }): VerifyRange => ({

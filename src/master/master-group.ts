@@ -10,12 +10,14 @@ import { writeJson } from '../core/atomic-file.js'
 import { bootId } from '../core/boot-id.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { describe, SafetyRefusal } from '../core/errors.js'
+import { describe, SafetyRefusal, UsageError } from '../core/errors.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
+import type { FilterExplanation } from '../filter/compile-files.js'
+import type { FileRule } from '../filter/file-rules.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
@@ -25,6 +27,7 @@ import { openTransport } from '../transport/open-transport.js'
 import type { HostKey, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { flushDevice, saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
+import { explainFilter } from './filter-explanation.js'
 import { GiveBack } from './give-back.js'
 import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
@@ -290,6 +293,12 @@ export class MasterGroup {
 
   verify(name: string, request?: VerifyRequest): Promise<VerifyReport> {
     return this.#verification.verify(name, request)
+  }
+
+  explainFilter(name: string, rules: readonly FileRule[]): Promise<FilterExplanation> {
+    const volume = this.#volumes.find(({ config }) => config.name === name)
+    if (volume === undefined) throw new UsageError(`filter: group ${this.config.name} has no volume '${name}'`)
+    return explainFilter(this.#deps.addon, volume, rules)
   }
 
   /** Once: further calls get the same promise. */

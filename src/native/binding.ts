@@ -31,6 +31,42 @@ export interface DeviceInfo {
   isBlockDevice: boolean
 }
 
+/** What a partition (0: the device itself, or a volume of several) or a logical volume holds. */
+export interface FileSystemContent {
+  partition: number
+  /** 'group/volume', or ''. */
+  logicalVolume: string
+  kind: string
+  label: string
+  uuid: string
+  sizeBytes: number
+  /** 0: not known. */
+  blockBytes: number
+  /** Why its files are not known; then there is no listing. */
+  unread: string
+  listing?: FileListing
+}
+
+/** All regular files of a file system as flat arrays; native/filesystem/listing.h says what they promise. */
+export interface FileListing {
+  /** Six numbers a file: its size, bytes of data, of these reserved and never written, held, first link, links. */
+  files: Float64Array
+  /** Four a link, by file: file, directory, start and end of its name. */
+  links: Uint32Array
+  /** Three a directory, parents first, the root at 0: parent, start and end of its name. */
+  directories: Uint32Array
+  names: Uint8Array
+  /** Three an extent, by offset: offset, bytes, file. */
+  extents: Float64Array
+  /** Deleted while open. */
+  namelessFiles: number
+  /** Newer metadata lie in the journal. */
+  journalPending: boolean
+  /** What could not be read: while there is any, nothing may be left out. */
+  problems: number
+  firstProblem: string
+}
+
 export interface VolumeSpec {
   name: string
   /** A path to a file or block device, or a view of a replica made by replicaView(). */
@@ -384,6 +420,11 @@ export interface Addon {
   ): Promise<
     { number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string; scheme: string }[]
   >
+  /**
+   * The file systems of a device, and the files of those that can be read (native/filesystem): bytes count from the
+   * start of the device. Reads on a worker, for two minutes at most each. Rejects when the device cannot be read.
+   */
+  filesystems(path: string): Promise<FileSystemContent[]>
 
   /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
   openEndpoint(spec: {

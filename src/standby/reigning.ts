@@ -3,6 +3,8 @@ import type { GroupConfig } from '../core/config-types.js'
 import type { Hand } from '../core/handed.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
+import type { FilterExplanation } from '../filter/compile-files.js'
+import type { FileRule } from '../filter/file-rules.js'
 import type { Refused } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
 import type { ExportedVolume } from './open-volumes.js'
@@ -24,6 +26,8 @@ export interface ReigningMaster {
   status(): VolumeStatus[]
   /** Compares both sides online. */
   verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
+  /** What rules for files would leave out. */
+  explainFilter(volume: string, rules: readonly FileRule[]): Promise<FilterExplanation>
   /** Resolves when the standby has been asked for the first time, or is silent. */
   firstContact(): Promise<void>
   /** The old master, or whoever has a copy, has connected. */

@@ -57,6 +57,15 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     status: () => config.volumes.map(({ name }) => ({ ...masterStatus, name, group: config.name })),
     verify: () =>
       Promise.resolve({ chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] }),
+    explainFilter: () =>
+      Promise.resolve({
+        fileSystems: [],
+        rules: [],
+        sizeBytes: 0,
+        leftOutByRanges: 0,
+        leftOutByFiles: 0,
+        rangeCount: 0,
+      }),
     history: [],
     volumeIdentities: [],
     outranked: undefined,

@@ -214,6 +214,10 @@ export class FakeAddon {
     return Promise.resolve([])
   }
 
+  filesystems(): Promise<never[]> {
+    return Promise.resolve([])
+  }
+
   openGroup(spec: GroupSpec): ReturnType<Addon['openGroup']> {
     this.#call('openGroup')
     this.groups.push(spec)

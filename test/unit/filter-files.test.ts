@@ -1,0 +1,198 @@
+/** Rules for files: what they match, and what is left out of a listing that says the worst. */
+import fc from 'fast-check'
+import t from 'tap'
+import { compileFiles, largestMax } from '../../src/filter/compile-files.js'
+import { parseFileRules } from '../../src/filter/file-rules.js'
+import type { FileListing, FileSystemContent } from '../../src/native/binding.js'
+
+interface MadeFile {
+  paths: string[]
+  /** [start, end) in bytes. */
+  extents?: [number, number][]
+  held?: number
+}
+
+/** A file system with these files, as the addon tells it. */
+function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing> = {}): FileSystemContent {
+  const names: number[] = []
+  const add = (text: string): [number, number] => {
+    const start = names.length
+    names.push(...Buffer.from(text))
+    return [start, names.length]
+  }
+  const directories = [[0, 0, 0]]
+  const known = new Map([['', 0]])
+  const directory = (path: string): number => {
+    const before = known.get(path)
+    if (before !== undefined) return before
+    const cut = path.lastIndexOf('/')
+    const parent = directory(path.slice(0, cut))
+    directories.push([parent, ...add(path.slice(cut + 1))])
+    known.set(path, directories.length - 1)
+    return directories.length - 1
+  }
+  const links: number[][] = []
+  const numbers = files.map(({ paths, extents = [], held = 0 }, file) => {
+    const bytes = extents.reduce((sum, [start, end]) => sum + end - start, 0)
+    const first = links.length
+    for (const path of paths) {
+      const cut = path.lastIndexOf('/')
+      links.push([file, directory(path.slice(0, cut)), ...add(path.slice(cut + 1))])
+    }
+    return [bytes, bytes, 0, held, first, paths.length]
+  })
+  const extents = files
+    .flatMap(({ extents = [], held = 0 }, file) =>
+      held === 0 ? extents.map(([start, end]) => [start, end - start, file]) : [],
+    )
+    .sort((a, b) => (a[0] ?? 0) - (b[0] ?? 0))
+  const { partition = 1, unread = '', problems = 0, journalPending = false, namelessFiles = 0 } = other
+  return {
+    ...{
+      partition,
+      logicalVolume: '',
+      kind: 'ext4',
+      label: '',
+      uuid: '',
+      sizeBytes: 1 << 20,
+      blockBytes: 4096,
+      unread,
+    },
+    listing: {
+      files: Float64Array.from(numbers.flat()),
+      links: Uint32Array.from(links.flat()),
+      directories: Uint32Array.from(directories.flat()),
+      names: Uint8Array.from(names),
+      extents: Float64Array.from(extents.flat()),
+      ...{ namelessFiles, journalPending, problems, firstProblem: problems > 0 ? 'inode 12' : '' },
+    },
+  }
+}
+
+const spans = (ranges: readonly { start: bigint; end: bigint }[]): [number, number][] =>
+  ranges.map(({ start, end }) => [Number(start), Number(end)])
+
+t.test(
+  'a glob is an absolute path inside a file system; hidden files, braces and a partition are understood',
+  async t => {
+    const matches = (glob: string, path: string): boolean => parseFileRules([glob], [])[0]?.matches(path) ?? false
+    t.ok(matches('/var/tmp/**', '/var/tmp/a'))
+    t.ok(matches('/var/tmp/**', '/var/tmp/deep/.hidden/a'))
+    t.notOk(matches('/var/tmp/**', '/var/tmpfile'))
+    t.notOk(matches('/var/tmp/*', '/var/tmp/deep/a'))
+    t.ok(matches('/**/*.{iso,img}', '/home/.cache/x.img'))
+    t.ok(matches('/!a', '/!a'), 'an exclamation mark is one')
+    t.ok(matches('/a b\nc', '/a b\nc'))
+    t.equal(parseFileRules(['partition=3:/swap'], [])[0]?.partition, 3)
+    for (const [glob, message] of [
+      ['var/tmp/**', /absolute path/],
+      ['', /absolute path/],
+      ['partition=0:/a', /count from 1/],
+      ['partition=2:a', /absolute path/],
+      ['/' + 'x'.repeat(2000), /longer/],
+    ] as const)
+      t.throws(() => parseFileRules([], [glob]), { exitCode: 2, message })
+    t.throws(() => parseFileRules(Array<string>(101).fill('/a'), []), { exitCode: 2, message: /101 rules/ })
+  },
+)
+
+t.test(
+  'extents of left-out files are joined; those of others, and of files that are held, are not among them',
+  async t => {
+    const content = made([
+      { paths: ['/var/tmp/a'], extents: [[4096, 8192], [16384, 20480]] }, // prettier-ignore
+      { paths: ['/var/tmp/b'], extents: [[8192, 12288]] },
+      { paths: ['/srv/c'], extents: [[12288, 16384]] },
+      { paths: ['/var/tmp/held'], extents: [[20480, 24576]], held: 64 },
+      { paths: ['/var/tmp/empty'] },
+    ])
+    const account = await compileFiles(parseFileRules(['/var/tmp/**', '/none'], []), [content])
+    t.strictSame(spans(account.ranges), [[4096, 12288], [16384, 20480]]) // prettier-ignore
+    t.match(account.rules, [
+      { rule: '/var/tmp/**', kind: 'exclude', files: 4, bytes: 12288, heldFiles: 1, heldBytes: 4096 },
+      { rule: '/none', files: 0, bytes: 0 },
+    ])
+    t.match(account.rules[0]?.largest[0], { path: '/var/tmp/a', bytes: 8192 })
+    t.match(account.fileSystems, [
+      { files: 5, fileBytes: 20480, leftOutFiles: 3, leftOutBytes: 12288, replicatedBecause: '' },
+    ])
+  },
+)
+
+t.test('a file is left out only when all of its names are', async t => {
+  const content = made([
+    { paths: ['/var/tmp/a', '/srv/a'], extents: [[0, 4096]] },
+    { paths: ['/var/tmp/b', '/var/tmp/c'], extents: [[4096, 8192]] },
+  ])
+  const exclude = await compileFiles(parseFileRules(['/var/tmp/**'], []), [content])
+  t.strictSame(spans(exclude.ranges), [[4096, 8192]])
+  t.match(exclude.rules[0], { files: 2, bytes: 4096, heldFiles: 1, heldBytes: 4096 })
+  const both = await compileFiles(parseFileRules(['/var/tmp/**', '/srv/*'], []), [content])
+  t.strictSame(spans(both.ranges), [[0, 8192]], 'each name by a rule of its own')
+  const only = await compileFiles(parseFileRules([], ['/srv/**']), [content])
+  t.strictSame(spans(only.ranges), [[4096, 8192]])
+  t.match(only.rules[0], { kind: 'only', files: 1, bytes: 4096 })
+})
+
+t.test('only-rules leave all others out, on every partition; an exclude-rule goes before them', async t => {
+  const first = made([
+    { paths: ['/srv/db/a'], extents: [[0, 10]] },
+    { paths: ['/srv/db/log'], extents: [[10, 20]] },
+    { paths: ['/etc/b'], extents: [[20, 30]] },
+  ])
+  const second = made([{ paths: ['/srv/db/a'], extents: [[40, 50]] }], { partition: 2 })
+  const account = await compileFiles(parseFileRules(['/srv/db/log'], ['partition=1:/srv/db/**']), [second, first])
+  t.strictSame(spans(account.ranges), [[10, 30], [40, 50]]) // prettier-ignore
+  t.match(account.rules[1], { files: 2, bytes: 10 })
+})
+
+t.test('nothing of a file system is left out that was not read whole, or not at all', async t => {
+  const rules = parseFileRules(['/**'], [])
+  const files: MadeFile[] = [{ paths: ['/a'], extents: [[0, 4096]] }]
+  const broken = await compileFiles(rules, [made(files, { problems: 2 })])
+  t.strictSame(broken.ranges, [])
+  t.match(broken.fileSystems[0], { replicatedBecause: /^2 things .* inode 12/, leftOutFiles: 0, files: 1 })
+  t.match(broken.rules[0], { files: 1, heldFiles: 1 })
+  const { listing: _, ...unread } = made(files, { unread: 'it is encrypted' })
+  const luks = await compileFiles(rules, [unread])
+  t.strictSame(luks.ranges, [])
+  t.match(luks.fileSystems[0], { replicatedBecause: 'it is encrypted' })
+  const live = await compileFiles(rules, [made(files, { journalPending: true, namelessFiles: 3 })])
+  t.match(live.fileSystems[0]?.remarks, [/in use/, /^3 files without a name/])
+  t.equal(live.ranges.length, 1)
+})
+
+t.test('the ranges are exactly the extents of the files that are left out, whatever their order', async () => {
+  const anyFile = fc.record({
+    names: fc.uniqueArray(fc.constantFrom('/a/x', '/a/y', '/b/x', '/b/y'), { minLength: 1, maxLength: 2 }),
+    held: fc.constantFrom(0, 0, 0, 64),
+  })
+  const property = fc.asyncProperty(
+    fc.array(anyFile, { maxLength: 12 }),
+    fc.array(fc.nat(12), { maxLength: 40 }),
+    async (files, blocks) => {
+      const list = files.map(({ names, held }, file): MadeFile => ({
+        paths: names.map(name => `${name}${file}`),
+        held,
+        extents: blocks.flatMap((owner, block): [number, number][] => (owner === file ? [[block, block + 1]] : [])),
+      }))
+      const { ranges } = await compileFiles(parseFileRules(['/a/**'], []), [made(list)])
+      const out = new Set(
+        spans(ranges).flatMap(([start, end]) => Array.from({ length: end - start }, (_, i) => start + i)),
+      )
+      return blocks.every((owner, block) => {
+        const file = list[owner]
+        const expected = file !== undefined && file.held === 0 && file.paths.every(path => path.startsWith('/a/'))
+        return out.has(block) === expected
+      })
+    },
+  )
+  await fc.assert(property)
+})
+
+t.test('of many files the largest are named', async t => {
+  const files = Array.from({ length: 5000 }, (_, i): MadeFile => ({ paths: [`/f${i}`], extents: [[i * 10_000, i * 10_000 + ((i * 7919) % 5000) + 1]] })) // prettier-ignore
+  const account = await compileFiles(parseFileRules(['/**'], []), [made(files)])
+  t.equal(account.rules[0]?.files, 5000)
+  t.strictSame(account.rules[0]?.largest.map(({ bytes }) => bytes), Array.from({ length: largestMax }, (_, i) => 5000 - i)) // prettier-ignore
+})
