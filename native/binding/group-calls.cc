@@ -85,6 +85,7 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
   } else {
     DeviceOptions options;
     options.read_only = flag(spec, "readOnly");
+    options.direct = flag(spec, "direct");
     auto opened = open_device(text(source, "path"), options);
     require_ok(env, opened.status);
     device = std::move(opened.value);

@@ -40,7 +40,7 @@ class Admission {
   void finished(Connection &connection, const ParsedRequest &request, uint64_t now_ns) {
     if (!connection.large || request.length <= kSmallBytes) return;
     connection.large_since_ns = now_ns;
-    if (request.type != nbd::kWrite || waiting_.empty()) return;
+    if (request.type != nbd::kWrite || waiting_.empty() || connection.copied_bytes) return;
     connection.large = false;
     taken_--;
   }

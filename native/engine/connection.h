@@ -36,6 +36,7 @@ struct ParsedRequest {
   uint64_t cookie, offset, length;
   const uint8_t *payload;  // of a WRITE, `length` bytes
   size_t total_bytes;      // header and payload in the buffer
+  uint64_t start_ns = 0;   // when the turn began in which it was carried out
 };
 
 class Connection {
@@ -60,6 +61,7 @@ class Connection {
   uint64_t large_since_ns = 0;
   size_t counted_bytes = 0;   // what Admission has counted of held_bytes()
   size_t cold_bytes = 0;      // of reads on workers
+  size_t copied_bytes = 0;    // of writes on workers
   bool polls_output = false;  // epoll watches for EPOLLOUT
   uint64_t last_byte_ns = 0;  // when something was last received
   std::string failure;        // why it ended, if not by DISC
@@ -100,7 +102,7 @@ class Connection {
   bool has_left() const { return left_bytes_ != 0; }
   void wait_for_partings() { const std::lock_guard sending(sending_); }
   size_t wanted_bytes() const { return wanted_bytes_; }  // still missing of the request at the front
-  size_t held_bytes() const { return in_.size() + out_.size() + cold_bytes; }
+  size_t held_bytes() const { return in_.size() + out_.size() + cold_bytes + copied_bytes; }
 
  private:
   size_t header_bytes() const { return negotiated.extended_headers ? sizeof(nbd::ExtendedRequest) : sizeof(nbd::Request); }

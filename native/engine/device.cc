@@ -19,50 +19,43 @@
 #include <vector>
 
 #include "core/fd.h"
+#include "engine/direct-file.h"
 
 namespace understudy {
 namespace {
 
 class FileDevice final : public Device {
  public:
-  FileDevice(Fd fd, Fd stored, bool direct, const DeviceTraits &traits)
-      : fd_(std::move(fd)), stored_(std::move(stored)), direct_(direct) {
+  FileDevice(Fd fd, DirectFile stored, bool stored_is_direct, const DeviceTraits &traits)
+      : fd_(std::move(fd)), stored_(std::move(stored)), stored_is_direct_(stored_is_direct) {
     traits_ = traits;
   }
 
   int read(void *data, size_t bytes, uint64_t offset) override {
-    auto *at = static_cast<char *>(data);
-    while (bytes) {
-      const ssize_t got = pread(fd_.get(), at, bytes, static_cast<off_t>(offset));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return errno;
-      if (got == 0) return EIO;  // the file was cut off under us
-      at += got, bytes -= static_cast<size_t>(got), offset += static_cast<uint64_t>(got);
-    }
-    return 0;
+    if (traits_.direct) return read_stored(data, bytes, offset);
+    return read_cached(data, bytes, offset);
   }
 
   int read_now(void *data, size_t bytes, uint64_t offset) override {
-    if (!nowait_.load(std::memory_order_relaxed)) return read(data, bytes, offset);
+    if (traits_.direct) return EAGAIN;
+    if (!nowait_.load(std::memory_order_relaxed)) return read_cached(data, bytes, offset);
     iovec vector{data, bytes};
     const ssize_t got = preadv2(fd_.get(), &vector, 1, static_cast<off_t>(offset), RWF_NOWAIT);
     if (got == static_cast<ssize_t>(bytes)) return 0;
     if (got >= 0) return EAGAIN;  // a part is cached: the worker reads it whole
     if (errno == EOPNOTSUPP) {    // this file system never says; its reads are taken as they come
       nowait_.store(false, std::memory_order_relaxed);
-      return read(data, bytes, offset);
+      return read_cached(data, bytes, offset);
     }
     return errno == EINTR ? EAGAIN : errno;
   }
 
   int read_stored(void *data, size_t bytes, uint64_t offset) override {
-    auto *at = static_cast<char *>(data);
-    while (bytes) {
-      const size_t part = std::min(bytes, kStoredPieceBytes - offset % kStoredUnitBytes);
-      if (const int error = read_piece(at, part, offset)) return error;
-      at += part, bytes -= part, offset += part;
-    }
-    return 0;
+    if (!stored_is_direct_.load(std::memory_order_relaxed)) return read_evicted(data, bytes, offset);
+    const int error = stored_.read(data, bytes, offset);
+    if (traits_.direct) return error == ENODATA ? EIO : error;  // the file was cut off under us
+    if (error == EINVAL) stored_is_direct_.store(false, std::memory_order_relaxed);  // stricter than it said
+    return error == EINVAL || error == ENODATA ? read_evicted(data, bytes, offset) : error;
   }
 
   void forget_cached(uint64_t offset, uint64_t bytes) override {
@@ -70,20 +63,19 @@ class FileDevice final : public Device {
   }
 
   int write(const void *data, size_t bytes, uint64_t offset) override {
-    auto *at = static_cast<const char *>(data);
-    while (bytes) {
-      const ssize_t put = pwrite(fd_.get(), at, bytes, static_cast<off_t>(offset));
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) return errno;
-      if (put == 0) return ENOSPC;
-      at += put, bytes -= static_cast<size_t>(put), offset += static_cast<uint64_t>(put);
-    }
-    return 0;
+    if (!traits_.direct) return write_cached(data, bytes, offset);
+    // O_DIRECT would make a file longer that ends inside of a unit: what lies there goes through the page cache.
+    const uint64_t units_end = traits_.size_bytes / stored_.unit() * stored_.unit();
+    const size_t inside = offset < units_end ? std::min<uint64_t>(bytes, units_end - offset) : 0;
+    if (const int error = stored_.write(data, inside, offset)) return error;
+    return write_cached(static_cast<const char *>(data) + inside, bytes - inside, offset + inside);
   }
 
   int zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) override {
-    // A block device zeroes whole sectors; what sticks out at the edges is written.
-    const uint64_t unit = traits_.is_block ? traits_.block_bytes_min : 1;
+    // A block device zeroes whole sectors, and a file whole blocks without its page cache; what sticks out at the edges
+    // is written.
+    const uint64_t sector = traits_.is_block ? traits_.block_bytes_min : 1;
+    const uint64_t unit = traits_.direct ? std::max<uint64_t>(sector, DirectFile::kAlignmentMax) : sector;
     const uint64_t first = (offset + unit - 1) / unit * unit, last = (offset + bytes) / unit * unit;
     if (first >= last) return write_zeroes(offset, bytes);
     if (const int error = write_zeroes(offset, first - offset)) return error;
@@ -94,6 +86,7 @@ class FileDevice final : public Device {
   int flush() override { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
   void prefetch(uint64_t offset, uint64_t bytes) override {
+    if (traits_.direct) return;
     (void)posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
   }
 
@@ -115,27 +108,27 @@ class FileDevice final : public Device {
   }
 
  private:
-  static constexpr size_t kStoredPieceBytes = 1u << 20;
-  static constexpr size_t kStoredUnitBytes = 4096;  // what O_DIRECT asks of offset, length and memory, at the most
+  int read_cached(void *data, size_t bytes, uint64_t offset) {
+    auto *at = static_cast<char *>(data);
+    while (bytes) {
+      const ssize_t got = pread(fd_.get(), at, bytes, static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return errno;
+      if (got == 0) return EIO;  // the file was cut off under us
+      at += got, bytes -= static_cast<size_t>(got), offset += static_cast<uint64_t>(got);
+    }
+    return 0;
+  }
 
-  // At most kStoredPieceBytes, counted from the unit in which it begins.
-  int read_piece(void *data, size_t bytes, uint64_t offset) {
-    if (!direct_.load(std::memory_order_relaxed)) return read_evicted(data, bytes, offset);
-    struct Free {
-      void operator()(void *memory) const { free(memory); }
-    };
-    thread_local const std::unique_ptr<char, Free> piece(
-        static_cast<char *>(aligned_alloc(kStoredUnitBytes, kStoredPieceBytes)));
-    if (!piece) return ENOMEM;
-    const size_t lead = offset % kStoredUnitBytes, wanted = lead + bytes;
-    const size_t whole = (wanted + kStoredUnitBytes - 1) / kStoredUnitBytes * kStoredUnitBytes;
-    ssize_t got;
-    do got = pread(stored_.get(), piece.get(), whole, static_cast<off_t>(offset - lead));
-    while (got < 0 && errno == EINTR);
-    if (got < 0 && errno == EINVAL) direct_.store(false, std::memory_order_relaxed);  // stricter than it said
-    else if (got < 0) return errno;
-    if (got < static_cast<ssize_t>(wanted)) return read_evicted(data, bytes, offset);
-    memcpy(data, piece.get() + lead, bytes);
+  int write_cached(const void *data, size_t bytes, uint64_t offset) {
+    auto *at = static_cast<const char *>(data);
+    while (bytes) {
+      const ssize_t put = pwrite(fd_.get(), at, bytes, static_cast<off_t>(offset));
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) return errno;
+      if (put == 0) return ENOSPC;
+      at += put, bytes -= static_cast<size_t>(put), offset += static_cast<uint64_t>(put);
+    }
     return 0;
   }
 
@@ -144,9 +137,9 @@ class FileDevice final : public Device {
   int read_evicted(void *data, size_t bytes, uint64_t offset) {
     const auto start = static_cast<off_t>(offset), length = static_cast<off_t>(bytes);
     constexpr unsigned kWriteOut = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-    if (sync_file_range(stored_.get(), start, length, kWriteOut) != 0 && (errno == EIO || errno == ENOSPC)) return errno;
-    (void)posix_fadvise(stored_.get(), start, length, POSIX_FADV_DONTNEED);
-    return read(data, bytes, offset);
+    if (sync_file_range(stored_.fd(), start, length, kWriteOut) != 0 && (errno == EIO || errno == ENOSPC)) return errno;
+    (void)posix_fadvise(stored_.fd(), start, length, POSIX_FADV_DONTNEED);
+    return read_cached(data, bytes, offset);
   }
 
   int zero_aligned(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) {
@@ -178,7 +171,7 @@ class FileDevice final : public Device {
   }
 
   int write_zeroes(uint64_t offset, uint64_t bytes) {
-    static const char kZeroes[64 << 10] = {};
+    alignas(DirectFile::kAlignmentMax) static const char kZeroes[64 << 10] = {};
     while (bytes) {
       const size_t part = std::min<uint64_t>(bytes, sizeof kZeroes);
       if (const int error = write(kZeroes, part, offset)) return error;
@@ -188,8 +181,8 @@ class FileDevice final : public Device {
   }
 
   Fd fd_;
-  Fd stored_;  // for read_stored()
-  std::atomic<bool> direct_;  // stored_ is O_DIRECT
+  DirectFile stored_;  // for read_stored(); for everything but the end of an odd file if traits_.direct
+  std::atomic<bool> stored_is_direct_;
   std::atomic<bool> nowait_{true};
 };
 
@@ -278,12 +271,19 @@ Result<std::unique_ptr<Device>> open_device(const std::string &path, const Devic
   if (!status.ok()) return status;
   if (traits.size_bytes == 0) return Status::failed(EINVAL, "open device: " + path + ": it is empty");
   if (traits.size_bytes > 1ull << 62) return Status::failed(EFBIG, "open device: " + path);
+  if (options.direct) {
+    auto direct = DirectFile::open(fd.get(), path, !options.read_only);
+    if (!direct.ok()) return direct.status;
+    traits.direct = true;
+    traits.unit_bytes = direct.value.unit();
+    return std::unique_ptr<Device>(new FileDevice(std::move(fd), std::move(direct.value), true, traits));
+  }
   const std::string same = "/proc/self/fd/" + std::to_string(fd.get());  // the path may name another file by now
   Fd stored(open(same.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
   const bool direct = static_cast<bool>(stored);
   if (!stored) stored = Fd(open(same.c_str(), O_RDONLY | O_CLOEXEC));
   if (!stored) return Status::failed(errno, "open device: " + path + ": a second time, to read past the page cache");
-  return std::unique_ptr<Device>(new FileDevice(std::move(fd), std::move(stored), direct, traits));
+  return std::unique_ptr<Device>(new FileDevice(std::move(fd), DirectFile(std::move(stored)), direct, traits));
 }
 
 }  // namespace understudy

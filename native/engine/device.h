@@ -1,5 +1,6 @@
 // Device: what an export or an image stands on: a file, a block device, or a frozen view of one. All calls are
-// synchronous, complete (short transfers go on inside) and thread-safe against each other; the result is 0 or an errno.
+// synchronous, complete (short transfers go on inside) and thread-safe against each other, but see `unit_bytes`; the
+// result is 0 or an errno.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,8 @@ struct DeviceTraits {
   bool read_only = false;
   bool can_zero = false;   // zero(kPunch) works: TRIM may be advertised
   bool is_block = false;   // a block device
+  bool direct = false;     // past the page cache: every read and write waits for the disk, and belongs on a worker
+  uint32_t unit_bytes = 1; // of two operations at the same time on one such unit none may write, whatever their bytes
 };
 
 enum class ZeroHow : uint8_t {
@@ -29,6 +32,7 @@ struct DeviceOptions {
   bool read_only = false;
   bool create = false;          // make the file, sparse, `create_bytes` long, if it is not there (images)
   uint64_t create_bytes = 0;    //
+  bool direct = false;          // past the page cache (O_DIRECT)
 };
 
 class Device {
@@ -68,8 +72,8 @@ class Device {
   DeviceTraits traits_;
 };
 
-// A regular file or block device, through the page cache. Opened exclusively (O_EXCL on block devices, an OFD lock on
-// files): EBUSY when somebody else has it.
+// A regular file or block device, through the page cache or, if asked, past it: EOPNOTSUPP where that cannot be. Opened
+// exclusively (O_EXCL on block devices, an OFD lock on files): EBUSY when somebody else has it.
 Result<std::unique_ptr<Device>> open_device(const std::string &path, const DeviceOptions &options);
 
 }  // namespace understudy

@@ -41,7 +41,7 @@ void Group::wait_for_durability(Connection &connection, const ParsedRequest &req
                                 bool flush) {
   Volume &volume = connection.volume;
   const bool both_disks = options_.durability == Durability::kDurable;
-  Waiter waiter{&connection, request.cookie, request.offset, bytes, turn_ns_, 0, 0, 0, 0, kind};
+  Waiter waiter{&connection, request.cookie, request.offset, bytes, request.start_ns, 0, 0, 0, 0, kind};
   if (flush || both_disks) waiter.flush_ticket = volume.flush.ask();
   const bool standby = flush ? options_.durability != Durability::kAsync : true;
   if (standby && standby_counts()) {

@@ -116,6 +116,7 @@ class Group {
   Outcome execute(Connection &connection, const ParsedRequest &request);
   uint32_t validate(const Connection &connection, const ParsedRequest &request) const;
   Outcome read(Connection &connection, const ParsedRequest &request);
+  void read_on_worker(Connection &connection, const ParsedRequest &request);
   Outcome write(Connection &connection, const ParsedRequest &request);
   Outcome zero(Connection &connection, const ParsedRequest &request, RequestKind kind);
   Outcome flush(Connection &connection, const ParsedRequest &request);
@@ -127,6 +128,9 @@ class Group {
   void finish(Connection &connection, const ParsedRequest &request, RequestKind kind, uint64_t bytes, int error);
   uint8_t wants_of(const ParsedRequest &request) const;
   void zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error);
+  void write_on_worker(Connection &connection, const ParsedRequest &request);
+  void write_ended(Connection &connection, const ParsedRequest &request, int error);
+  void on_device_late(Volume &volume, uint64_t start, uint64_t end, bool payload);
   void refused(Volume &volume, uint64_t start, uint64_t end);
   void failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);
   void answer(Connection &connection, uint16_t type, uint64_t cookie, uint64_t offset, RequestKind kind,

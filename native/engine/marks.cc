@@ -161,6 +161,9 @@ void Marks::round(const MarkClock &clock) {
   }
   if (clock.now_ns < round_ns_ + (hot_count_ > kHotMax ? kCrowdedRoundNs : kRoundNs)) return;
   round_ns_ = clock.now_ns;
+  // What is on a worker has no sequence yet that the round could wait for.
+  const uint64_t size = volume_.size_bytes;
+  volume_.flights.each_write([&](uint64_t start, uint64_t end) { heat(start, std::min(end, size), false); });
   bool any = false;
   for (size_t i = 0; i < hot_.size(); i++) {
     cooling_[i] = hot_[i] & ~touched_[i];

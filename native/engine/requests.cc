@@ -5,6 +5,7 @@
 #include "core/breakage.h"
 #include "core/clock.h"
 #include "engine/group.h"
+#include "engine/slab.h"
 
 namespace understudy::engine {
 
@@ -14,7 +15,7 @@ using wire::RecordType;
 namespace {
 constexpr int kReceivesPerTurn = 8;              // of one client, so that others get their turn
 constexpr uint64_t kInlineZeroBytes = 1u << 20;  // a larger zero or trim goes to a worker
-constexpr size_t kColdBytesMax = 4u << 20;       // of one client's reads on workers; a single larger one is fine
+constexpr size_t kOnWorkersMax = 4u << 20;       // of one client's reads and writes there; a single larger one is fine
 constexpr uint32_t kOutstandingMax = 16384;      // unanswered requests of one client
 
 bool is_write_like(uint16_t type) { return type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes; }
@@ -29,6 +30,11 @@ uint16_t allowed_flags(uint16_t type, const Negotiated &negotiated) {
     case nbd::kBlockStatus: return nbd::kRequestOne | nbd::kFua;
     default: return nbd::kFua;  // meaningless there, harmless everywhere (proto.md: clients may set it on any command)
   }
+}
+// A large request goes there alone, as a client with one has one of the places of Admission.
+bool fits_on_workers(const Connection &connection, size_t bytes, bool writes) {
+  const size_t there = connection.cold_bytes + connection.copied_bytes;
+  return there == 0 || (there + bytes <= kOnWorkersMax && !(writes && bytes > Admission::kLargeBytes));
 }
 }  // namespace
 
@@ -63,6 +69,7 @@ void Group::serve(Connection &connection) {
         connection.failure.clear();
         break;
       }
+      request.start_ns = turn_ns_;
       const Outcome outcome = execute(connection, request);
       connection.parked = outcome == Outcome::kPark;
       connection.awaits_output = outcome == Outcome::kAwaitOutput;
@@ -125,7 +132,7 @@ Group::Outcome Group::execute(Connection &connection, const ParsedRequest &reque
   const uint64_t end = request.offset + request.length;
   const bool writes = is_write_like(request.type);
   if (request.type != nbd::kFlush && !BROKEN(kSkipOverlapWait) &&
-      connection.volume.flights.conflicts(request.offset, end, writes))
+      connection.volume.flights.conflicts(request.offset, end, writes, turn_ns_))
     return Outcome::kPark;
   switch (request.type) {
     case nbd::kRead: return read(connection, request);
@@ -171,9 +178,13 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
   const size_t bytes = request.length;
   if (!admission_.admit(connection, bytes, turn_ns_)) return Outcome::kPark;
   if (bytes > Admission::kLargeBytes && connection.has_output()) return Outcome::kAwaitOutput;
-  if (connection.cold_bytes && connection.cold_bytes + bytes > kColdBytesMax) return Outcome::kPark;
+  if (!fits_on_workers(connection, bytes, false)) return Outcome::kPark;
   if (bytes == 0) {
     answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, 0, turn_ns_, 0);
+    return Outcome::kDone;
+  }
+  if (device.traits().direct) {
+    read_on_worker(connection, request);
     return Outcome::kDone;
   }
   uint8_t *data = connection.begin_read_reply(request.cookie, request.offset, bytes);
@@ -183,29 +194,34 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
     return Outcome::kDone;
   }
   connection.cancel_read_reply(bytes);
-  if (error != EAGAIN) {
-    failed(connection.volume, "read", request.offset, bytes, error);
-    answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, bytes, turn_ns_, error);
+  if (error == EAGAIN) {
+    read_on_worker(connection, request);
     return Outcome::kDone;
   }
-  auto cold = std::make_shared<std::vector<uint8_t>>(bytes);
-  connection.cold_bytes += bytes;
-  ParsedRequest later = request;
+  failed(connection.volume, "read", request.offset, bytes, error);
+  answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, bytes, turn_ns_, error);
+  return Outcome::kDone;
+}
+
+void Group::read_on_worker(Connection &connection, const ParsedRequest &request) {
+  auto cold = std::make_shared<Slab>(request.length, request.offset);
+  connection.cold_bytes += cold->size();
   run_on_worker(
-      connection, later, false, 0,
-      [&device, cold, later] { return device.read(cold->data(), cold->size(), later.offset); },
-      [this, &connection, cold, later, start_ns = turn_ns_](int result) {
+      connection, request, false, 0,
+      [&device = *connection.volume.device, cold, offset = request.offset] {
+        return device.read(cold->data(), cold->size(), offset);
+      },
+      [this, &connection, cold, request](int error) {
         connection.cold_bytes -= cold->size();
-        if (result) {
-          failed(connection.volume, "read", later.offset, later.length, result);
-          return answer(connection, nbd::kRead, later.cookie, later.offset, RequestKind::kRead, later.length, start_ns,
-                        result);
+        if (error) {
+          failed(connection.volume, "read", request.offset, request.length, error);
+          return answer(connection, nbd::kRead, request.cookie, request.offset, RequestKind::kRead, request.length,
+                        request.start_ns, error);
         }
         if (!connection.dead)
-          memcpy(connection.begin_read_reply(later.cookie, later.offset, cold->size()), cold->data(), cold->size());
-        count_request(connection.volume.page, RequestKind::kRead, cold->size(), monotonic_ns() - start_ns, false);
+          memcpy(connection.begin_read_reply(request.cookie, request.offset, cold->size()), cold->data(), cold->size());
+        count_request(connection.volume.page, RequestKind::kRead, cold->size(), monotonic_ns() - request.start_ns, false);
       });
-  return Outcome::kDone;
 }
 
 // False: no room, or too far ahead of the standby. The standby being alive, that is back-pressure; is it away, the log
@@ -256,21 +272,65 @@ void Group::failed(Volume &volume, const char *operation, uint64_t offset, uint6
 
 Group::Outcome Group::write(Connection &connection, const ParsedRequest &request) {
   Volume &volume = connection.volume;
+  Device &device = *volume.device;
   const uint64_t start = request.offset, end = start + request.length;
+  const bool direct = device.traits().direct;
+  if (direct && !fits_on_workers(connection, request.length, true)) return Outcome::kPark;
   if (!marked(volume, start, end) || !log_has_room(volume, start, end, true)) return Outcome::kPark;
-  if (request.length) {
-    capture_.watched_write(volume, start, end);
-    volume.unflushed.mark(start, end);
-    if (const int error = volume.device->write(request.payload, request.length, start)) {
-      failed(volume, "write", start, request.length, error);
-      refused(volume, start, end);
-      finish(connection, request, RequestKind::kWrite, request.length, error);
-      return Outcome::kDone;
-    }
+  if (request.length == 0) {
+    finish(connection, request, RequestKind::kWrite, 0, 0);
+    return Outcome::kDone;
+  }
+  capture_.watched_write(volume, start, end);
+  volume.unflushed.mark(start, end);
+  if (direct) {
+    write_on_worker(connection, request);
+  } else {
+    write_ended(connection, request, device.write(request.payload, request.length, start));
+  }
+  return Outcome::kDone;
+}
+
+// The payload is copied: the buffer it came in goes on with the next requests, and a disk wants it aligned.
+void Group::write_on_worker(Connection &connection, const ParsedRequest &request) {
+  Volume &volume = connection.volume;
+  const uint64_t start = request.offset, end = start + request.length;
+  auto copy = std::make_shared<Slab>(request.length, start);
+  memcpy(copy->data(), request.payload, copy->size());
+  connection.copied_bytes += copy->size();
+  run_on_worker(
+      connection, request, true, capture_.log_bytes_needed(volume, start, end, true),
+      [&device = *volume.device, copy, start] { return device.write(copy->data(), copy->size(), start); },
+      [this, &connection, copy, request](int error) {
+        connection.copied_bytes -= copy->size();
+        ParsedRequest written = request;
+        written.payload = copy->data();
+        on_device_late(connection.volume, request.offset, request.offset + request.length, true);
+        write_ended(connection, written, error);
+        admission_.finished(connection, request, turn_ns_);
+      });
+}
+
+void Group::write_ended(Connection &connection, const ParsedRequest &request, int error) {
+  Volume &volume = connection.volume;
+  const uint64_t start = request.offset, end = start + request.length;
+  if (error) {
+    failed(volume, "write", start, request.length, error);
+    refused(volume, start, end);
+  } else {
     capture_.record(volume, RecordType::kWrite, start, end, request.payload, wants_of(request));
   }
-  finish(connection, request, RequestKind::kWrite, request.length, 0);
-  return Outcome::kDone;
+  finish(connection, request, RequestKind::kWrite, request.length, error);
+}
+
+// Before the record of what was on a worker: much may have happened meanwhile.
+//   - A flush that has ended did not cover it: the next one does.
+//   - What was watched may have been read before it was there: it is read again.
+//   - The log for which room was held may have gone, or the record fall into more parts: what finds no room is dirty.
+void Group::on_device_late(Volume &volume, uint64_t start, uint64_t end, bool payload) {
+  volume.unflushed.mark(start, end);
+  capture_.watched_write(volume, start, end);
+  if (!capture_.room(volume, start, end, payload)) refused(volume, start, end);
 }
 
 void Group::refused(Volume &volume, uint64_t start, uint64_t end) {
@@ -296,13 +356,15 @@ Group::Outcome Group::zero(Connection &connection, const ParsedRequest &request,
   const bool fast = !trim && (request.flags & nbd::kFastZero);
   Device &device = *volume.device;
   auto job = [&device, start, bytes = request.length, how, fast] { return device.zero(start, bytes, how, fast); };
-  if (request.length <= kInlineZeroBytes && !device.traits().is_block) {
+  if (request.length <= kInlineZeroBytes && !device.traits().is_block && !device.traits().direct) {
     zero_ended(connection, request, kind, job());
     return Outcome::kDone;
   }
-  ParsedRequest later = request;
-  run_on_worker(connection, later, true, capture_.log_bytes_needed(volume, start, end, false), std::move(job),
-                [this, &connection, later, kind](int error) { zero_ended(connection, later, kind, error); });
+  run_on_worker(connection, request, true, capture_.log_bytes_needed(volume, start, end, false), std::move(job),
+                [this, &connection, request, kind](int error) {
+                  on_device_late(connection.volume, request.offset, request.offset + request.length, false);
+                  zero_ended(connection, request, kind, error);
+                });
   return Outcome::kDone;
 }
 
@@ -324,7 +386,7 @@ void Group::finish(Connection &connection, const ParsedRequest &request, Request
   const bool fua = request.flags & nbd::kFua;
   const bool waits = fua || options_.durability == Durability::kReceived || options_.durability == Durability::kDurable;
   if (error || !waits)
-    return answer(connection, request.type, request.cookie, request.offset, kind, bytes, turn_ns_, error);
+    return answer(connection, request.type, request.cookie, request.offset, kind, bytes, request.start_ns, error);
   wait_for_durability(connection, request, kind, bytes, fua);
 }
 

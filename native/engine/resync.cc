@@ -120,7 +120,7 @@ bool Resync::plan_next() {
 
 // The device has nothing there: one record says so, or none if the standby has nothing either.
 bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
-  if (volume.flights.conflicts(start, end, false)) return false;
+  if (!volume.flights.may_read(start, end, monotonic_ns())) return false;
   if (way_ != Way::kFresh) {
     uint64_t parts = 0;
     volume.excluded.outside(start, end, [&](uint64_t, uint64_t) { parts++; });
@@ -162,7 +162,8 @@ void Resync::hashes_arrived(const wire::HashReplyBody &reply, const std::vector<
 
 void Resync::read(Chunk &chunk) {
   Volume &volume = *chunk.volume;
-  if (reads_ >= kReadsMax || takings_.size() >= kTakingsMax || volume.flights.conflicts(chunk.start, chunk.end, false)) return;
+  if (reads_ >= kReadsMax || takings_.size() >= kTakingsMax || !volume.flights.may_read(chunk.start, chunk.end, monotonic_ns()))
+    return;
   const auto &log = capture_.log();
   const uint64_t regions = (chunk.end - chunk.start + kRegion - 1) / kRegion;
   const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter

@@ -89,7 +89,7 @@ void Verifier::turn(uint64_t now_ns) {
   while (reads_ < (busy ? 1 : kReadsMax) && sent_ - answered_ < (busy ? kAnswersOwedBusy : kAnswersOwedMax) &&
          now_ns >= due_ns_ && next_chunk(&start, &end)) {
     // A hole is a chunk like any other: the standby must have zeroes there too.
-    if (volume_->dirty.touches(start, end) || volume_->flights.conflicts(start, end, false) ||
+    if (volume_->dirty.touches(start, end) || !volume_->flights.may_read(start, end, now_ns) ||
         !capture_.spare_room(kChunkBytes)) {
       retry_ = true;
       return;

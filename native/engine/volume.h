@@ -19,20 +19,33 @@ namespace understudy::engine {
 class Connection;
 
 // Operations under way on workers. A request waits for those it overlaps, unless both only read, so that the order of
-// overlapping writes is the same on the device and in the log.
+// overlapping writes is the same on the device and in the log. Two overlap that touch the same unit of the device.
 class FlightTable {
  public:
+  explicit FlightTable(uint64_t unit_bytes = 1) : unit_(unit_bytes) {}
   uint64_t add(uint64_t start, uint64_t end, bool writes) {
-    flights_.push_back({++last_id_, start, end, writes});
+    flights_.push_back({++last_id_, start / unit_ * unit_, (end + unit_ - 1) / unit_ * unit_, writes});
     return last_id_;
   }
   void remove(uint64_t id) {
     std::erase_if(flights_, [id](const Flight &flight) { return flight.id == id; });
   }
-  bool conflicts(uint64_t start, uint64_t end, bool writes) const {
-    return std::any_of(flights_.begin(), flights_.end(), [&](const Flight &flight) {
-      return (writes || flight.writes) && start < flight.end && flight.start < end;
-    });
+  // Whether a request has to wait.
+  bool conflicts(uint64_t start, uint64_t end, bool writes, uint64_t now_ns) const {
+    return overlaps(start, end, writes) ||
+           (writes && start < wish_.end && wish_.start < end && now_ns < wish_.until_ns);
+  }
+  // Whether one who reads in the background may begin. If not, writes that come wait until it has asked again, as it does
+  // every few milliseconds: where clients always have some under way, the range would never be free of them.
+  bool may_read(uint64_t start, uint64_t end, uint64_t now_ns) {
+    const bool may = !overlaps(start, end, false);
+    wish_ = may ? Wish{} : Wish{start, end, now_ns + kWishNs};
+    return may;
+  }
+  template <typename Visit>
+  void each_write(Visit visit) const {
+    for (const Flight &flight : flights_)
+      if (flight.writes) visit(flight.start, flight.end);
   }
   bool empty() const { return flights_.empty(); }
 
@@ -41,7 +54,20 @@ class FlightTable {
     uint64_t id, start, end;
     bool writes;
   };
-  std::vector<Flight> flights_;  // a handful: workers are few
+  struct Wish {
+    uint64_t start = 0, end = 0, until_ns = 0;
+  };
+  static constexpr uint64_t kWishNs = 100'000'000;
+
+  bool overlaps(uint64_t start, uint64_t end, bool writes) const {
+    return std::any_of(flights_.begin(), flights_.end(), [&](const Flight &flight) {
+      return (writes || flight.writes) && start < flight.end && flight.start < end;
+    });
+  }
+
+  Wish wish_;
+  const uint64_t unit_;
+  std::vector<Flight> flights_;  // of a direct device as many as its clients ask at once, else a handful
   uint64_t last_id_ = 0;
 };
 
@@ -100,7 +126,8 @@ struct Volume {
         index(volume_index),
         device(std::move(volume_device)),
         size_bytes(device->traits().size_bytes),
-        dirty(size_bytes) {}
+        dirty(size_bytes),
+        flights(device->traits().unit_bytes) {}
 
   const std::string name;
   const uint16_t index;

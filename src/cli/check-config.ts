@@ -72,7 +72,8 @@ function groupPlan(group: GroupConfig): string[] {
   for (const volume of group.volumes) {
     const only = volume.partitions.length === 0 ? '' : `, only partitions ${volume.partitions.join(', ')}`
     const without = volume.exclude.length === 0 ? '' : `, without ${volume.exclude.map(formatRange).join(', ')}`
-    lines.push(`  volume ${volume.name} on ${volume.device}${volume.readOnly ? ', read-only' : ''}${only}${without}`)
+    const how = `${volume.readOnly ? ', read-only' : ''}${volume.direct ? ', direct' : ''}`
+    lines.push(`  volume ${volume.name} on ${volume.device}${how}${only}${without}`)
   }
   return lines
 }

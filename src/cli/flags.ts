@@ -18,6 +18,7 @@ export interface MasterFlags extends TlsFlags {
   transport?: string
   metrics?: string
   readOnly?: boolean
+  direct?: boolean
   unixMode?: string
   unixGroup?: string
   logSize?: string
@@ -54,6 +55,7 @@ export function masterTree(flags: MasterFlags): Tree {
     export: flags.export,
     device: flags.device,
     read_only: flags.readOnly,
+    direct: flags.direct,
     replicate: flags.replicate,
     exclude: flags.exclude,
   }

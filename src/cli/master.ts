@@ -43,6 +43,10 @@ export function masterCommand(): Command {
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
     .option('--read-only', 'refuse writes of clients')
     .option(
+      '--direct',
+      'read and write the device past the page cache (O_DIRECT): memory is left to others, and each write waits for the disk',
+    )
+    .option(
       '--unix-mode <mode>',
       `permissions of unix sockets (default: ${defaults.unixMode.toString(8).padStart(4, '0')})`,
     )

@@ -40,6 +40,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   export = "disk1"
   device = "/dev/vg0/disk1"
   read_only = false
+  direct = false                          # true: past the page cache (O_DIRECT)
   replicate = ["partition=1"]             # default: the whole device
   exclude = ["0-1MiB"]
 

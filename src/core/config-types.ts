@@ -28,6 +28,8 @@ export interface VolumeConfig {
   /** Path of the master device: a file or a block device. */
   device: string
   readOnly: boolean
+  /** Past the page cache (O_DIRECT). */
+  direct: boolean
   /** Partition numbers to replicate, from 1; empty: the whole device. */
   partitions: number[]
   /** What is left out, in bytes of the device. */

@@ -265,6 +265,7 @@ function readVolume(table: TableReader, path: (text: string) => string): VolumeC
     name,
     device: device === '' ? '' : path(device),
     readOnly: table.boolean('read_only', false),
+    direct: table.boolean('direct', false),
     partitions: [...new Set(table.list('replicate', parsePartition))].sort((a, b) => a - b),
     exclude: table.list('exclude', parseRange),
   }

@@ -87,6 +87,8 @@ export interface VolumeStatus {
   lagSeconds: number
   dirtyBytes: number
   sizeBytes: number
+  /** Of a master: its device is read and written past the page cache. */
+  direct?: boolean
   logBytes: number
   logMaxBytes: number
   /** When there is one. */

@@ -7,7 +7,7 @@
 import { removeDurably, writeJson } from '../core/atomic-file.js'
 import type { Clock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
-import { errnoOf, NativeError, SafetyRefusal } from '../core/errors.js'
+import { describe, errnoOf, NativeError, SafetyRefusal, UsageError } from '../core/errors.js'
 import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
@@ -41,6 +41,7 @@ export function openNative(
         name: volume.name,
         device: { path: volume.device },
         readOnly: volume.readOnly,
+        direct: volume.direct,
         // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
         excluded: excludedBefore ?? ranges.excluded,
         watched: ranges.watched,
@@ -66,6 +67,7 @@ export function openNative(
       ...leaseSpec(config.leaseMs, isLeaseWaived, deps.heldLeases?.get(config.name)),
     })
   } catch (error) {
+    if (errnoOf(error) === 'EOPNOTSUPP') throw new UsageError(describe(error), { cause: error }) // `direct`
     throw new NativeError(
       `open ${config.volumes.map(volume => `volume ${volume.name} (${volume.device})`).join(', ')}`,
       error,

@@ -276,6 +276,7 @@ export class MasterGroup {
         config: this.config,
         name: volume.config.name,
         sizeBytes: volume.identity.sizeBytes,
+        direct: volume.config.direct,
         generation: this.#record.generation,
         counters,
         dirtyBytes: dirty[index] ?? 0n,

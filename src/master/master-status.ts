@@ -17,6 +17,7 @@ export interface MasterStatusFacts {
   config: GroupConfig
   name: string
   sizeBytes: bigint
+  direct: boolean
   generation: string
   counters: Counters
   dirtyBytes: bigint
@@ -58,6 +59,7 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     lagSeconds: state.state === 'alone' ? 0 : progress.lagSeconds(now.monotonicMs, now.wallMs, marks.applied),
     dirtyBytes: Number(facts.dirtyBytes),
     sizeBytes: Number(facts.sizeBytes),
+    direct: facts.direct,
     logBytes: Number(counters['log_bytes'] ?? 0n),
     logMaxBytes: Number(counters['log_bytes_max'] ?? 0n),
     ...(facts.lease === undefined ? {} : { lease: facts.lease }),

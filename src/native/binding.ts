@@ -72,6 +72,8 @@ export interface VolumeSpec {
   /** A path to a file or block device, or a view of a replica made by replicaView(). */
   device: { path: string } | { view: number }
   readOnly: boolean
+  /** A path: past the page cache. Throws EOPNOTSUPP where that cannot be. */
+  direct?: boolean
   /** What is not replicated: sorted, disjoint [start, end) pairs in bytes, flattened. */
   excluded?: BigUint64Array
   /** Writes that touch these [start, end) pairs raise `watched` and open a step first (partition tables). */

@@ -139,6 +139,7 @@ export class Reign {
         name: volume.name,
         device: deps.store.imagePath(volume),
         readOnly: false,
+        direct: false,
         partitions: [],
         exclude: pairs(volume.excluded ?? []),
       })),

@@ -2,7 +2,7 @@
 // Random histories through a real engine (sockets, threads, worker pool) against a standby that is a model: sessions
 // are lost, logs overflow, the device refuses writes, the standby forgets what it had not staged. Whenever the model
 // shows a cut, it must be one of the master's states, and never an older one than before (G2). Half of the histories have
-// a log file, some of them one that fails or gives back something else. The seed is printed; give it as argument to run
+// a log file, some of them one that fails or gives back something else; every third has a device past the page cache. The seed is printed; give it as argument to run
 // one history again, with a log file if there is a second argument.
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,9 +35,10 @@ using State = std::array<uint32_t, kBlocks>;                                // t
 // A device in memory that sometimes refuses, and keeps its content then.
 class MemoryDevice final : public Device {
  public:
-  MemoryDevice() {
+  explicit MemoryDevice(bool direct) {
     traits_.size_bytes = kSize;
     traits_.can_zero = true;
+    traits_.direct = direct;  // everything goes to workers
   }
   int read(void *data, size_t bytes, uint64_t offset) override {
     std::lock_guard lock(mutex_);
@@ -340,7 +341,7 @@ std::string run(uint64_t seed, int operations, bool spills, int &spilled) {
   History history(seed, operations);
   WorkPool pool(4);
   Model model;
-  auto device = std::make_unique<MemoryDevice>();
+  auto device = std::make_unique<MemoryDevice>(seed % 3 == 0);
   MemoryDevice &memory = *device;
   std::vector<std::unique_ptr<Volume>> volumes;
   volumes.push_back(std::make_unique<Volume>("v", 0, std::move(device)));
@@ -423,7 +424,7 @@ bool resumes_in_time() {
   WorkPool pool(1);
   Model model;
   std::vector<std::unique_ptr<Volume>> volumes;
-  volumes.push_back(std::make_unique<Volume>("v", 0, std::make_unique<MemoryDevice>()));
+  volumes.push_back(std::make_unique<Volume>("v", 0, std::make_unique<MemoryDevice>(false)));
   GroupOptions options;
   options.capture = {77, 8u << 20, true};
   options.durability = Durability::kAsync;

@@ -69,7 +69,9 @@ void MasterDaemon::open() {
 }
 
 void MasterDaemon::open_group(bool trusted) {
-  auto device = open_device("/sim/device", {});
+  DeviceOptions device_options;
+  device_options.direct = run_.settings.direct;
+  auto device = open_device("/sim/device", device_options);
   if (!device.ok()) return run_.fail("master: " + device.status.message);
   std::vector<std::unique_ptr<engine::Volume>> volumes;
   volumes.push_back(std::make_unique<engine::Volume>("v", 0, std::move(device.value)));

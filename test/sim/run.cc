@@ -43,6 +43,7 @@ Settings::Settings(Random &random) {
   depth = random.between(1, 8);
   faults = random.between(2, 7);
   hot_blocks = random.between(20, 400);
+  direct = hot_blocks % 3 == 0;
 }
 
 std::vector<Range> excluded_by(uint64_t table) {

@@ -30,6 +30,7 @@ struct Settings {
   uint64_t depth;           // requests under way of each
   uint64_t faults;          // so many things go wrong
   uint64_t hot_blocks;      // most writes go to so many blocks
+  bool direct;              // --direct
 };
 
 // The filter that a table (the value of block 0) asks for.

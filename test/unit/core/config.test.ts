@@ -97,6 +97,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     name: 'disk1',
     device: '/etc/understudy/disk1.img',
     readOnly: false,
+    direct: false,
     partitions: [1, 2],
     exclude: [{ start: 0n, end: 1n << 20n }],
   })

@@ -37,7 +37,7 @@ async function open(
   const { log, lines } = rememberingLog()
   const config: GroupConfig = {
     name: 'disk1',
-    volumes: [{ name: 'disk1', device, readOnly: false, partitions: [], exclude: [] }],
+    volumes: [{ name: 'disk1', device, readOnly: false, direct: false, partitions: [], exclude: [] }],
     standby: { id: 'f'.repeat(64), host: '192.0.2.1', port: 7000 },
     durability: 'flush',
     standbyLoss: { policy: 'continue' },
@@ -455,7 +455,7 @@ t.test('another filter counts once everything is given back', async t => {
   first.fake.emit({ type: 'pairing', group: 1, paired: true })
   const exclude = [{ start: 0n, end: 65536n }]
   const next = await again('another boot', {
-    volumes: [{ name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude }],
+    volumes: [{ name: 'disk1', device: place.device, readOnly: false, direct: false, partitions: [], exclude }],
   })
   next.welcome(stands(first))
   t.notOk(next.fake.calls.includes('setRanges'), 'the standby has what the filter left out at the time')
@@ -641,7 +641,14 @@ t.test('a change of what is replicated is made while the standby follows: opened
   const first = await open(t, place)
   await closing(first.group, first.clock, 100)
   const volumes = [
-    { name: 'disk1', device: place.device, readOnly: false, partitions: [], exclude: [{ start: 0n, end: 65536n }] },
+    {
+      name: 'disk1',
+      device: place.device,
+      readOnly: false,
+      direct: false,
+      partitions: [],
+      exclude: [{ start: 0n, end: 65536n }],
+    },
   ]
   const second = await open(t, place, { volumes })
   t.same([...(second.fake.groups[0]?.volumes[0]?.excluded ?? [])], [])
