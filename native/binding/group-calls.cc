@@ -102,6 +102,7 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
 // A map that is lost or damaged says nothing: everything may differ (G4).
 void Addon::open_map(engine::Volume &volume, Napi::Object spec) {
   volume.marks = std::make_unique<engine::Marks>(volume, text(spec, "path"), text(spec, "uuid"));
+  volume.served_before = flag(spec, "servedBefore");
   if (has(spec, "handed")) {
     auto map = map_from(static_cast<int>(number(spec, "handed")));
     require_ok(spec.Env(), map.status);

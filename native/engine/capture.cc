@@ -150,6 +150,7 @@ void Capture::close_step() {
   append(*volumes_.front(), RecordType::kStep, 0, 0, 0, nullptr, 0);
   step_open_ = false;
   forget_resent();
+  for (auto &volume : volumes_) volume->served_before = false;
   events_({"resync-done", {{"sequence", sequence_}, {"bytes", page_.get(kGroup_resync_total_bytes)}}, ""});
 }
 

@@ -178,7 +178,8 @@ void Resync::read(Chunk &chunk) {
   chunk.stage = Chunk::kReading;
   reads_++;
   // The log lives as long as this read: its held room is given back to the same log.
-  const ReadFrom from = volume.distrusted.contains(chunk.start) ? ReadFrom::kStored : ReadFrom::kCached;
+  const bool doubts = volume.served_before || volume.distrusted.contains(chunk.start);
+  const ReadFrom from = doubts ? ReadFrom::kStored : ReadFrom::kCached;
   host_.pool.submit([this, result, log, from, excluded = volume.excluded] {
     Device &device = *result->volume->device;
     // So that clients read what the standby is sent: a page whose write failed would show its old contents later.

@@ -146,6 +146,10 @@ struct Volume {
   // A flush failed over these, or a verify found them different: the disk may not have what the page cache says, so that
   // a resynchronisation reads past it. Until the next start: only reading costs more.
   ExtentSet distrusted{size_bytes};
+  // By another process, and no step has ended in this one: what that one distrusted is dirty, and nobody knows it any
+  // more. 1. a flush fails 2. the process is killed 3. the next one finds in the page cache what is not on the disk, and
+  // called clean; the standby would get it, and the master lose it whenever the kernel needs the memory.
+  bool served_before = false;
   ExtentSet resent{size_bytes};  // in this step, what is dirty here is sent without asking for the standby's hashes
   FlightTable flights;
   FlushState flush;

@@ -49,6 +49,7 @@ export function openNative(
           path: dirtyMapPath(deps.stateDirectory, volume.name),
           uuid: identity.uuid,
           trusted,
+          servedBefore: prepared.servedBefore,
           ...handed(index),
         },
       })),

@@ -36,6 +36,8 @@ export interface PreparedGroup {
   history: Reign[]
   /** The group's file as it was found. */
   before: GroupRecord | undefined
+  /** The devices were a master's before, or a standby's images. */
+  servedBefore: boolean
   /** The last stop was a clean one, and nothing has happened since. */
   clean: CleanStop | undefined
   /** The dirty maps can be relied on, whatever the last stop was. */
@@ -81,6 +83,7 @@ export async function prepareGroup(
     incarnation: random64(),
     history: seed?.history ?? historyOf(before),
     before,
+    servedBefore: before !== undefined || seed !== undefined,
     clean: doubt === undefined ? before?.clean : undefined,
     live: doubt === undefined ? before?.live : undefined,
     handed: doubt === undefined ? handed : undefined,

@@ -81,8 +81,10 @@ export interface VolumeSpec {
   /**
    * The dirty map on disk. Trusted: its marks are taken up; one that is missing or damaged makes everything dirty.
    * Handed: of handOverMap(), instead; trusted says then whether the one on disk was kept. It stays the caller's.
+   * Served before: by another process, which may have met a failed fdatasync, so that the first resynchronisation reads
+   * past the page cache.
    */
-  map?: { path: string; uuid: string; trusted: boolean; handed?: number }
+  map?: { path: string; uuid: string; trusted: boolean; servedBefore: boolean; handed?: number }
 }
 
 export interface GroupSpec {

@@ -257,7 +257,7 @@ t.test('a clean stop drains, and the next start relies on what it left', async t
 
   const second = await open(t, place)
   const path = join(place.state, 'volumes', 'disk1.map')
-  t.match(second.fake.groups, [{ volumes: [{ map: { path, trusted: true } }] }])
+  t.match(second.fake.groups, [{ volumes: [{ map: { path, trusted: true, servedBefore: true } }] }])
   t.equal(readGroup(place.state, 'disk1')?.clean, undefined, 'a crash from here on is an unclean stop')
   second.welcome({ incarnation: String(first.incarnation), received: '7', fresh: false, initial: false })
   t.match(second.fake.attached, [{ allDirty: false }])
