@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/crc32c.h"
+#include "core/on-disk.h"
 
 namespace understudy::log {
 namespace {
@@ -98,6 +99,7 @@ Result<MarkFile::Opened> MarkFile::open(const std::string &path, const Owner &ow
   MarkFile &file = *opened.file;
   file.fd_ = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!file.fd_) return Status::failed(errno, "read dirty map " + path);
+  if (const int error = read_from_disk(file.fd_.get())) return Status::failed(error, "sync dirty map " + path);
   file.published_ = true;
   std::vector<Slot> slots(2);
   bool whole = false;

@@ -12,6 +12,7 @@
 #include "core/breakage.h"
 #include "core/check.h"
 #include "core/crc32c.h"
+#include "core/on-disk.h"
 #include "replay/file-io.h"
 
 namespace understudy::replay {
@@ -102,6 +103,7 @@ Result<std::shared_ptr<Segment>> Segment::open(const std::string &directory, uin
   const std::string path = path_of(directory, index);
   Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return Status::failed(errno, "open segment " + path);
+  if (const int error = read_from_disk(fd.get())) return Status::failed(error, "sync segment " + path);
   SegmentHeader header{};
   size_t done = 0;
   if (int error = read_at(fd.get(), &header, sizeof header, 0, &done))

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/crc32c.h"
+#include "core/on-disk.h"
 #include "replay/file-io.h"
 
 namespace understudy::replay {
@@ -87,7 +88,7 @@ Result<WatermarkFile> WatermarkFile::open(const std::string &directory) {
 Result<std::optional<Watermark>> WatermarkFile::load() {
   // 1. a slot is written 2. the process is killed before its fdatasync 3. the next one finds it in the page cache, and
   // removes the segments below it 4. power is lost, and the slot with it: the log would be damaged.
-  if (fdatasync(fd_.get()) != 0) return Status::failed(errno, "sync " + path_);
+  if (const int error = read_from_disk(fd_.get())) return Status::failed(error, "sync " + path_);
   std::optional<Watermark> best;
   bool anything = false;
   for (uint64_t i = 0; i < 2; i++) {
