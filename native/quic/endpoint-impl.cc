@@ -15,7 +15,6 @@
 namespace understudy::quic {
 namespace {
 constexpr uint64_t kNapNs = 150'000;  // how long records that nobody waits for may gather
-constexpr size_t kGuestBytesMax = 32u << 10;  // of records; more is worth a wake-up: the caller has other things to do
 // For a while after a guest the link thread sleeps no longer than this, so that the timers that the next ones leave behind
 // (that of a lost packet is at least 6 ms away) are not earlier, and no guest has to wake it for them.
 constexpr uint64_t kGuestsSleepNs = 1'000'000, kGuestsStayNs = 20'000'000;
@@ -193,7 +192,7 @@ bool EndpointImpl::serve_as_guest(SessionId id) {
   if (found == sessions_.end()) return false;
   SessionImpl &session = *found->second;
   if (!session.established() || session.is_ending() || session.blocked()) return false;
-  if (session.records_ready() > kGuestBytesMax) return false;
+  if (session.records_ready() > kLittleBytes) return false;
   last_guest_ns_ = monotonic_ns();
   parting.bytes.clear();
   session.leave_sending_to(&parting);

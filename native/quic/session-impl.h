@@ -53,6 +53,8 @@ class SessionHost {
 };
 
 inline constexpr size_t kConnectionIdBytes = 8;  // of those that we give out
+// Of records: waking a thread takes longer than to send them.
+inline constexpr size_t kLittleBytes = 32u << 10;
 inline constexpr uint64_t kControlWindowBytes = 1u << 20;
 inline constexpr uint64_t kHandshakeTimeoutNs = 5'000'000'000;
 
@@ -115,7 +117,10 @@ class SessionImpl final : public Session, private PeerJudge {
   Farewell say_farewell(uint64_t now);
 
   void turn_within(uint64_t ns) override { turn_due = std::min(turn_due, monotonic_ns() + ns); }
-  void expect_more() override { host_.expect_more(); }
+  // Not while much is on its way: both processors have enough to do then.
+  void expect_more() override {
+    if (records_sent_ - records_acked_ + records_ready() <= kLittleBytes) host_.expect_more();
+  }
 
   bool dirty = true;               // something happened: give it a turn
   uint64_t turn_due = UINT64_MAX;  // monotonic: give it a turn then
