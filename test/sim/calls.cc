@@ -57,15 +57,36 @@ std::shared_ptr<Handle> handle_of(int descriptor) {
   return room->find(descriptor);
 }
 
-void sync_file(Handle &handle) {
+Place place_of(const std::string &name) {
+  if (name == "device") return Place::kDevice;
+  if (name.starts_with("v.map")) return Place::kMap;
+  if (name == "v.log") return Place::kSpill;
+  if (name == "image.raw") return Place::kImage;
+  if (name == "watermark") return Place::kWatermark;
+  return name.ends_with(".seg") || name.ends_with(".old") ? Place::kSegments : Place::kNone;
+}
+
+// The error of a call on this file; 0: none.
+int strikes(const Handle &handle, Strike strike) { return room->strikes(handle.host, handle.place, strike); }
+
+int sync_file(Handle &handle) {
   const Host &host = room->hosts[static_cast<size_t>(handle.host)];
   const uint64_t mark = handle.directory ? handle.directory->begin_sync() : handle.file->begin_sync();
   const bool slow = scheduler->random.one_in(20);
   const auto file = handle.file;
   Directory *directory = handle.directory;
+  const Place place = handle.place;
+  const int number = handle.host;
   room->call(kSync, mark, (handle.is_slow ? host.slow : 1) * (slow ? kSlowSyncNs : kSyncNs));
-  if (directory) directory->end_sync(mark);
-  else file->end_sync(mark);
+  if (directory) {
+    directory->end_sync(mark);
+  } else if (const int error = room->strikes(number, place, Strike::kSync)) {
+    room->lost(number, place, file->fail_sync(mark, scheduler->random));
+    return error;
+  } else {
+    file->end_sync(mark);
+  }
+  return 0;
 }
 
 int open_file(const std::string &path, int flags) {
@@ -85,7 +106,9 @@ int open_file(const std::string &path, int flags) {
   handle->file = directory->find(name);
   if (!handle->file && !(flags & O_CREAT)) return failed(ENOENT);
   if (handle->file && (flags & O_CREAT) && (flags & O_EXCL)) return failed(EEXIST);
+  handle->place = place_of(name);
   if (!handle->file) {
+    if (const int error = room->strikes(scheduler->current->host, handle->place, Strike::kWrite)) return failed(error);
     handle->file = std::make_shared<File>();
     directory->link(name, handle->file);
   }
@@ -114,6 +137,8 @@ int open(const char *path, int flags, ...) {
     if (const auto handle = handle_of(atoi(path + 14))) {
       auto same = std::make_shared<Handle>(Handle{Handle::Kind::kFile, 0});
       same->file = handle->file;
+      same->place = handle->place;
+      same->is_direct = (flags & O_DIRECT) != 0;
       return room->open(std::move(same));
     }
   }
@@ -132,7 +157,10 @@ ssize_t pread(int descriptor, void *data, size_t bytes, off_t offset) {
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor, data, bytes, offset);
   room->call(kPread, static_cast<uint64_t>(offset), kReadNs);
-  const Content &content = handle->file->content();
+  if (const int error = strikes(*handle, Strike::kRead)) return failed(error);
+  const bool passes_cache = handle->is_direct && handle->file->is_stale();
+  const Content stored = passes_cache ? handle->file->stored() : Content{};
+  const Content &content = passes_cache ? stored : handle->file->content();
   const auto at = static_cast<uint64_t>(offset);
   if (at >= content.size()) return 0;
   bytes = std::min<uint64_t>(bytes, content.size() - at);
@@ -157,6 +185,7 @@ ssize_t pwrite(int descriptor, const void *data, size_t bytes, off_t offset) {
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor, data, bytes, offset);
   room->call(kPwrite, static_cast<uint64_t>(offset) << 16 ^ bytes, kWriteNs);
+  if (const int error = strikes(*handle, Strike::kWrite)) return failed(error);
   if (bytes > 4096 && scheduler->random.one_in(16)) bytes -= scheduler->random.between(1, bytes / 1024) * 512;
   const auto *from = static_cast<const uint8_t *>(data);
   handle->file->apply({Change::Kind::kWrite, static_cast<uint64_t>(offset), bytes, {from, from + bytes}});
@@ -167,8 +196,8 @@ int fdatasync(int descriptor) {
   static const auto real = next_of<int (*)(int)>("fdatasync");
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor);
-  sync_file(*handle);
-  return 0;
+  const int error = sync_file(*handle);
+  return error ? failed(error) : 0;
 }
 
 int fsync(int descriptor) { return fdatasync(descriptor); }
@@ -186,6 +215,7 @@ int fallocate(int descriptor, int mode, off_t offset, off_t bytes) {
   const auto handle = handle_of(descriptor);
   if (!handle) return failed(EBADF);
   room->call(kZeroRange, static_cast<uint64_t>(offset), kNameNs);
+  if (const int error = strikes(*handle, Strike::kWrite)) return failed(error);
   const auto start = static_cast<uint64_t>(offset), length = static_cast<uint64_t>(bytes);
   if (mode & FALLOC_FL_PUNCH_HOLE) {
     handle->file->apply({Change::Kind::kZero, start, length, {}});
@@ -212,7 +242,10 @@ off_t lseek(int descriptor, off_t offset, int whence) {
 
 int posix_fadvise(int descriptor, off_t offset, off_t bytes, int advice) {
   static const auto real = next_of<int (*)(int, off_t, off_t, int)>("posix_fadvise");
-  return handle_of(descriptor) ? 0 : real(descriptor, offset, bytes, advice);
+  const auto handle = handle_of(descriptor);
+  if (!handle) return real(descriptor, offset, bytes, advice);
+  if (advice == POSIX_FADV_DONTNEED) handle->file->drop_cache();  // all of it: less to be relied on
+  return 0;
 }
 
 int sync_file_range(int descriptor, off_t, off_t, unsigned) { return handle_of(descriptor) ? 0 : failed(EBADF); }

@@ -24,6 +24,7 @@ struct Asked {
   bool flushes;             // FLUSH or FUA
   uint64_t alone, turns;    // of the group and of the daemon, when it was sent
   uint64_t standby_deaths;  // by then
+  uint64_t strikes;         // of faults of the master's disks, by then
   bool in_sync;
 };
 
@@ -85,7 +86,7 @@ bool Client::get(void *data, size_t bytes) {
 bool Client::send_request(uint16_t type, uint16_t flags, uint64_t first, uint64_t count, uint64_t stamp) {
   const bool writes = type == nbd::kWrite || type == nbd::kTrim || type == nbd::kWriteZeroes;
   Asked asked{type, SIZE_MAX, type == nbd::kRead ? count * kBlockBytes : 0, ++run_.tick, type == nbd::kFlush || (flags & nbd::kFua), page_.get(kGroup_alone_flushes),
-              0, room->hosts[kStandby].deaths, false};
+              0, room->hosts[kStandby].deaths, room->hosts[kMaster].strikes, false};
   if (master_lives()) asked.turns = master_->turns(), asked.in_sync = master_->in_sync();
   if (writes) asked.write = life_.history.submit(asked.submitted, stamp, type != nbd::kWrite, first, count);
   run_.writes += writes;
@@ -134,6 +135,7 @@ bool Client::take_reply() {
 void Client::answered(const Asked &asked, uint32_t error) {
   const uint64_t tick = ++run_.tick;
   if (asked.write != SIZE_MAX) life_.history.end(asked.write, tick, error != 0);
+  if (error && room->hosts[kMaster].strikes != asked.strikes) return;  // the outcome of the master's device (G1)
   if (error) return run_.fail("a client got the error " + std::to_string(error));
   const bool both = run_.settings.durability == engine::Durability::kDurable;
   if (asked.type == nbd::kFlush) life_.flushed = std::max(life_.flushed, asked.submitted);

@@ -65,6 +65,7 @@ void File::carry_out(Content &content, const Change &change) {
 
 void File::apply(Change change) {
   carry_out(cached_, change);
+  if (is_stale_) widen(change);
   pending_.push_back(std::move(change));
   if (pending_.size() > kPendingMax) end_sync(first_ + kPendingMax / 2);
 }
@@ -73,6 +74,57 @@ void File::end_sync(uint64_t mark) {
   for (; first_ < mark && !pending_.empty(); first_++) {
     carry_out(durable_, pending_.front());
     pending_.pop_front();
+  }
+}
+
+// A page is written out as a whole, with whatever else the cache has in it.
+void File::widen(Change &change) const {
+  if (change.kind != Change::Kind::kWrite) return;
+  const uint64_t end = change.offset + change.bytes;
+  change.offset = change.offset / kPageBytes * kPageBytes;
+  change.bytes = std::min((end + kPageBytes - 1) / kPageBytes * kPageBytes, cached_.size()) - change.offset;
+  change.data.resize(change.bytes);
+  cached_.read(change.data.data(), change.bytes, change.offset);
+}
+
+std::vector<Change> File::fail_sync(uint64_t mark, Random &random) {
+  std::vector<Change> lost;
+  for (; first_ < mark && !pending_.empty(); first_++) {
+    Change &change = pending_.front();
+    if (change.kind != Change::Kind::kWrite || random.one_in(4)) {  // holes and sizes are the journal's
+      carry_out(durable_, change);
+    } else {
+      if (random.one_in(4)) carry_out_some(change, random);
+      lost.push_back(std::move(change));
+    }
+    pending_.pop_front();
+  }
+  is_stale_ |= !lost.empty();
+  return lost;
+}
+
+Content File::stored() const {
+  if (!is_stale_) return cached_;
+  Content content = durable_;
+  for (const Change &change : pending_) carry_out(content, change);
+  return content;
+}
+
+void File::drop_cache() {
+  if (!is_stale_) return;
+  cached_ = stored();
+  is_stale_ = false;
+}
+
+void File::carry_out_some(const Change &change, Random &random) {
+  for (uint64_t at = change.offset; at < change.offset + change.bytes;) {
+    const uint64_t end = std::min(change.offset + change.bytes, (at / kSectorBytes + 1) * kSectorBytes);
+    Change part{change.kind, at, end - at, {}};
+    if (change.kind == Change::Kind::kWrite)
+      part.data.assign(change.data.begin() + static_cast<ptrdiff_t>(at - change.offset),
+                       change.data.begin() + static_cast<ptrdiff_t>(end - change.offset));
+    if (random.one_in(2)) carry_out(durable_, part);
+    at = end;
   }
 }
 
@@ -86,23 +138,13 @@ void File::lose_power(Random &random) {
     number++;
     if (kept) carry_out(durable_, change);
     if (how != kTorn) continue;
-    if (change.kind == Change::Kind::kResize) {
-      if (random.one_in(2)) carry_out(durable_, change);
-      continue;
-    }
-    for (uint64_t at = change.offset; at < change.offset + change.bytes;) {
-      const uint64_t end = std::min(change.offset + change.bytes, (at / kSectorBytes + 1) * kSectorBytes);
-      Change part{change.kind, at, end - at, {}};
-      if (change.kind == Change::Kind::kWrite)
-        part.data.assign(change.data.begin() + static_cast<ptrdiff_t>(at - change.offset),
-                         change.data.begin() + static_cast<ptrdiff_t>(end - change.offset));
-      if (random.one_in(2)) carry_out(durable_, part);
-      at = end;
-    }
+    if (change.kind != Change::Kind::kResize) carry_out_some(change, random);
+    else if (random.one_in(2)) carry_out(durable_, change);
   }
   first_ += pending_.size();
   pending_.clear();
   cached_ = durable_;
+  is_stale_ = false;
   locked = false;
 }
 

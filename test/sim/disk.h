@@ -4,6 +4,8 @@
 //   kill      the process is gone: the cache stays, and goes to the medium later or never
 //   power     each change that is not synced is lost, kept, or kept in some of its sectors (512 bytes); which, is drawn
 //             from the seed. A name is durable once its directory was synced; what is not is lost or kept, one by one.
+//   a failed sync   some of what it covered is not on the medium, and nobody will write it there any more: the cache calls
+//             it clean, and goes on to show it until it is dropped
 //
 // Simpler than life: directories themselves are durable at once; a sector is written whole or not at all.
 #pragma once
@@ -52,13 +54,20 @@ class File {
   // What an fdatasync that begins now will have to make durable, and that it has.
   uint64_t begin_sync() const { return first_ + pending_.size(); }
   void end_sync(uint64_t mark);
+  std::vector<Change> fail_sync(uint64_t mark, Random &random);  // what was lost, or a part of it
+  void drop_cache();       // what is clean is read from the medium again
+  Content stored() const;  // what is read past the cache
+  bool is_stale() const { return is_stale_; }
   void lose_power(Random &random);
   bool locked = false;
 
  private:
   static constexpr size_t kPendingMax = 512;  // beyond, the older half is written back
   static void carry_out(Content &content, const Change &change);
+  void carry_out_some(const Change &change, Random &random);  // in some of its sectors, to the medium
+  void widen(Change &change) const;
   Content cached_, durable_;
+  bool is_stale_ = false;  // the cache shows what the medium has not got, and calls it clean
   std::deque<Change> pending_;
   uint64_t first_ = 0;  // number of pending_.front()
 };

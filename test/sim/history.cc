@@ -6,6 +6,8 @@
 
 namespace sim {
 
+static bool is_torn(uint64_t value) { return value >> 63; }
+
 uint64_t value_of(const uint8_t *block) {
   uint64_t words[kBlockBytes / 8];
   memcpy(words, block, sizeof words);
@@ -32,8 +34,14 @@ size_t History::submit(uint64_t tick, uint64_t stamp, bool zero, uint64_t first,
 }
 
 void History::end(size_t write, uint64_t tick, bool failed) {
-  writes_[write].failed = failed;
+  writes_[write].failed |= failed;
   writes_[write].ended = tick;
+}
+
+void History::lose(uint64_t block, uint64_t stamp) {
+  unsure(block);
+  for (size_t index : covering_[block])
+    if (stamp ? writes_[index].stamp == stamp && !writes_[index].zero : writes_[index].zero) writes_[index].failed = true;
 }
 
 struct History::View {
@@ -63,6 +71,13 @@ size_t History::find(const std::vector<uint64_t> &shows, uint64_t block) const {
   return kNone;
 }
 
+// A write that failed leaves a part of itself, as far as nothing came after it.
+bool History::may_be_torn(uint64_t block, const Write *last) const {
+  return std::any_of(covering_[block].begin(), covering_[block].end(), [&](size_t index) {
+    return writes_[index].failed && (!last || writes_[index].ended >= last->submitted);
+  });
+}
+
 static std::string stale(uint64_t block, const std::string &shows, const Write &lacks) {
   return "block " + std::to_string(block) + " shows " + shows + " and lacks write " + std::to_string(lacks.stamp) + " (" +
          std::to_string(lacks.submitted) + ".." + std::to_string(lacks.ended) + ")";
@@ -71,10 +86,10 @@ static std::string stale(uint64_t block, const std::string &shows, const Write &
 // The oldest write of zeroes that explains them; it brings with it what had ended before.
 bool History::explain_zeroes(View &view, uint64_t block, std::string *fault) const {
   const Write *last = newest(view, block, kNone);
-  if (!last && base_[block] == 0) return true;
+  if (!last && (base_[block] == 0 || unsure_[block])) return true;
   for (size_t index : covering_[block]) {
     const Write &write = writes_[index];
-    if (!write.zero || write.failed) continue;
+    if (!write.zero) continue;
     const Write *other = newest(view, block, index);
     if (other && write.ended < other->submitted) continue;
     if (!in_cut(view, index)) view.tick = std::max(view.tick, write.submitted);
@@ -96,12 +111,11 @@ std::string History::judge(const std::vector<uint64_t> &shows, const Included &i
     if (!included(block)) continue;
     const size_t found = view.shown[block] = find(shows, block);
     if (found != kNone) {
-      if (writes_[found].failed) return "block " + std::to_string(block) + " shows a write that was refused";
-      view.members.insert(found);
+      if (!writes_[found].failed) view.members.insert(found);
       view.tick = std::max(view.tick, writes_[found].submitted);
     } else if (shows[block] == 0) {
       zeroes.push_back(block);
-    } else if (shows[block] != base_[block]) {
+    } else if (shows[block] != base_[block] && !unsure_[block] && !(is_torn(shows[block]) && may_be_torn(block, nullptr))) {
       return "block " + std::to_string(block) + " shows " + std::to_string(shows[block]) + ", which nobody wrote there";
     }
   }
@@ -116,6 +130,7 @@ std::string History::judge(const std::vector<uint64_t> &shows, const Included &i
     const size_t shown = view.shown[block];
     const Write *last = newest(view, block, shown);
     if (!last) continue;
+    if (shown == kNone && is_torn(shows[block]) && may_be_torn(block, last)) continue;
     if (shown == kNone) return stale(block, "what was there first", *last);
     if (writes_[shown].ended < last->submitted) return stale(block, "write " + std::to_string(writes_[shown].stamp), *last);
   }
@@ -130,7 +145,7 @@ std::string History::judge_flushed(const std::vector<uint64_t> &shows, uint64_t 
     for (size_t index : covering)
       if (!writes_[index].failed && writes_[index].ended < flushed) must = &writes_[index];
     if (!must) continue;
-    bool found = shows[block] >> 63;  // torn by a write that was under way
+    bool found = is_torn(shows[block]);  // torn by a write that was under way
     for (size_t index : covering) {
       const Write &write = writes_[index];
       const bool shown = write.zero ? shows[block] == 0 : shows[block] == write.stamp;

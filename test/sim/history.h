@@ -23,7 +23,7 @@ struct Write {
   bool zero = false;
   uint64_t first = 0, count = 0;  // blocks
   uint64_t submitted = 0, ended = UINT64_MAX;  // ticks; UINT64_MAX: no reply
-  bool failed = false;     // it was answered with an error
+  bool failed = false;     // it was answered with an error, or lost by the device: its blocks may show it or not
 };
 
 // Blocks that are judged; the others are left out of replication.
@@ -31,11 +31,14 @@ using Included = std::function<bool(uint64_t block)>;
 
 class History {
  public:
-  explicit History(std::vector<uint64_t> base) : base_(std::move(base)), covering_(base_.size()) {}
+  explicit History(std::vector<uint64_t> base) : base_(std::move(base)), unsure_(base_.size()), covering_(base_.size()) {}
 
   // Index of the write.
   size_t submit(uint64_t tick, uint64_t stamp, bool zero, uint64_t first, uint64_t count);
   void end(size_t write, uint64_t tick, bool failed);
+  // The device has lost what it had taken at this block (zeroes: stamp 0).
+  void lose(uint64_t block, uint64_t stamp);
+  void unsure(uint64_t block) { unsure_[block] = true; }  // what was there first may be something else
   const Write &write(size_t index) const { return writes_[index]; }
   size_t writes() const { return writes_.size(); }
 
@@ -62,9 +65,11 @@ class History {
   size_t find(const std::vector<uint64_t> &shows, uint64_t block) const;
   const Write *newest(const View &view, uint64_t block, size_t besides) const;
   bool in_cut(const View &view, size_t index) const;
+  bool may_be_torn(uint64_t block, const Write *last) const;
   bool explain_zeroes(View &view, uint64_t block, std::string *fault) const;
 
   std::vector<uint64_t> base_;
+  std::vector<bool> unsure_;
   std::vector<Write> writes_;
   std::vector<std::vector<size_t>> covering_;  // by block, in the order of submission
   uint64_t promised_ = 0;

@@ -17,6 +17,7 @@ using engine::Range;
 namespace {
 constexpr uint64_t kSampleNs = 100 * kMs;
 constexpr uint64_t kPositionsMax = 64;
+constexpr uint64_t kRetryNs = 5 * kSecond;
 
 bool same(const std::vector<Range> &a, const std::vector<Range> &b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -62,13 +63,13 @@ void MasterDaemon::open() {
   next.clean.reset();
   save();
   const MasterRecord found = std::exchange(record_, next);
-  open_group(trusted);
+  open_group(trusted, !is_first);
   known_ = known_at_open(found);
   settle_pairing();
   begin(excluded_now);
 }
 
-void MasterDaemon::open_group(bool trusted) {
+void MasterDaemon::open_group(bool trusted, bool served_before) {
   DeviceOptions device_options;
   device_options.direct = run_.settings.direct;
   auto device = open_device("/sim/device", device_options);
@@ -77,6 +78,7 @@ void MasterDaemon::open_group(bool trusted) {
   volumes.push_back(std::make_unique<engine::Volume>("v", 0, std::move(device.value)));
   volume_ = volumes.front().get();
   volume_->handle = 1;
+  volume_->served_before = served_before;
   volume_->excluded = engine::RangeTable(record_.excluded);
   volume_->watched = watched_by(run_.settings.filters);
   volume_->marks = std::make_unique<engine::Marks>(*volume_, "/sim/state/v.map", "uuid");
@@ -120,7 +122,7 @@ void MasterDaemon::begin(const std::vector<Range> &excluded_now) {
   if (known_) write_down(*known_);
   else distrust();
   if (!is_owed_ && !same(record_.excluded, excluded_now)) set_ranges(excluded_now);
-  run_.lives.push_back(std::make_unique<Life>(record_.incarnation, run_.values_of(run_.content_of(kMaster, "/sim", "device"))));
+  run_.lives.push_back(std::make_unique<Life>(record_.incarnation, run_.history_from_device()));
   life_ = run_.lives.size() - 1;
   run_.say(kMaster, "serves; its maps are " + std::string(known_ ? "believed" : "not believed") + ", " +
                         std::to_string(volume_->dirty.dirty_bytes()) + " bytes dirty");
@@ -187,11 +189,17 @@ void MasterDaemon::write_down(KnownCopy known) {
   record_.live = std::move(known);
 }
 
-void MasterDaemon::complete() {
-  scheduler->spawn(kMaster, "complete", [this, epoch = ++trust_epoch_] {
+// Again and again until it works, or until the next distrust().
+void MasterDaemon::complete(uint64_t after_ns) {
+  scheduler->spawn(kMaster, "complete", [this, after_ns, epoch = after_ns ? trust_epoch_ : ++trust_epoch_] {
+    if (after_ns) scheduler->sleep(after_ns);
+    if (epoch != trust_epoch_ || is_stopping_) return;
     const auto filled = std::make_shared<Later>();
     group_->post([this, filled] { group_->fill_marks([filled](const Status &status) { filled->bring(status.ok()); }); });
-    if (!filled->wait() || epoch != trust_epoch_ || !known_ || is_stopping_) return;
+    const bool good = filled->wait();
+    if (epoch != trust_epoch_ || is_stopping_) return;
+    if (!good) return complete(kRetryNs);
+    if (!known_) return;
     save();
     if (epoch != trust_epoch_) return;
     record_.live = *known_;
@@ -285,7 +293,9 @@ void MasterDaemon::handle(const Event &event) {
   } else if (event.type == "pairing") {
     note_pairing(number_in(event, "paired") != 0);
   } else if (event.type == "map-failed") {
+    const bool was = record_.has_live;
     distrust();
+    if (was) complete(kRetryNs);
   } else if (event.type == "watched") {
     follow();
   }

@@ -57,14 +57,14 @@ class MasterDaemon {
  private:
   MasterDaemon(Run &run, MasterRecord &record) : run_(run), record_(record) {}
   void open();
-  void open_group(bool trusted);
+  void open_group(bool trusted, bool served_before);
   std::optional<KnownCopy> known_at_open(const MasterRecord &found) const;
   void begin(const std::vector<understudy::engine::Range> &excluded_now);
   void serve();
   void handle(const understudy::Event &event);
   void welcomed(uint64_t session, const Welcome &welcome);
   void distrust();
-  void complete();
+  void complete(uint64_t after_ns = 0);
   void follow();
   void set_ranges(std::vector<understudy::engine::Range> excluded);
   std::vector<understudy::engine::Range> read_filter();

@@ -70,6 +70,21 @@ void Room::call(uint64_t what, uint64_t argument, uint64_t ns_max) {
   else scheduler->yield();
 }
 
+int Room::strikes(int number, Place place, Strike strike) {
+  Host &host = hosts[static_cast<size_t>(number)];
+  DiskFault &fault = host.fault;
+  if (!fault.left || fault.place != place || fault.strike != strike) return 0;
+  fault.left--;
+  host.strikes++;
+  scheduler->note(0xfa17, static_cast<uint64_t>(place) << 8 | static_cast<uint64_t>(fault.error));
+  return fault.error;
+}
+
+void Room::lost(int number, Place place, const std::vector<Change> &changes) {
+  const Host &host = hosts[static_cast<size_t>(number)];
+  if (place == Place::kDevice && host.device_lost) host.device_lost(changes);
+}
+
 void Room::kill(int number, Death death) {
   Host &host = hosts[static_cast<size_t>(number)];
   if (!host.alive) return;

@@ -19,14 +19,27 @@ namespace sim {
 enum HostNumber : int { kOutside = 0, kMaster = 1, kStandby = 2, kClients = 3 };
 enum class Death : uint8_t { kKill, kPower };
 
+// What fails on the disk of a host for a while, and how often at most.
+enum class Place : uint8_t { kNone, kDevice, kMap, kSpill, kSegments, kImage, kWatermark };
+enum class Strike : uint8_t { kWrite, kSync, kRead };
+struct DiskFault {
+  Place place = Place::kNone;
+  Strike strike = Strike::kWrite;
+  int error = 0;
+  uint64_t left = 0;
+};
+
 struct Host {
   Disk disk;
   bool alive = false;
   uint64_t dies_in = 0;  // system calls from now; 0: it does not
   Death death = Death::kKill;
   uint64_t calls = 0, deaths = 0, boots = 0;  // boots: a power cut ends one
+  DiskFault fault;
+  uint64_t strikes = 0;  // of faults of the disk, so far
   uint64_t slow = 1;     // how many times longer a sync of the master's device takes
   std::function<void()> died;
+  std::function<void(const std::vector<Change> &)> device_lost;  // acknowledged, maybe, and not on the medium
 };
 
 // What is behind a descriptor.
@@ -36,7 +49,8 @@ struct Handle {
   WaitQueue watchers;  // of poll() and of epolls that watch it
 
   std::shared_ptr<File> file;
-  bool holds_lock = false, is_slow = false;
+  Place place = Place::kNone;
+  bool holds_lock = false, is_slow = false, is_direct = false;
   Directory *directory = nullptr;
   uint64_t count = 0;  // of an event
 
@@ -73,6 +87,8 @@ struct Room {
   // A system call of the current host: may be its last one. Then time passes.
   void call(uint64_t what, uint64_t argument, uint64_t ns_max);
   void kill(int host, Death death);
+  int strikes(int host, Place place, Strike strike);  // the error of a call; 0: it does not fail
+  void lost(int host, Place place, const std::vector<Change> &changes);
 };
 
 extern Room *room;  // of this process: one run

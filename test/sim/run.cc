@@ -1,7 +1,9 @@
 #include "run.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
 #include "clients.h"
@@ -74,6 +76,7 @@ Run::Run(uint64_t seed, const Script *script_)
   master_record = {};
   for (const char *path : {"/sim", "/sim/state"}) room->hosts[kMaster].disk.make_directory(path);
   for (const char *path : {"/sim", "/sim/store", "/sim/store/v"}) room->hosts[kStandby].disk.make_directory(path);
+  room->hosts[kMaster].device_lost = [this](const std::vector<Change> &changes) { device_lost(changes); };
   auto device = std::make_shared<File>();
   device->apply({Change::Kind::kResize, 0, kVolumeBytes, {}});
   device->end_sync(device->begin_sync());
@@ -99,6 +102,7 @@ void Run::boot(int number) {
   say(number, "starts");
   Host &host = room->hosts[static_cast<size_t>(number)];
   host.alive = true;
+  host.fault = {};
   host.died = [this, number] {
     say(number, "ends");
     (number == kMaster ? reinterpret_cast<void *&>(master) : reinterpret_cast<void *&>(standby)) = nullptr;
@@ -123,8 +127,31 @@ std::vector<uint64_t> Run::values_of(const Content &content) const {
   return values;
 }
 
-const Content &Run::content_of(int host, const std::string &folder, const std::string &name) {
-  return room->hosts[static_cast<size_t>(host)].disk.directory(folder)->find(name)->content();
+const File &Run::file_of(int host, const std::string &folder, const std::string &name) {
+  return *room->hosts[static_cast<size_t>(host)].disk.directory(folder)->find(name);
+}
+
+History Run::history_from_device() {
+  const File &device = file_of(kMaster, "/sim", "device");
+  const auto cached = values_of(device.content()), stored = values_of(device.stored());
+  History history(cached);
+  for (uint64_t block = 0; block < kVolumeBlocks; block++)
+    if (cached[block] != stored[block]) history.unsure(block);
+  return history;
+}
+
+// What had not been flushed may be gone, as after a power cut; a FLUSH is told.
+void Run::device_lost(const std::vector<Change> &changes) {
+  if (lives.empty()) return;
+  History &history = lives.back()->history;
+  for (const Change &change : changes)
+    for (uint64_t block = change.offset / kBlockBytes; block * kBlockBytes < change.offset + change.bytes; block++) {
+      if (block >= kVolumeBlocks) break;
+      const uint64_t at = std::max(block * kBlockBytes, change.offset) - change.offset;
+      uint64_t stamp;
+      memcpy(&stamp, change.data.data() + at, sizeof stamp);
+      history.lose(block, stamp);
+    }
 }
 
 Promise Run::promised() const {
@@ -154,7 +181,7 @@ void Run::given_back(size_t at) {
   Life &life = *lives[at];
   if (!std::exchange(life.is_owed, false)) return;
   judge_given_back(at);
-  life.history = History(values_of(content_of(kMaster, "/sim", "device")));
+  life.history = history_from_device();
 }
 
 void Run::judge_given_back(size_t at) {
@@ -165,7 +192,7 @@ void Run::judge_given_back(size_t at) {
     if (deaths == room->hosts[kStandby].deaths) last.history.promise(write);
   History::Promised least = last.history.promised();
   least.tick = std::max(least.tick, last.shown);
-  const auto values = values_of(content_of(kMaster, "/sim", "device"));
+  const auto values = values_of(file_of(kMaster, "/sim", "device").content());
   uint64_t tick = 0;
   std::string why = last.history.judge(values, included_by(values[0]), least, &tick);
   if (why.empty()) why = last.history.judge_flushed(values, last.flushed);
@@ -241,7 +268,7 @@ void Run::wait_dead(int number) {
 void Run::one_fault() {
   Random &random = scheduler->random;
   const Death death = random.one_in(3) ? Death::kKill : Death::kPower;
-  const uint64_t kind = random.below(12);
+  const uint64_t kind = random.below(14);
   say(kOutside, "fault " + std::to_string(kind));
   switch (kind) {
     case 0:
@@ -280,9 +307,59 @@ void Run::one_fault() {
       if (standby) standby->stop_cleanly();
       for (int i = 0; i < 3000 && room->hosts[kStandby].alive; i++) scheduler->sleep(10 * kMs);
       return wait_dead(kStandby);
-    default: return power_after_cooling();
+    case 11: return power_after_cooling();
+    default: return fail_disk();
   }
 }
+
+// A disk that refuses some calls on one file, for a while; the host may die meanwhile.
+void Run::fail_disk() {
+  struct Kind {
+    int host;
+    Place place;
+    Strike strike;
+  };
+  static constexpr Kind kKinds[] = {
+      {kMaster, Place::kDevice, Strike::kWrite},     {kMaster, Place::kDevice, Strike::kSync},
+      {kMaster, Place::kMap, Strike::kWrite},        {kMaster, Place::kMap, Strike::kSync},
+      {kMaster, Place::kSpill, Strike::kWrite},      {kMaster, Place::kSpill, Strike::kSync},
+      {kMaster, Place::kSpill, Strike::kRead},       {kStandby, Place::kSegments, Strike::kWrite},
+      {kStandby, Place::kSegments, Strike::kSync},   {kStandby, Place::kSegments, Strike::kRead},
+      {kStandby, Place::kImage, Strike::kWrite},     {kStandby, Place::kImage, Strike::kSync},
+      {kStandby, Place::kWatermark, Strike::kWrite}, {kStandby, Place::kWatermark, Strike::kSync},
+  };
+  Random &random = scheduler->random;
+  const Kind kind = kKinds[random.below(std::size(kKinds))];
+  if (kind.host == kMaster ? !master || !master->serves() : !standby) return;
+  const bool full = kind.strike == Strike::kWrite && random.one_in(2);
+  DiskFault &fault = room->hosts[static_cast<size_t>(kind.host)].fault;
+  fault = {kind.place, kind.strike, full ? ENOSPC : EIO, random.one_in(3) ? UINT64_MAX : random.between(1, 3)};
+  say(kind.host, "disk: place " + std::to_string(static_cast<int>(kind.place)) + " fails at " +
+                     std::to_string(static_cast<int>(kind.strike)));
+  scheduler->sleep(random.below(random.one_in(3) ? 3 * kSecond : 100 * kMs));
+  if (random.one_in(2)) {
+    // Cut off, the standby is seen as it stands, before the master mends it.
+    const bool alone = kind.host == kStandby && random.one_in(2);
+    const Death death = alone ? Death::kPower : random.one_in(3) ? Death::kPower : Death::kKill;
+    kill_soon(kind.host, death);
+    if (alone) network->set_down(true);
+    wait_dead(kind.host);
+    fault = {};
+    if (alone) {
+      scheduler->sleep(random.below(20 * kMs));
+      export_view();
+      scheduler->sleep(random.below(100 * kMs));
+      return network->set_down(false);
+    }
+    if (!random.one_in(3)) return;
+    // What the next process found in the cache, and took for what is on the disk, is gone.
+    scheduler->sleep(random.below(100 * kMs));
+    kill_soon(kind.host, Death::kPower);
+    wait_dead(kind.host);
+  }
+  fault = {};
+}
+
 
 // A slow device, and nobody writes, until a round of the marks has ended (engine/marks.h): then the power goes, when what
 // is cold now may be on the disk of the map, and what was written may not be on the device.
@@ -371,8 +448,9 @@ bool Run::settle() {
 }
 
 void Run::compare() {
-  const auto device = values_of(content_of(kMaster, "/sim", "device"));
-  const auto image = values_of(content_of(kStandby, "/sim/store/v", "image.raw"));
+  // As they are once the caches have gone.
+  const auto device = values_of(file_of(kMaster, "/sim", "device").stored());
+  const auto image = values_of(file_of(kStandby, "/sim/store/v", "image.raw").stored());
   const Included included = included_by(device[0]);
   for (uint64_t block = 0; block < kVolumeBlocks; block++) {
     const uint64_t wanted = included(block) ? device[block] : 0;

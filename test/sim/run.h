@@ -40,7 +40,7 @@ constexpr uint64_t kWatchedBytes = 64u << 10;
 
 // One life of the master's process.
 struct Life {
-  Life(uint64_t incarnation_, std::vector<uint64_t> base) : incarnation(incarnation_), history(std::move(base)) {}
+  Life(uint64_t incarnation_, History history_) : incarnation(incarnation_), history(std::move(history_)) {}
   const uint64_t incarnation;
   History history;
   uint64_t flushed = 0;      // everything that had ended before is on the master's disk
@@ -103,7 +103,8 @@ struct Run {
   uint64_t new_stamp(uint64_t variant) { return ++stamps << 2 | variant; }
 
   std::vector<uint64_t> values_of(const Content &content) const;
-  const Content &content_of(int host, const std::string &folder, const std::string &name);
+  const File &file_of(int host, const std::string &folder, const std::string &name);
+  History history_from_device();  // of a life that begins now
   Promise promised() const;
   // incarnation: of the position at which the copy says that it stands.
   void judge_view(const std::vector<uint64_t> &values, uint64_t incarnation, const Promise &promise);
@@ -119,6 +120,8 @@ struct Run {
   void trouble();            // things go wrong, one after the other
   void one_fault();
   void power_after_cooling();
+  void fail_disk();
+  void device_lost(const std::vector<Change> &changes);
   void verify();
   void promote();
   void kill_soon(int host, Death death);
