@@ -232,11 +232,10 @@ void Link::tell_watermarks(quic::Session &session, SessionState &state) {
   replica.looks_ = false;
   if (is_told(marks)) marks = replica.replica_.load()->watermarks();  // of one that has seen us looking until now
   if (is_told(marks) || state.outgoing.size() > 16) return;
-  const bool waits = is_awaited(marks, state);
+  if (is_awaited(marks, state)) session.expect_more();
   state.told = marks;
   state.told_ns = now;
   replica.publish_counters();  // before the master can speak of it
-  if (waits) session.expect_more();
   queue(session, make_frame(wire::FrameType::kWatermarks, &marks, sizeof marks));
   replica.looks_ = true;
   session.turn_within(kTellEveryNs);

@@ -42,6 +42,18 @@ class Random {
   std::mt19937_64 engine_;
 };
 
+// One byte, or the number that begins there: a bit flipped, any value, one near an edge.
+inline void spoil(Bytes &bytes, size_t at, uint64_t kind, Random &random) {
+  switch (kind) {
+    case 0: bytes[at] ^= static_cast<uint8_t>(1u << random.below(8)); break;
+    case 1: bytes[at] = static_cast<uint8_t>(random.below(256)); break;
+    default: {
+      const uint64_t value = random.odd();
+      memcpy(bytes.data() + at, &value, std::min<size_t>(sizeof value, bytes.size() - at));
+    }
+  }
+}
+
 // Moves what follows by 40 bytes at most: several moves could add up to the bytes of one record, which is then a whole
 // one in another's place. Nothing but the encryption of the link and the sectors of a disk keep that from happening.
 inline void mutate(Bytes &bytes, Random &random) {
@@ -49,22 +61,13 @@ inline void mutate(Bytes &bytes, Random &random) {
   for (uint64_t count = 1 + random.below(4); count && !bytes.empty(); count--) {
     const size_t at = random.below(bytes.size());
     const uint64_t kind = random.below(5);
-    switch (moved && (kind == 2 || kind == 3) ? 0 : kind) {
-      case 0: bytes[at] ^= static_cast<uint8_t>(1u << random.below(8)); break;
-      case 1: bytes[at] = static_cast<uint8_t>(random.below(256)); break;
-      case 2:
-        bytes.erase(bytes.begin() + at, bytes.begin() + std::min(bytes.size(), at + 1 + random.below(40)));
-        moved = true;
-        break;
-      case 3:
-        bytes.insert(bytes.begin() + at, 1 + random.below(40), static_cast<uint8_t>(random.below(256)));
-        moved = true;
-        break;
-      default: {
-        const uint64_t value = random.odd();
-        memcpy(bytes.data() + at, &value, std::min<size_t>(sizeof value, bytes.size() - at));
-      }
-    }
+    const bool moves = kind == 2 || kind == 3;
+    if (!moves || moved) spoil(bytes, at, moves ? 0 : kind, random);
+    else if (kind == 2)
+      bytes.erase(bytes.begin() + at, bytes.begin() + std::min(bytes.size(), at + 1 + random.below(40)));
+    else
+      bytes.insert(bytes.begin() + at, 1 + random.below(40), static_cast<uint8_t>(random.below(256)));
+    moved |= moves;
   }
 }
 

@@ -94,15 +94,10 @@ void change(fuzz::Bytes &bytes, fuzz::Random &random) {
   for (uint64_t count = 1 + random.below(4); count && sectors; count--) {
     const size_t at = random.below(bytes.size());
     uint8_t *sector = bytes.data() + random.below(sectors) * kSector;
-    switch (random.below(5)) {
-      case 0: bytes[at] ^= static_cast<uint8_t>(1u << random.below(8)); break;
-      case 1: bytes[at] = static_cast<uint8_t>(random.below(256)); break;
+    switch (const uint64_t kind = random.below(5)) {
       case 2: memset(sector, 0, kSector); break;
       case 3: memmove(sector, bytes.data() + random.below(sectors) * kSector, kSector); break;
-      default: {
-        const uint64_t value = random.odd();
-        memcpy(bytes.data() + at, &value, std::min<size_t>(sizeof value, bytes.size() - at));
-      }
+      default: fuzz::spoil(bytes, at, kind, random);
     }
   }
 }
