@@ -6,5 +6,10 @@
 #include "filesystem/space.h"
 
 namespace understudy::filesystem {
+// Data lie in [page_bytes, end) of the space.
+struct SwapArea {
+  uint64_t page_bytes = 0, end = 0;
+};
+Result<SwapArea> find_swap(const Space &space);
 Result<Listing> list_swap(const Space &space);
-}
+}  // namespace understudy::filesystem

@@ -1,0 +1,18 @@
+#include "filesystem/watch.h"
+
+#include <cerrno>
+
+#include "core/check.h"
+#include "filesystem/swap-watch.h"
+
+namespace understudy::filesystem {
+
+Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,
+                                          const Limits &) {
+  CHECK(left_out.size() == listing.files.size());
+  if (!one.unread.empty()) return Status{ENOTSUP, "watch the file system: " + one.unread};
+  if (one.kind == "swap") return watch_swap(one.space, left_out);
+  return Status{ENOTSUP, "watch the file system: " + one.kind + " cannot be followed while it is in use"};
+}
+
+}  // namespace understudy::filesystem

@@ -1,0 +1,62 @@
+// Watch: keeps ranges that rules for files leave out right while clients write to the file system.
+//
+//   worker:  listing = list_files(one)  -> JavaScript decides which files are left out -> make_watch(one, listing, left_out)
+//   engine:  watch->start(), and in the same turn watch->ranges() less what start() told as freed come into force
+//   engine:  for every write, write of zeroes and trim of the volume, when the device has it and before its record is
+//            captured and its reply leaves: watch->wrote(offset, bytes)
+//
+// Verdicts
+//   kNothing  what is left out stays so.
+//   kFreed    `freed` is nobody's any more, or will be by the commit whose record comes next: it lapses. It is left out on
+//             the standby for as long as nobody writes to it; what is written from now on is captured.
+//   kStep     something in the ranges may have become part of what is replicated: its data must get to the standby
+//             before this write's record becomes visible. A step opens, the file system is read again.
+//   kStale    what happened is not understood: a step, too, and all of the file system is replicated until it has been read.
+// After kStep and kStale the watch is spent: it says kNothing from then on, and knows nothing. `freed` is empty with them:
+// the step covers all. `look` says that a reading might find more to leave out (files have grown, names have changed); never urgent.
+//
+// Guarantees: in doubt it is kStep or kStale. Blocks that a file has got since the reading are in no range: they are
+// replicated until another one. A write that touches nothing that is watched costs one look-up; what is done at a commit is bounded.
+// Does not: take locks. One thread at a time; make_watch() blocks its thread (a worker's). The descriptor of one.space
+// must outlive the watch, and read what clients wrote (through the page cache).
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "filesystem/filesystem.h"
+
+namespace understudy::filesystem {
+
+// Of the device.
+struct ByteRange {
+  uint64_t offset, bytes;
+};
+
+struct Verdict {
+  enum Kind : uint8_t { kNothing, kFreed, kStep, kStale };
+  Kind kind = kNothing;
+  bool look = false;
+  std::vector<ByteRange> freed;
+  std::string why;  // of kStep and kStale, for the log: "a name of a file that is left out has gone: inode 12"
+};
+
+class Watch {
+ public:
+  virtual ~Watch() = default;
+  // What may be left out, sorted and disjoint. Never more than the listing has for these files; less where that changed
+  // meanwhile, or a file cannot be followed.
+  virtual std::vector<ByteRange> ranges() const = 0;
+  // What happened since make_watch(). kFreed: of what ranges() told. kStep and kStale: throw the watch away, read again.
+  virtual Verdict start() = 0;
+  virtual Verdict wrote(uint64_t offset, uint64_t bytes) = 0;
+};
+
+// left_out: one byte for each of listing.files; not 0: is left out. An error says why nothing of this file system can be
+// left out while it is in use ("it has no journal"): all of it is replicated.
+Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,
+                                          const Limits &limits);
+
+}  // namespace understudy::filesystem
