@@ -82,6 +82,7 @@ Napi::Object listing_of(Napi::Env env, const Packed &packed) {
   object.Set("names", Napi::Buffer<char>::Copy(env, packed.rest.names.data(), packed.rest.names.size()));
   object.Set("namelessFiles", static_cast<double>(packed.rest.nameless_files));
   object.Set("journalPending", packed.rest.journal_pending);
+  object.Set("journalUnread", packed.rest.journal_unread);
   object.Set("problems", static_cast<double>(packed.rest.problems));
   object.Set("firstProblem", packed.rest.first_problem);
   return object;

@@ -66,6 +66,10 @@ errcode_t read_names(ext2_filsys fs, Budget &budget, Inodes &inodes, Listing &li
     return a.file != b.file ? a.file < b.file : a.name_start < b.name_start;
   });
   listing.files = std::move(inodes.files);
+  if (!budget.take((listing.files.size() + walk.numbers.size()) * sizeof(uint32_t))) return budget.error();
+  for (const SeenInode &one : inodes.seen)
+    if (one.what < listing.files.size()) listing.file_inodes.push_back(one.number);
+  listing.directory_inodes = std::move(walk.numbers);
   for (uint32_t i = 0; i < listing.links.size(); i++) {
     File &file = listing.files[listing.links[i].file];
     if (file.link_count++ == 0) file.first_link = i;

@@ -59,13 +59,29 @@ errcode_t settle(Claims &claims, const Space &space, uint64_t block_bytes, Budge
   return 0;
 }
 
-errcode_t read_once(const Space &space, Budget &budget, Listing &listing) {
-  Ext fs;
+// A journal that is not known is told, and what lies in place is read. One that is torn is a problem.
+errcode_t open_committed(const Space &space, Budget &budget, Committed &state, Ext &fs, Listing &listing, Problems &problems) {
   if (errcode_t error = open_ext(space, budget, fs)) return error;
+  listing.journal_pending = ext2fs_has_feature_journal_needs_recovery(fs->super);
+  if (!listing.journal_pending) return 0;
+  auto journal = find_journal(fs.get(), space, budget);
+  if (budget.error()) return budget.error();
+  state = Committed(space, fs->blocksize);
+  const Status status = journal.ok() ? state.open(std::move(journal.value)) : journal.status;
+  listing.journal_unread = status.message;
+  if (!status.ok() && status.error != ENOTSUP) problems.add("the journal (" + status.message + ")");
+  if (!status.ok()) return 0;
+  fs.reset();
+  return open_ext(space, budget, fs, &state);
+}
+
+errcode_t read_once(const Space &space, Budget &budget, Listing &listing) {
+  Committed state;
+  Ext fs;
   Problems problems;
+  if (errcode_t error = open_committed(space, budget, state, fs, listing, problems)) return error;
   Claims claims(budget, static_cast<uint32_t>(EXT2FS_CLUSTER_RATIO(fs.get())));
   Inodes inodes;
-  listing.journal_pending = ext2fs_has_feature_journal_needs_recovery(fs->super);
   if (errcode_t error = claim_metadata(fs.get(), claims, problems)) return budget.error() ? budget.error() : error;
   if (errcode_t error = scan_inodes(fs.get(), budget, inodes, claims, problems)) return error;
   if (errcode_t error = read_names(fs.get(), budget, inodes, listing, problems)) return error;

@@ -18,8 +18,6 @@ using partition::Partition;
 constexpr uint64_t kDeviceBytesMax = 1ull << 53;  // what JavaScript's numbers count exactly; ext4 in blocks of 4 KiB ends at 1 EiB
 constexpr char kNoSignature[] = "no signature that is known";
 
-bool is_ext(const std::string &kind) { return kind == "ext2" || kind == "ext3" || kind == "ext4"; }
-
 // What is in one place. libblkid's words for what has a name of its own here are replaced.
 FileSystem look_into(Space space) {
   FileSystem one;

@@ -54,7 +54,9 @@ struct Listing {
   std::string names;
   std::vector<Extent> extents;  // by offset; disjoint
   uint64_t nameless_files = 0;  // regular files without a name (deleted while open): replicated
-  bool journal_pending = false;  // newer metadata lie in the journal: mounted, or not left cleanly
+  std::vector<uint32_t> file_inodes, directory_inodes;  // one for each; none of a swap area
+  bool journal_pending = false;  // mounted, or not left cleanly: this is as of the last commit, unless
+  std::string journal_unread;    // not empty: the journal cannot be read, so that it is what lies in place, and why
   // What could not be read or contradicts itself. While there is anything, something may own blocks that nobody knows of:
   // nothing of the file system may be left out.
   uint64_t problems = 0;

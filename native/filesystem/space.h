@@ -41,6 +41,10 @@ class Space {
   template <typename Visit>
   void map(uint64_t offset, uint64_t bytes, Visit visit) const;
 
+  // The other way round: visit(offset in the space, bytes) for what [offset, offset + bytes) of the device is here.
+  template <typename Visit>
+  void unmap(uint64_t offset, uint64_t bytes, Visit visit) const;
+
  private:
   int fd_ = -1;  // not owned
   std::vector<Piece> pieces_;
@@ -57,6 +61,21 @@ void Space::map(uint64_t offset, uint64_t bytes, Visit visit) const {
       const uint64_t run = std::min(stripe - inside % stripe, end - offset);
       visit(piece->offsets[unit % stripes] + unit / stripes * stripe + inside % stripe, run);
       offset += run;
+    }
+  }
+}
+
+template <typename Visit>
+void Space::unmap(uint64_t offset, uint64_t bytes, Visit visit) const {
+  for (const Piece &piece : pieces_) {
+    const uint64_t stripes = piece.offsets.size(), stripe = piece.stripe_bytes ? piece.stripe_bytes : piece.size_bytes;
+    for (uint64_t number = 0; number < stripes; number++) {
+      const uint64_t begin = piece.offsets[number], end = std::min(offset + bytes, begin + piece.size_bytes / stripes);
+      for (uint64_t at = std::max(offset, begin); at < end;) {
+        const uint64_t unit = (at - begin) / stripe, into = (at - begin) % stripe, run = std::min(stripe - into, end - at);
+        visit(piece.start + (unit * stripes + number) * stripe + into, run);
+        at += run;
+      }
     }
   }
 }

@@ -3,15 +3,18 @@
 #include <cerrno>
 
 #include "core/check.h"
+#include "filesystem/ext-watch.h"
+#include "filesystem/ext.h"
 #include "filesystem/swap-watch.h"
 
 namespace understudy::filesystem {
 
 Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,
-                                          const Limits &) {
+                                          const Limits &limits) {
   CHECK(left_out.size() == listing.files.size());
   if (!one.unread.empty()) return Status{ENOTSUP, "watch the file system: " + one.unread};
   if (one.kind == "swap") return watch_swap(one.space, left_out);
+  if (is_ext(one.kind)) return watch_ext(one.space, listing, left_out, limits);
   return Status{ENOTSUP, "watch the file system: " + one.kind + " cannot be followed while it is in use"};
 }
 

@@ -103,7 +103,11 @@ function accountOf({ listing, ...content }: FileSystemContent): FileSystemAccoun
   if (listing !== undefined && listing.problems > 0)
     replicatedBecause = `${listing.problems} things in it could not be read, the first: ${listing.firstProblem}; if it is in use, ask again, else run fsck`
   if (listing?.journalPending === true)
-    remarks.push('it is in use, or was not left cleanly: this is what had been written back of its metadata')
+    remarks.push(
+      listing.journalUnread === ''
+        ? 'it is in use, or was not left cleanly: this is the state of its last commit'
+        : `it is in use, or was not left cleanly: this is what had been written back of its metadata (${listing.journalUnread})`,
+    )
   if (listing !== undefined && listing.namelessFiles > 0)
     remarks.push(`${listing.namelessFiles} files without a name (deleted while open) are replicated`)
   return {

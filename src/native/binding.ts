@@ -60,8 +60,10 @@ export interface FileListing {
   extents: Float64Array
   /** Deleted while open. */
   namelessFiles: number
-  /** Newer metadata lie in the journal. */
+  /** In use, or not left cleanly: this is as of the last commit. */
   journalPending: boolean
+  /** Not '': the journal could not be read, and this is what lies in place. */
+  journalUnread: string
   /** What could not be read: while there is any, nothing may be left out. */
   problems: number
   firstProblem: string

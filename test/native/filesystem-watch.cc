@@ -2,6 +2,7 @@
 // What a watch says to the writes of a client: which ranges may still be left out.
 #include "filesystem-support.h"
 
+#include "filesystem/ext-io.h"
 #include "filesystem/watch.h"
 
 using namespace filesystem_test;
@@ -35,10 +36,315 @@ void swap_areas() {
   ok(late.value->start().kind == Verdict::kStale, "and before the watch has started");
 }
 
+// An ext4 that is in use, and a client's kernel, which debugfs plays: what a command changes is worked out on a copy, and
+// the blocks that differ become a transaction of the journal. Nothing comes to its place before checkpoint().
+class Client {
+ public:
+  Client(const std::string &options, const std::string &tree, uint64_t block_bytes, const std::string &journal) : block_(block_bytes), journal_(journal) {
+    {
+      Fd fd = open_image("fs.img", O_RDWR | O_CREAT | O_TRUNC);
+      must(ftruncate(fd.get(), kBytes) == 0, "ftruncate");
+    }
+    const bool with_journal = options.find("^has_journal") == std::string::npos;
+    shell("mke2fs -q -F -t ext4 " + std::string(with_journal ? "-J size=4 -b " : "-b ") + std::to_string(block_bytes) + " " + options + " -d " + tree + " fs.img");
+    // As when it is mounted: in use, the log is empty.
+    shell("printf 'jo " + journal_ + "\\njc\\n' > commands; debugfs -w -f commands fs.img >output 2>&1");
+    if (with_journal) shell("debugfs -w -R 'feature needs_recovery' fs.img");
+    shell("cp fs.img after.img; debugfs -R 'blocks <8>' fs.img 2>/dev/null | tr ' ' '\\n' > journal-blocks");
+    fd_ = open_image("fs.img");
+    found_ = find_filesystems(fd_.get()).value;
+  }
+
+  // One transaction. `more` are commands of debugfs.
+  void commit(const std::string &more, const std::string &revoke = "") {
+    shell("printf '" + more + "' > commands; debugfs -w -f commands after.img");
+    write("-b " + changed() + (revoke.empty() ? "" : " -r " + revoke));
+  }
+  void commit_nothing_but(const std::string &options) { write(options); }
+  // All that was committed comes to its place, as the kernel writes it back.
+  void checkpoint() {
+    for (const auto &[block, bytes] : committed_) put("fs.img", block * block_, bytes);
+  }
+
+  Listing list() { return std::move(list_files(found_.at(0), {}).value); }
+  // Of the files whose path begins so.
+  understudy::Result<std::unique_ptr<Watch>> watch(const std::string &prefix) { return watch(list(), prefix); }
+  understudy::Result<std::unique_ptr<Watch>> watch(const Listing &listing, const std::string &prefix) {
+    std::vector<uint8_t> out(listing.files.size());
+    for (const Link &link : listing.links) out[link.file] |= path_of(listing, link).rfind(prefix, 0) == 0;
+    auto watch = make_watch(found_.at(0), listing, out, {});
+    if (!watch.ok()) printf("# %s\n", watch.status.message.c_str());
+    return watch;
+  }
+  // What the watch says to the journal's blocks as they are written, one after the other.
+  Verdict logged(Watch &watch) {
+    is_journal(0);
+    Verdict all;
+    for (const uint64_t block : own_) {
+      Verdict verdict = watch.wrote(block * block_, block_);
+      if (!verdict.why.empty()) printf("# %s\n", verdict.why.c_str());
+      all.look |= verdict.look;
+      all.freed.insert(all.freed.end(), verdict.freed.begin(), verdict.freed.end());
+      all.kind = std::max(all.kind, verdict.kind);
+    }
+    return all;
+  }
+  Verdict written_back(Watch &watch) {
+    Verdict all;
+    for (const auto &[block, bytes] : committed_) all.kind = std::max(all.kind, watch.wrote(block * block_, block_).kind);
+    return all;
+  }
+
+ private:
+  static constexpr uint64_t kBytes = 32 * kMiB;
+  std::string read(const std::string &image, uint64_t block) {
+    Fd fd = open_image(image);
+    std::string bytes(block_, '\0');
+    must(pread(fd.get(), bytes.data(), block_, static_cast<off_t>(block * block_)) == static_cast<ssize_t>(block_), "read " + image);
+    return bytes;
+  }
+  bool is_journal(uint64_t block) {
+    if (own_.empty()) {
+      FILE *file = fopen((directory + "/journal-blocks").c_str(), "r");
+      for (unsigned long long one; fscanf(file, "%llu", &one) == 1;) own_.insert(one);
+      fclose(file);
+    }
+    return own_.count(block) || block == 1024 / block_;
+  }
+  // As the last transaction left it.
+  std::map<uint64_t, std::string> committed_;
+  std::string changed() {
+    std::string list;
+    Fd blocks = open_image("blocks", O_RDWR | O_CREAT | O_TRUNC);
+    for (uint64_t block = 0; block < kBytes / block_; block++) {
+      if (is_journal(block)) continue;
+      const std::string now = read("after.img", block);
+      const auto before = committed_.find(block);
+      if (now == (before == committed_.end() ? read("fs.img", block) : before->second)) continue;
+      committed_[block] = now;
+      list += (list.empty() ? "" : ",") + std::to_string(block);
+      must(::write(blocks.get(), now.data(), now.size()) == static_cast<ssize_t>(now.size()), "write blocks");
+    }
+    return list;
+  }
+  void write(const std::string &options) {
+    shell("printf 'jo " + journal_ + "\\njw " + options + " blocks\\njc\\n' > commands; debugfs -w -f commands fs.img");
+  }
+
+  const uint64_t block_;
+  const std::string journal_;
+  std::set<uint64_t> own_;
+  Fd fd_;
+  std::vector<FileSystem> found_;
+};
+
+bool within(const std::vector<ByteRange> &ranges, const Listing &listing, const std::string &path, bool all) {
+  const File *file = file_at(listing, path);
+  for (const Extent &extent : listing.extents) {
+    if (&listing.files[extent.file] != file) continue;
+    bool in = false;
+    for (const ByteRange &range : ranges) in |= range.offset <= extent.offset && extent.offset + extent.bytes <= range.offset + range.bytes;
+    if (in != all) return false;
+  }
+  return file && file->data_bytes > 0;
+}
+
+void make_tree() {
+  shell("mkdir -p tree/tmp/deep tree/srv");
+  put_file("tree/tmp/big", 1, 1 * kMiB);
+  put_file("tree/tmp/holes", 2, 4096, 8192, 16384, 4 * kMiB);
+  put_file("tree/tmp/deep/small", 3, 16384);
+  put_file("tree/srv/table", 4, 256 * 1024);
+}
+
+void journal_layouts() {
+  const struct {
+    const char *name, *options;
+    uint64_t block;
+    const char *journal;
+  } all[] = {
+      {"blocks of 4 KiB, checksums of version 3", "", 4096, "-c -v 3"},
+      {"blocks of 1 KiB, no checksums, 32 bits", "-O ^metadata_csum,^64bit,^metadata_csum_seed", 1024, ""},
+      {"checksums of version 2", "", 1024, "-c -v 2"},
+      {"bigalloc", "-O bigalloc -C 16384", 4096, "-c -v 3"},
+  };
+  for (const auto &one : all) {
+    const std::string name = std::string(one.name) + ": ";
+    Client client(one.options, "tree", one.block, one.journal);
+    auto watch = client.watch("/tmp/");
+    if (!watch.ok()) {
+      ok(false, name + "watched");
+      continue;
+    }
+    const Listing before = client.list();
+    ok(within(watch.value->ranges(), before, "/tmp/holes", true) && within(watch.value->ranges(), before, "/tmp/big", true) && within(watch.value->ranges(), before, "/tmp/deep/small", true) &&
+           within(watch.value->ranges(), before, "/srv/table", false) && watch.value->start().kind == Verdict::kNothing,
+       name + "what the rules leave out is watched, and nothing else");
+    client.commit("write tree/tmp/deep/small /srv/new\\n");
+    Verdict verdict = client.logged(*watch.value);
+    const Listing grown = client.list();
+    ok(verdict.kind == Verdict::kNothing && grown.journal_pending && grown.journal_unread.empty() && grown.problems == 0 && file_at(grown, "/srv/new"),
+       name + "a transaction that is not in its place yet is read, and leaves the ranges as they are");
+    client.commit("rm /tmp/big\\n");
+    verdict = client.logged(*watch.value);
+    ok(verdict.kind == Verdict::kFreed && within(verdict.freed, before, "/tmp/big", true) && within(verdict.freed, before, "/tmp/holes", false) && !file_at(client.list(), "/tmp/big"),
+       name + "what a deleted file had lapses at the commit");
+    client.checkpoint();
+    ok(client.written_back(*watch.value).kind == Verdict::kNothing, name + "what comes to its place is what was committed");
+    auto again = client.watch("/tmp/");
+    ok(again.ok() && again.value->start().kind == Verdict::kNothing && within(again.value->ranges(), before, "/tmp/holes", true) && within(again.value->ranges(), before, "/tmp/big", false),
+       name + "another reading begins behind what is in the log");
+  }
+}
+
+// What one transaction says to a watch over /tmp.
+void hard_cases() {
+  using enum Verdict::Kind;
+  const struct {
+    const char *title, *commands;
+    Verdict::Kind kind;
+    const char *freed;  // "": nothing
+  } all[] = {
+      {"renamed out of the rules", "ln /tmp/big /srv/big\\nunlink /tmp/big\\n", kStep, ""},
+      {"renamed inside of them (nobody knows)", "ln /tmp/big /tmp/other\\nunlink /tmp/big\\n", kStep, ""},
+      {"a hard link elsewhere", "ln /tmp/big /srv/big\\nsif /tmp/big links_count 2\\n", kStep, ""},
+      {"a directory above it renamed", "ln /tmp/deep /srv/deep\\nunlink /tmp/deep\\n", kStep, ""},
+      {"the directory above all renamed", "ln /tmp /temporary\\nunlink /tmp\\n", kStep, ""},
+      {"blocks that became another file's without having been free", "copy_inode /tmp/big /srv/table\\ncopy_inode /tmp/deep/small /tmp/big\\n", kStep, ""},
+      {"its inode is another's", "sif /tmp/big generation 77\\n", kStep, ""},
+      {"its data go through the journal from now on", "sif /tmp/big flags 0x84000\\n", kStep, ""},
+      {"a file that is not left out is deleted, renamed, written", "rm /srv/table\\nwrite tree/tmp/big /srv/new\\nmkdir /srv/more\\n", kNothing, ""},
+      {"a new file beside it", "write tree/tmp/deep/small /tmp/new\\n", kNothing, ""},
+      {"a hole punched into it", "punch /tmp/big 0 255\\n", kFreed, "/tmp/big"},
+      {"all below a directory deleted, and the directory", "rm /tmp/deep/small\\nrmdir /tmp/deep\\n", kFreed, "/tmp/deep/small"},
+  };
+  for (const auto &one : all) {
+    Client client("", "tree", 4096, "-c -v 3");
+    const Listing before = client.list();
+    auto watch = client.watch(before, "/tmp/");
+    if (!watch.ok() || watch.value->start().kind != kNothing) {
+      ok(false, one.title);
+      continue;
+    }
+    client.commit(one.commands);
+    const Verdict verdict = client.logged(*watch.value);
+    bool good = verdict.kind == one.kind;
+    for (const char *path : {"/tmp/big", "/tmp/holes", "/tmp/deep/small"})
+      good = good && within(verdict.freed, before, path, std::string(path) == one.freed);
+    ok(good, one.title);
+    if (one.kind == kStep) {
+      // The same before it has started: nothing is in force yet, so that it is given up.
+      Client late("", "tree", 4096, "-c -v 3");
+      const Listing listing = late.list();
+      auto one_more = late.watch(listing, "/tmp/");
+      late.commit(one.commands);
+      const Verdict start = one_more.value->start();
+      const auto after = late.watch(listing, "/tmp/");
+      const bool directory = strstr(one.title, "directory") != nullptr;
+      ok((directory ? start.kind == kStale : start.kind == kFreed && within(start.freed, listing, "/tmp/big", true) && within(start.freed, listing, "/tmp/holes", false)) &&
+             (directory || strstr(one.title, "inode") || (after.ok() && within(after.value->ranges(), listing, "/tmp/big", false))),
+         std::string(one.title) + ", before it has started");
+    }
+  }
+}
+
+void deleted_in_steps() {
+  Client client("", "tree", 4096, "-c -v 3");
+  const Listing before = client.list();
+  auto watch = client.watch(before, "/tmp/");
+  watch.value->start();
+  const uint32_t inode = before.file_inodes.at(static_cast<size_t>(file_at(before, "/tmp/big") - before.files.data()));
+  client.commit("sif /tmp/big links_count 0\\nunlink /tmp/big\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kNothing, "deleted while it is open: its blocks are still its own");
+  client.commit("kill_file <" + std::to_string(inode) + ">\\n");
+  const Verdict verdict = client.logged(*watch.value);
+  ok(verdict.kind == Verdict::kFreed && within(verdict.freed, before, "/tmp/big", true), "and lapse when it is closed");
+  client.commit("write tree/tmp/big /srv/new\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kNothing && file_at(client.list(), "/srv/new"), "another file gets them, and the inode");
+
+  client.commit("ln /tmp/holes /tmp/second\\nsif /tmp/holes links_count 2\\n");
+  watch = client.watch("/tmp/");
+  watch.value->start();
+  client.commit("unlink /tmp/holes\\nsif /tmp/second links_count 1\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kNothing, "one of two names that are both left out goes: nothing");
+}
+
+void odd_lives() {
+  Client client("", "tree", 4096, "-c -v 3");
+  auto watch = client.watch("/tmp/");
+  watch.value->start();
+  client.commit_nothing_but("-c -b 1");
+  ok(client.logged(*watch.value).kind == Verdict::kNothing, "a transaction without its commit is none");
+
+  const struct {
+    const char *title, *command;
+  } stale[] = {
+      {"a tool that writes without the journal", "printf 'feature -needs_recovery\\nrm /tmp/big\\n' > commands; debugfs -w -f commands fs.img"},
+      {"another life", "mke2fs -q -F -t ext4 fs.img"},
+      {"another size", "cp fs.img copy.img; debugfs -w -R 'feature -needs_recovery' copy.img; e2fsck -fy copy.img; resize2fs copy.img 16M; dd if=copy.img of=fs.img conv=notrunc status=none"},
+      {"a journal that is damaged", "set -- $(cat journal-blocks); dd if=/dev/urandom of=fs.img bs=4096 seek=$1 count=1 conv=notrunc status=none"},
+      {"an area full of zeroes", "dd if=/dev/zero of=fs.img bs=1M count=1 conv=notrunc status=none"},
+  };
+  for (const auto &one : stale) {
+    Client other("", "tree", 4096, "-c -v 3");
+    auto over = other.watch("/tmp/");
+    over.value->start();
+    shell(one.command);
+    ok(over.value->wrote(0, 32 * kMiB).kind == Verdict::kStale && over.value->wrote(0, 32 * kMiB).kind == Verdict::kNothing, std::string(one.title) + " is stale, once");
+  }
+  const struct {
+    const char *title, *options, *word;
+  } refused[] = {
+      {"no journal", "-O ^has_journal", "no journal"},
+      {"fast commits", "-O fast_commit", "fast commits"},
+  };
+  for (const auto &one : refused) {
+    Client other(one.options, "tree", 4096, "");
+    const auto none = other.watch("/tmp/");
+    ok(!none.ok() && none.status.message.find(one.word) != std::string::npos, std::string(one.title) + ": refused, and told");
+  }
+  Client other("", "tree", 4096, "-c -v 3");
+  other.commit("write tree/tmp/deep/small /srv/new\\n");
+  shell("set -- $(cat journal-blocks); dd if=/dev/urandom of=fs.img bs=1 seek=$(($2 * 4096 + 100)) count=9 conv=notrunc status=none");
+  const Listing torn = other.list();
+  ok(torn.problems > 0, "a descriptor whose checksum is wrong: it is not read");
+}
+
+// What belongs into a block that the log holds.
+void contents() {
+  Client client("", "tree", 4096, "-c -v 3");
+  const std::string magic = std::string("\xc0\x3b\x39\x98", 4) + std::string(4092, 'm');
+  { Fd fd = open_image("blocks", O_RDWR | O_CREAT | O_TRUNC); }
+  put("blocks", 0, magic);
+  client.commit_nothing_but("-b 5000");
+  Fd fd = open_image("fs.img");
+  const Space space(fd.get(), 0, 32 * kMiB);
+  const auto content = [&] {
+    Budget budget({});
+    Ext fs;
+    must(open_ext(space, budget, fs) == 0, "open");
+    auto journal = find_journal(fs.get(), space, budget);
+    Committed committed(space, 4096);
+    must(committed.open(std::move(journal.value)).ok(), "journal");
+    std::string block(4096, '\0');
+    must(committed.read_block(5000, reinterpret_cast<uint8_t *>(block.data())).ok(), "read");
+    return block;
+  };
+  ok(content() == magic, "a block that begins with the journal's own magic number is read as it was");
+  client.commit_nothing_but("-b 5001 -r 5000");
+  ok(content() != magic, "a block that was revoked is not taken from the log");
+}
+
 }  // namespace
 
 int main() {
   begin();
   swap_areas();
+  make_tree();
+  journal_layouts();
+  hard_cases();
+  deleted_in_steps();
+  odd_lives();
+  contents();
   return finish();
 }

@@ -47,6 +47,7 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
     )
     .sort((a, b) => (a[0] ?? 0) - (b[0] ?? 0))
   const { partition = 1, unread = '', problems = 0, journalPending = false, namelessFiles = 0 } = other
+  const { journalUnread = '' } = other
   return {
     ...{
       partition,
@@ -64,7 +65,7 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
       directories: Uint32Array.from(directories.flat()),
       names: Uint8Array.from(names),
       extents: Float64Array.from(extents.flat()),
-      ...{ namelessFiles, journalPending, problems, firstProblem: problems > 0 ? 'inode 12' : '' },
+      ...{ namelessFiles, journalPending, journalUnread, problems, firstProblem: problems > 0 ? 'inode 12' : '' },
     },
   }
 }
@@ -158,8 +159,10 @@ t.test('nothing of a file system is left out that was not read whole, or not at 
   t.strictSame(luks.ranges, [])
   t.match(luks.fileSystems[0], { replicatedBecause: 'it is encrypted' })
   const live = await compileFiles(rules, [made(files, { journalPending: true, namelessFiles: 3 })])
-  t.match(live.fileSystems[0]?.remarks, [/in use/, /^3 files without a name/])
+  t.match(live.fileSystems[0]?.remarks, [/in use.*last commit/, /^3 files without a name/])
   t.equal(live.ranges.length, 1)
+  const late = await compileFiles(rules, [made(files, { journalPending: true, journalUnread: 'it has fast commits' })])
+  t.match(late.fileSystems[0]?.remarks, [/in use.*written back.*fast commits/])
 })
 
 t.test('the ranges are exactly the extents of the files that are left out, whatever their order', async () => {

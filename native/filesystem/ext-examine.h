@@ -1,0 +1,52 @@
+// What one transaction, or one write of metadata in its place, means for the files that are left out.
+#pragma once
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "filesystem/ext-state.h"
+
+namespace understudy::filesystem {
+
+struct Findings {
+  std::vector<Run> freed;
+  std::string step, stale;  // why
+  bool look = false;
+  bool goes_on() const { return step.empty() && stale.empty(); }
+};
+
+class Examination {
+ public:
+  // load: blocks as they are behind it. building: files in doubt are given up (and told as freed), which takes no step.
+  Examination(ExtState &state, LoadBlock load, bool building, Findings &findings)
+      : state_(state), load_(std::move(load)), building_(building), findings_(findings), content_(state.geometry.block_bytes) {}
+  void run(std::vector<uint64_t> blocks);
+
+ private:
+  // What is looked at of one transaction.
+  static constexpr size_t kWatchedMax = 32'768, kTreeBlocksMax = 1024, kDirectoryBlocksMax = 1u << 18;
+
+  void superblock(uint64_t block);
+  void bitmap(uint32_t group, uint64_t block);
+  void take_out(const Run &run);
+  void inode_table(uint64_t block, uint32_t first);
+  void touch(uint32_t index, const struct ext2_inode &inode);
+  void file(uint32_t index, const struct ext2_inode &inode);
+  void directory(uint32_t index, const struct ext2_inode &inode);
+  bool walk(uint32_t index, const struct ext2_inode &inode, Mapping &mapping);
+  void names(const std::vector<uint64_t> &blocks);
+  void settle();
+  void doubt(uint32_t index, const std::string &what);
+
+  ExtState &state_;
+  const LoadBlock load_;
+  const bool building_;
+  Findings &findings_;
+  std::vector<uint8_t> content_;
+  std::unordered_map<uint32_t, bool> touched_;  // indices of inodes that have been looked at
+  std::vector<uint32_t> counted_;               // whose names or links have changed
+  std::vector<uint32_t> dropped_;
+  size_t tree_blocks_ = 0, directory_blocks_ = 0;
+};
+
+}  // namespace understudy::filesystem

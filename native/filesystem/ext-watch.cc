@@ -1,0 +1,272 @@
+#include "filesystem/ext-watch.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <set>
+#include <thread>
+
+#include "filesystem/ext-examine.h"
+#include "filesystem/ext-io.h"
+
+namespace understudy::filesystem {
+namespace {
+
+constexpr auto kPause = std::chrono::milliseconds(100);
+constexpr uint64_t kSuperblockOffset = 1024;
+constexpr size_t kInPlaceMax = 8192;  // watched blocks that one write may touch
+
+Status refused(const std::string &why) { return {ENOTSUP, "watch the file system: " + why}; }
+
+class ExtWatch final : public Watch {
+ public:
+  explicit ExtWatch(const Space &space) : space_(space) {}
+
+  // On a worker. EAGAIN: something changed meanwhile.
+  Status read(const Listing &listing, const std::vector<uint8_t> &left_out, Budget &budget) {
+    if (auto status = space_.read(kSuperblockOffset, &super_, sizeof super_); !status.ok()) return status;
+    if (auto status = read_layout(budget); !status.ok()) return status;
+    if (auto status = read_state(committed_, space_, listing, left_out, budget, state_); !status.ok()) return status;
+    Findings findings;
+    catch_up(findings);
+    if (!findings.stale.empty()) return {EAGAIN, "watch the file system: " + findings.stale};
+    for (const auto &[start, run] : state_.left_out) map(start, run.blocks, ranges_);
+    std::sort(ranges_.begin(), ranges_.end(), [](const ByteRange &a, const ByteRange &b) { return a.offset < b.offset; });
+    return Status::good();
+  }
+
+  std::vector<ByteRange> ranges() const override {
+    std::vector<ByteRange> joined;
+    for (const ByteRange &one : ranges_) {
+      if (joined.empty() || joined.back().offset + joined.back().bytes < one.offset) joined.push_back(one);
+      else joined.back().bytes = std::max(joined.back().bytes, one.offset + one.bytes - joined.back().offset);
+    }
+    return joined;
+  }
+
+  Verdict start() override {
+    Findings findings;
+    catch_up(findings);
+    committed_.nobody_writes();
+    committed_.forget_before(committed_.journal.head().sequence);
+    building_ = false;
+    return verdict(findings);
+  }
+
+  Verdict wrote(uint64_t offset, uint64_t bytes) override {
+    if (spent_ || bytes == 0) return {};
+    bool super = false, head = false, log = false;
+    in_place_.clear();
+    const uint64_t size = state_.geometry.block_bytes;
+    space_.unmap(offset, bytes, [&](uint64_t at, uint64_t run) {
+      const uint64_t first = at / size, last = (at + run - 1) / size;
+      const auto holds = [&](uint64_t block) { return first <= block && block <= last; };
+      super = super || (at < kSuperblockOffset + sizeof super_ && at + run > kSuperblockOffset);
+      head = head || holds(committed_.journal.place(0));
+      log = log || (committed_.cursor.at != 0 && holds(committed_.journal.place(at_.at)));
+      for (uint64_t block = first; block <= last;) {
+        if (!state_.may_watch(block)) {
+          block = (block / ExtState::kChunkBlocks + 1) * ExtState::kChunkBlocks;
+          continue;
+        }
+        if (state_.watches(block) && in_place_.size() <= kInPlaceMax) in_place_.push_back(block);
+        block++;
+      }
+    });
+    if (!super && !head && !log && in_place_.empty()) return {};
+    Findings findings;
+    if (in_place_.size() > kInPlaceMax) findings.stale = "more metadata than is looked at was written at once";
+    if (super) look_at_superblock(findings);
+    if (head) look_at_head(findings), log = true;
+    if (!in_place_.empty() && findings.goes_on()) examine_in_place(findings);
+    if (log && findings.goes_on()) read_log(findings);
+    return verdict(findings);
+  }
+
+ private:
+  Status read_layout(Budget &budget) {
+    Ext fs;
+    if (errcode_t error = open_ext(space_, budget, fs)) return budget.error() ? Status::failed(budget.error(), "watch the file system") : Status{EAGAIN, "watch the file system: " + ext_error(error)};
+    auto journal = find_journal(fs.get(), space_, budget);
+    if (!journal.ok()) return journal.status;
+    committed_ = Committed(space_, fs->blocksize);
+    if (is_mounted(super_)) {
+      if (auto status = committed_.open(std::move(journal.value)); !status.ok()) return status;
+      fs.reset();
+      if (errcode_t error = open_ext(space_, budget, fs, &committed_)) return {EAGAIN, "watch the file system: " + ext_error(error)};
+    } else {
+      const auto head = journal.value.read_head();
+      if (!head.ok()) return head.status;
+      if (head.value.start != 0) return refused("its journal has not been replayed");
+      journal.value.adopt(head.value);
+      committed_.journal = std::move(journal.value), committed_.cursor = {0, head.value.sequence};
+    }
+    at_ = committed_.cursor;
+    state_.geometry = read_geometry(fs.get());
+    if (fs->group_desc_count == 0 || !fits()) return refused("its layout is odd");
+    return Status::good();
+  }
+  // One group's bitmap is one block.
+  bool fits() const {
+    const Geometry &geometry = state_.geometry;
+    const auto inside = [&](uint64_t block) { return block < geometry.blocks; };
+    const uint64_t groups = geometry.bitmaps.size();
+    return geometry.blocks_per_group / geometry.cluster_blocks <= geometry.block_bytes * 8 && geometry.block_bytes % geometry.inode_bytes == 0 &&
+           geometry.inodes <= groups * geometry.inodes_per_group && std::all_of(geometry.bitmaps.begin(), geometry.bitmaps.end(), inside) &&
+           std::all_of(geometry.inode_tables.begin(), geometry.inode_tables.end(), inside);
+  }
+
+  // What was committed since the reading. While others write, the oldest of it may be written over: the log is written
+  // in a circle, so that all of it was there as long as the first block still is.
+  void catch_up(Findings &findings) {
+    struct ext2_super_block super;
+    if (!space_.read(kSuperblockOffset, &super, sizeof super).ok() || identity_of(super) != state_.geometry.identity || is_mounted(super) != is_mounted(super_) ||
+        (!is_mounted(super) && memcmp(&super, &super_, sizeof super) != 0)) {
+      findings.stale = "its superblock has changed";
+      return;
+    }
+    // A transaction that was being written is read again.
+    at_ = committed_.cursor, transaction_ = {};
+    const Journal::Cursor from = committed_.cursor;
+    auto head = committed_.journal.read_head();
+    if (from.at == 0 && head.ok() && head.value.start != 0) {
+      if (head.value.sequence != from.sequence) return stale(findings, "its journal has begun anew");
+      begin(head.value);
+    }
+    const Journal::Cursor first = committed_.cursor;
+    read_log(findings);
+    if (!findings.goes_on()) return;
+    head = committed_.journal.read_head();
+    if (!head.ok()) return stale(findings, head.status.message);
+    if (first.sequence != committed_.cursor.sequence) {
+      Transaction again;
+      Journal::Cursor cursor = first;
+      if (const auto step = committed_.journal.step(cursor, again); step == Journal::Step::kNothing || step == Journal::Step::kBad)
+        return stale(findings, "its journal is written faster than it is read");
+    }
+    if (head.value.start == 0 ? head.value.sequence != committed_.cursor.sequence : later(head.value.sequence, committed_.cursor.sequence) > 0)
+      return stale(findings, "its journal has begun anew");
+    if (head.value.start == 0) committed_.cursor.at = 0, at_ = committed_.cursor;
+    committed_.journal.adopt(head.value);
+  }
+
+  static void stale(Findings &findings, const std::string &why) { findings.stale = why; }
+
+  void begin(const JournalHead &head) {
+    committed_.journal.adopt(head);
+    committed_.cursor = at_ = {head.start, head.sequence};
+    transaction_ = {};
+  }
+
+  // A tool that writes without the journal, and the kernel when it unmounts, leave a superblock without the mark.
+  void look_at_superblock(Findings &findings) {
+    struct ext2_super_block super;
+    if (auto status = space_.read(kSuperblockOffset, &super, sizeof super); !status.ok()) return stale(findings, status.message);
+    if (identity_of(super) != state_.geometry.identity) return stale(findings, "its superblock has changed");
+    if (!is_mounted(super)) return stale(findings, "it was unmounted, or a tool has written to it");
+  }
+
+  void look_at_head(Findings &findings) {
+    const auto read = committed_.journal.read_head();
+    if (!read.ok()) return stale(findings, read.status.message);
+    const JournalHead &head = read.value, &before = committed_.journal.head();
+    const Journal::Cursor &cursor = committed_.cursor;
+    const int32_t ahead = later(head.sequence, cursor.sequence);
+    if (head.first != before.first || head.end != before.end) return stale(findings, "its journal was made anew");
+    // An empty journal begins again, perhaps with other checksums: at a mount.
+    if (cursor.at == 0) {
+      if (ahead < 0) return stale(findings, "its journal has begun anew");
+      if (head.start != 0) begin(head);
+      else committed_.journal.adopt(head), committed_.cursor.sequence = head.sequence, at_ = committed_.cursor;
+      return;
+    }
+    constexpr uint32_t kRevokes = 1;  // said as soon as there is one
+    if (head.seed != before.seed || (head.features | kRevokes) != (before.features | kRevokes)) return stale(findings, "its journal was changed");
+    if (head.start == 0) {
+      if (ahead < 0) return stale(findings, "its journal has begun anew");
+      committed_.forget_before(cursor.sequence);
+      committed_.journal.adopt(head);
+      committed_.cursor = at_ = {0, head.sequence}, transaction_ = {};
+      return;
+    }
+    // Recovered: it goes on with other numbers.
+    if (ahead > 0 || later(before.sequence, head.sequence) > 0 || (ahead == 0 && head.start != cursor.at)) return stale(findings, "its journal was recovered");
+    committed_.journal.adopt(head);
+    committed_.forget_before(head.sequence);
+  }
+
+  void read_log(Findings &findings) {
+    while (findings.goes_on() && committed_.cursor.at != 0) {
+      const auto step = committed_.journal.step(at_, transaction_);
+      if (step == Journal::Step::kNothing) return;
+      if (step == Journal::Step::kBad) return stale(findings, "its journal: " + committed_.journal.bad());
+      if (step == Journal::Step::kMore) continue;
+      committed_.take(transaction_), committed_.cursor = at_;
+      const Transaction whole = std::exchange(transaction_, {});
+      std::vector<uint64_t> blocks;
+      for (const Logged &one : whole.blocks) blocks.push_back(one.block);
+      Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, building_, findings).run(std::move(blocks));
+    }
+  }
+
+  void examine_in_place(Findings &findings) {
+    std::sort(in_place_.begin(), in_place_.end());
+    const uint64_t size = state_.geometry.block_bytes;
+    const LoadBlock load = [&](uint64_t block, uint8_t *data) {
+      const bool here = std::binary_search(in_place_.begin(), in_place_.end(), block);
+      return (here ? space_.read(block * size, data, size) : committed_.read_block(block, data)).ok();
+    };
+    Examination(state_, load, building_, findings).run(in_place_);
+    findings.look = false;  // a checkpoint says nothing new
+  }
+
+  void map(uint64_t start, uint64_t blocks, std::vector<ByteRange> &into) const {
+    const uint64_t size = state_.geometry.block_bytes;
+    space_.map(start * size, blocks * size, [&](uint64_t offset, uint64_t bytes) { into.push_back({offset, bytes}); });
+  }
+
+  Verdict verdict(const Findings &findings) {
+    Verdict verdict;
+    verdict.look = findings.look;
+    if (!findings.goes_on()) {
+      verdict.kind = findings.stale.empty() ? Verdict::kStep : Verdict::kStale;
+      verdict.why = findings.stale.empty() ? findings.step : findings.stale;
+      spent_ = true, state_ = {}, committed_ = {};
+      return verdict;
+    }
+    for (const Run &run : findings.freed) map(run.start, run.blocks, verdict.freed);
+    if (!verdict.freed.empty()) verdict.kind = Verdict::kFreed;
+    return verdict;
+  }
+
+  const Space space_;
+  struct ext2_super_block super_;  // as it was when the reading began
+  Committed committed_;            // its cursor stands behind the last commit
+  Journal::Cursor at_;             // in the transaction that has begun
+  Transaction transaction_;
+  ExtState state_;
+  std::vector<ByteRange> ranges_;
+  std::vector<uint64_t> in_place_;
+  bool building_ = true;  // nothing is in force yet: what is doubtful is given up
+  bool spent_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const Limits &limits) {
+  if (listing.problems != 0) return refused("parts of it could not be read");
+  if (!listing.journal_unread.empty()) return Status{ENOTSUP, listing.journal_unread};
+  const auto until = std::chrono::steady_clock::now() + limits.time_max;
+  for (int attempt = 1;; attempt++) {
+    Limits left = limits;
+    left.time_max = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    Budget budget(left);
+    auto watch = std::make_unique<ExtWatch>(space);
+    const Status status = watch->read(listing, left_out, budget);
+    if (status.ok()) return std::unique_ptr<Watch>(std::move(watch));
+    if ((status.error != EAGAIN && status.error != EIO) || attempt >= limits.attempts) return status;
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+}  // namespace understudy::filesystem
