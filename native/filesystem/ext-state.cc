@@ -163,9 +163,10 @@ class Reader {
   Status find_names() {
     std::unordered_map<uint64_t, uint32_t> wanted;  // by hash and directory
     const auto key = [](uint64_t hash, uint32_t directory) { return hash ^ (directory + 1) * 0x9e3779b97f4a7c15; };
-    for (uint32_t i = 0; i < state_.names.size(); i++) wanted[key(state_.names[i].hash, state_.names[i].directory)] = i;
     std::vector<uint8_t> content(state_.geometry.block_bytes);
     std::vector<bool> found(state_.names.size());
+    // Two names that cannot be told apart: the second one is as one that is not there.
+    for (uint32_t i = 0; i < state_.names.size(); i++) wanted.emplace(key(state_.names[i].hash, state_.names[i].directory), i);
     for (auto &[block, own] : state_.directory_blocks) {
       if (state_.inodes[own.directory].users == 0) continue;
       if (!budget_.goes_on()) return Status::failed(budget_.error(), "watch the file system");
@@ -222,7 +223,9 @@ class Reader {
 }  // namespace
 
 uint64_t hash_name(uint32_t inode, std::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325 ^ inode;
+  // What begins with the inode's number alone would let it and a short name make up for each other.
+  uint64_t hash = (0xcbf29ce484222325 ^ inode) * 0x9e3779b97f4a7c15;
+  hash ^= hash >> 32;
   for (const char byte : name) hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
   return (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9;
 }

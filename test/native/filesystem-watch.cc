@@ -150,7 +150,8 @@ bool within(const std::vector<ByteRange> &ranges, const Listing &listing, const 
 }
 
 void make_tree() {
-  shell("mkdir -p tree/tmp/deep tree/srv");
+  shell("mkdir -p tree/tmp/deep tree/tmp/short tree/srv");
+  for (uint32_t i = 0; i < 10; i++) put_file("tree/tmp/short/" + std::to_string(i), 10 + i, 4096);
   put_file("tree/tmp/big", 1, 1 * kMiB);
   put_file("tree/tmp/holes", 2, 4096, 8192, 16384, 4 * kMiB);
   put_file("tree/tmp/deep/small", 3, 16384);
@@ -207,6 +208,9 @@ void hard_cases() {
   } all[] = {
       {"renamed out of the rules", "ln /tmp/big /srv/big\\nunlink /tmp/big\\n", kStep, ""},
       {"renamed inside of them (nobody knows)", "ln /tmp/big /tmp/other\\nunlink /tmp/big\\n", kStep, ""},
+      // Inode and name were mixed by XOR once: of ten such files only four were known.
+      {"one of many with short names renamed", "ln /tmp/short/4 /srv/4\\nunlink /tmp/short/4\\n", kStep, ""},
+      {"another of them", "ln /tmp/short/8 /srv/8\\nunlink /tmp/short/8\\n", kStep, ""},
       {"a hard link elsewhere", "ln /tmp/big /srv/big\\nsif /tmp/big links_count 2\\n", kStep, ""},
       {"a directory above it renamed", "ln /tmp/deep /srv/deep\\nunlink /tmp/deep\\n", kStep, ""},
       {"the directory above all renamed", "ln /tmp /temporary\\nunlink /tmp\\n", kStep, ""},
@@ -240,9 +244,10 @@ void hard_cases() {
       late.commit(one.commands);
       const Verdict start = one_more.value->start();
       const auto after = late.watch(listing, "/tmp/");
+      const char *const lost = strstr(one.commands, "/tmp/short/4") ? "/tmp/short/4" : strstr(one.commands, "/tmp/short/8") ? "/tmp/short/8" : "/tmp/big";
       const bool directory = strstr(one.title, "directory") != nullptr;
-      ok((directory ? start.kind == kStale : start.kind == kFreed && within(start.freed, listing, "/tmp/big", true) && within(start.freed, listing, "/tmp/holes", false)) &&
-             (directory || strstr(one.title, "inode") || (after.ok() && within(after.value->ranges(), listing, "/tmp/big", false))),
+      ok((directory ? start.kind == kStale : start.kind == kFreed && within(start.freed, listing, lost, true) && within(start.freed, listing, "/tmp/holes", false)) &&
+             (directory || strstr(one.title, "inode") || (after.ok() && within(after.value->ranges(), listing, lost, false))),
          std::string(one.title) + ", before it has started");
     }
   }
