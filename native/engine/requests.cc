@@ -15,6 +15,9 @@ using wire::RecordType;
 namespace {
 constexpr int kReceivesPerTurn = 8;              // of one client, so that others get their turn
 constexpr uint64_t kInlineZeroBytes = 1u << 20;  // a larger zero or trim goes to a worker
+// Of replies to reads that leave in one call, about what a socket takes: more would leave the processor's cache before it
+// is sent, and be moved as the buffer grows. One that is larger leaves alone.
+constexpr size_t kReadsTogetherBytes = 240u << 10;
 constexpr size_t kOnWorkersMax = 4u << 20;       // of one client's reads and writes there; a single larger one is fine
 constexpr uint32_t kOutstandingMax = 16384;      // unanswered requests of one client
 
@@ -187,6 +190,7 @@ Group::Outcome Group::read(Connection &connection, const ParsedRequest &request)
     read_on_worker(connection, request);
     return Outcome::kDone;
   }
+  if (connection.has_output() && connection.output_bytes() + bytes > kReadsTogetherBytes) return Outcome::kAwaitOutput;
   uint8_t *data = connection.begin_read_reply(request.cookie, request.offset, bytes);
   const int error = device.read_now(data, bytes, request.offset);
   if (error == 0) {

@@ -980,6 +980,39 @@ t.test('clients that stall in transmission cost bounded memory and do not distur
   await ok(t, other.flush(), 'and a flush when they have gone')
 })
 
+// A large reply leaves alone, and the requests behind it wait until it has: none may be forgotten there.
+t.test(
+  'large reads asked for at once, with other requests between them, are all answered with what is there',
+  async t => {
+    const base = 44 * MiB
+    const client = await attach(t, 'disk')
+    const before = pattern(2 * MiB, 7)
+    await ok(t, client.write(base, before), 'before')
+    const lengths = [MiB, 4096, 65536, 65536, 65536, 65536, 65536, 200_000, MiB, 0, 300_000, MiB, 1024, MiB]
+    client.socket.pause()
+    const asked = Array.from({ length: 3 }, (_, round) =>
+      lengths.map((length, index) => {
+        const from = (index * 70_000) % (before.length - length)
+        return { from, length, round, ...client.prepare({ type: CMD.READ, offset: base + from, length }) }
+      }),
+    ).flat()
+    const written = pattern(5000, 8)
+    const write = client.prepare({ type: CMD.WRITE, offset: base + 3 * MiB, data: written })
+    const data = asked.map(one => one.data)
+    client.send(Buffer.concat([...data.slice(0, 20), write.data, ...data.slice(20)]))
+    await sleep(100)
+    client.socket.resume()
+    for (const { from, length, round, reply } of asked)
+      t.ok(
+        (await reply).data.equals(before.subarray(from, from + length)),
+        `round ${round}: ${length} bytes at ${from}`,
+      )
+    await ok(t, write.reply, 'the write between them')
+    t.ok((await client.read(base + 3 * MiB, written.length)).data.equals(written), 'and what it wrote')
+    await client.disconnect()
+  },
+)
+
 // Eight clients that asked for 32 MiB and did not read kept all others from any request above 1 MiB, for ever.
 t.test(
   'clients that leave large replies unread or large writes unfinished do not keep out other large requests',
