@@ -18,7 +18,7 @@ export async function measurePart(part, plan, told, available = known) {
   const started = {}
   try {
     for (const name of part.peers) {
-      const peer = await orFailed(() => begin(available[name], folder, plan))
+      const peer = await orFailed(() => begin(available[name], folder, part.place, plan))
       if (peer !== null) started[name] = peer
     }
     const samples = {}
@@ -39,10 +39,10 @@ export async function measurePart(part, plan, told, available = known) {
   }
 }
 
-async function begin(peer, folder, { sizeBytes }) {
+async function begin(peer, folder, place, { sizeBytes }) {
   const started = await peer.start({ folder, sizeBytes })
   if (started === null) return null
-  if (started.target !== undefined && !started.filled) await fill(started.target, sizeBytes)
+  if (started.target !== undefined && !started.filled) await fill(started.target, sizeBytes, place)
   await started.settled()
   return started
 }

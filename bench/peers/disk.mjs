@@ -12,8 +12,8 @@ const block = 4096
 export async function startDisk({ folder, sizeBytes }) {
   const path = sparseFile(join(folder, 'disk', 'disk.img'), sizeBytes)
   const fd = openSync(path, 'w')
-  const data = randomBytes(1 << 20)
-  for (let at = 0; at < sizeBytes; at += data.length) writeSync(fd, data, 0, data.length, at)
+  const data = randomBytes(block)
+  for (let at = 0; at < sizeBytes; at += block) writeSync(fd, data, 0, block, at) // in small pieces: see fill()
   fdatasyncSync(fd)
   closeSync(fd)
   return {
