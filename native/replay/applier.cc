@@ -70,7 +70,11 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
     const RecordHeader &header = record.header;
     const bool sequenced = wire::is_sequenced(header.type);
     const bool committed = !sequenced || header.sequence <= plan.committed;
-    if (!committed && !plan.discard_uncommitted) return Turn::kIdle;
+    if (!committed && !plan.discard_uncommitted) {
+      // It could be read, which may have failed before. What commits it is not logged while anything fails here.
+      if (!is_sync_failing_) progress_.well(Progress::Part::kImage);
+      return Turn::kIdle;
+    }
     const bool skip = !committed || (plan.has_voids && sequenced && ledger_.is_void({header.incarnation, header.sequence}));
     if (!skip && header.type == RecordType::kBegin && phase_ != ReplicaPhase::kInitial && !step_end_)
       return open_step(header);
@@ -123,9 +127,11 @@ int Applier::apply(const LogReader::Record &record) {
   const RecordHeader &header = record.header;
   switch (header.type) {
     case RecordType::kWrite:
-    case RecordType::kSync:
       CHECK(header.volume_index < images_.size());
       return images_[header.volume_index]->write(record.payload, header.payload_bytes, header.offset);
+    case RecordType::kSync:
+      CHECK(header.volume_index < images_.size());
+      return images_[header.volume_index]->write_passing(record.payload, header.payload_bytes, header.offset);
     case RecordType::kZero:
     case RecordType::kTrim:
       return apply_zero(header);

@@ -131,6 +131,26 @@ bool stops(const char *where, Fault kind, int error) {
   return good && stage.recovers();
 }
 
+// The record where the applier stands is not committed yet, and what commits it has not come: it is the first to be read
+// again when the fault is over, and is not applied then either.
+bool unreadable_before_its_commit() {
+  Stage stage(".seg");
+  if (!stage.ready()) return false;
+  stage.master.commits = false;
+  stage.begin(Fault::kBadRead);
+  const auto is_hit = [&] { return stage.standby->state().last_errno == EIO; };
+  bool good = true;
+  for (int i = 0; i < 1000 && good && !is_hit(); i++) {
+    good = stage.write_some(1);
+    usleep(2000);  // a turn of the applier for each, from memory or from the segment
+  }
+  good = good && EXPECT(is_hit()) && stage.write_some(5);
+  stage.begin(Fault::kNone);
+  good = good && EXPECT(stage.standby->durable(stage.master.sequence));
+  stage.master.commits = true;
+  return good && stage.write_some(5) && stage.recovers();
+}
+
 bool short_write(const char *where) {
   Stage stage(where);
   if (!stage.ready()) return false;
@@ -330,6 +350,7 @@ std::vector<Case> all_cases() {
     cases.push_back({of + "what was acknowledged before a fault is there after a kill in the middle of it", [=] { return killed_in_the_middle(where, Fault::kBadSync); }});
   }
   cases.push_back({"the segments: one that cannot be read back stops the acknowledgements, loses none, and ends unaided", [] { return stops(".seg", Fault::kBadRead, EIO); }});
+  cases.push_back({"the segments: one that cannot be read back before its records are committed: the same", unreadable_before_its_commit});
   cases.push_back({"the image: a slow one gets the same records from memory as from segments, and holds no memory for long", slow_image});
   cases.push_back({"the segments: what a failed fdatasync left in the page cache is not believed by the next process", unsynced_records_are_not_believed});
   cases.push_back({"the watermark file: what a failed fdatasync left in the page cache is not believed by the next process", unsynced_watermark_is_not_believed});
