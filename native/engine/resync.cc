@@ -197,10 +197,13 @@ void Resync::read(Chunk &chunk) {
       }
       result->differs.push_back(differs);
     }
-    host_.post([this, result, log] {
+    host_.post([this, result, log, from] {
       log->unhold(result->held);
       reads_--;
       result->volume->flights.remove(result->flight);
+      // 1. a client writes a partition table  2. it is read, from the page cache  3. its flush fails  4. the page is forgotten
+      // here, and what the disk has is the old table: it counts from here on, and nobody wrote it.
+      if (from == ReadFrom::kStored) capture_.watched_write(*result->volume, result->start, result->end);
       if (result->epoch != epoch_) return;
       way_ == Way::kTake ? take(*result) : emit(result);
     });
