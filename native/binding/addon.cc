@@ -65,6 +65,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::lease>(exports, "lease");
   add<&Addon::start_lease>(exports, "startLease");
   add<&Addon::waive_lease>(exports, "waiveLease");
+  add<&Addon::watch_ranges>(exports, "watchRanges");
   add<&Addon::set_ranges>(exports, "setRanges");
   add<&Addon::attach>(exports, "attach");
   add<&Addon::part>(exports, "part");
@@ -182,6 +183,7 @@ Napi::Value Addon::counter_layout(Call call) {
   set(volume, "connections", kConnections);
   set(volume, "hot_bytes", kHotBytes);
   set(volume, "map_stored", kMapStored);
+  set(volume, "left_out_bytes", kLeftOutBytes);
   for (size_t kind = 0; kind < kRequestKinds; kind++) {
     const std::string name = kRequestKindNames[kind];
     const auto word = [kind](size_t offset) { return kind_word(static_cast<RequestKind>(kind), offset); };

@@ -70,6 +70,7 @@ class Addon {
   Napi::Value lease(Call call);
   Napi::Value start_lease(Call call);
   Napi::Value waive_lease(Call call);
+  Napi::Value watch_ranges(Call call);
   Napi::Value set_ranges(Call call);
   Napi::Value attach(Call call);
   Napi::Value part(Call call);

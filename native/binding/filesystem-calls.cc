@@ -19,9 +19,16 @@ struct Packed {
   std::vector<uint32_t> links;  // file, directory, name start, name end
   std::vector<uint32_t> directories;  // parent, name start, name end
   std::vector<double> extents;  // offset, bytes, file
+  std::vector<double> holds_until;  // offset, bytes
   Listing rest;                 // names, and what is one number
   bool listed = false;
 };
+
+std::vector<double> pack(const std::vector<filesystem::Place> &places) {
+  std::vector<double> packed;
+  for (const auto &[offset, bytes] : places) packed.insert(packed.end(), {static_cast<double>(offset), static_cast<double>(bytes)});
+  return packed;
+}
 
 Packed pack(FileSystem where, Listing listing) {
   Packed packed;
@@ -37,12 +44,13 @@ Packed pack(FileSystem where, Listing listing) {
   for (const auto &extent : listing.extents)
     packed.extents.insert(packed.extents.end(), {static_cast<double>(extent.offset), static_cast<double>(extent.bytes), static_cast<double>(extent.file)});
   listing.extents = {};
+  packed.holds_until = pack(listing.holds_until);
   packed.rest = std::move(listing);
   return packed;
 }
 
 // A file system that cannot be listed is one that is not read: why is in its place.
-Result<std::vector<Packed>> read_all(const std::string &path, const filesystem::Limits &limits) {
+Result<std::vector<Packed>> read_all(const std::string &path, bool lasting, const filesystem::Limits &limits) {
   const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return Status::failed(errno, "read file systems: open " + path);
   auto found = filesystem::find_filesystems(fd.get());
@@ -52,6 +60,7 @@ Result<std::vector<Packed>> read_all(const std::string &path, const filesystem::
   }
   std::vector<Packed> all;
   for (FileSystem &one : found.value) {
+    if (one.unread.empty() && lasting && !filesystem::can_be_lasting(one)) one.unread = "its files come and go, and are not followed yet";
     if (one.unread.empty()) {
       auto listing = filesystem::list_files(one, limits);
       if (listing.status.error == ECANCELED) return listing.status;
@@ -80,6 +89,7 @@ Napi::Object listing_of(Napi::Env env, const Packed &packed) {
   object.Set("directories", copied<Napi::Uint32Array>(env, packed.directories));
   object.Set("extents", copied<Napi::Float64Array>(env, packed.extents));
   object.Set("names", Napi::Buffer<char>::Copy(env, packed.rest.names.data(), packed.rest.names.size()));
+  object.Set("holdsUntil", copied<Napi::Float64Array>(env, packed.holds_until));
   object.Set("namelessFiles", static_cast<double>(packed.rest.nameless_files));
   object.Set("journalPending", packed.rest.journal_pending);
   object.Set("journalUnread", packed.rest.journal_unread);
@@ -99,6 +109,7 @@ Napi::Object to_object(Napi::Env env, const Packed &packed) {
   object.Set("sizeBytes", static_cast<double>(where.size_bytes));
   object.Set("blockBytes", static_cast<double>(where.block_bytes));
   object.Set("unread", where.unread);
+  object.Set("locatedBy", copied<Napi::Float64Array>(env, pack(where.located_by)));
   if (packed.listed) object.Set("listing", listing_of(env, packed));
   return object;
 }
@@ -108,11 +119,12 @@ Napi::Object to_object(Napi::Env env, const Packed &packed) {
 Napi::Value Addon::filesystems(Call call) {
   need_started(call.Env());
   const std::string path = call[0].ToString().Utf8Value();
+  const bool lasting = call[1].ToBoolean();
   const Promise promise(call.Env(), queue_);
   filesystem::Limits limits;
   limits.cancelled = &leaving_;
-  pool_->submit([path, promise, limits] {
-    auto read = read_all(path, limits);
+  pool_->submit([path, lasting, promise, limits] {
+    auto read = read_all(path, lasting, limits);
     if (!read.ok()) return promise.reject(read.status);
     const auto all = std::make_shared<std::vector<Packed>>(std::move(read.value));  // not copied on its way
     promise.resolve([all](Napi::Env env) -> Napi::Value {

@@ -241,11 +241,22 @@ Napi::Value Addon::waive_lease(Call call) {
   return call.Env().Undefined();
 }
 
+Napi::Value Addon::watch_ranges(Call call) {
+  auto [group, volume] = volume_of(call);
+  auto watched = table_from(call.Env(), call[1]);
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, watched = std::move(watched), promise] {
+    promise.resolve([mark = group->watch(*volume, watched)](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(mark)); });
+  });
+  return promise.promise();
+}
+
 Napi::Value Addon::set_ranges(Call call) {
   auto [group, volume] = volume_of(call);
   auto excluded = table_from(call.Env(), call[1]), watched = table_from(call.Env(), call[2]);
-  group->post([group = group, volume = volume, excluded = std::move(excluded), watched = std::move(watched)] {
-    group->set_ranges(*volume, excluded, watched);
+  const auto mark = static_cast<uint64_t>(call[3].ToNumber().Int64Value());
+  group->post([group = group, volume = volume, excluded = std::move(excluded), watched = std::move(watched), mark] {
+    group->set_ranges(*volume, excluded, watched, mark);
   });
   return call.Env().Undefined();
 }

@@ -47,7 +47,9 @@ inline constexpr const char *kRequestKindNames[kRequestKinds] = {"read", "write"
                                                                  "zero", "cache", "block_status"};
 
 // A volume's page. For each kind from kVolumeKinds on: requests, bytes, errors, latency_sum_ns, 32 buckets.
-enum VolumeCounter : size_t { kDirtyBytes = 0, kSizeBytes = 1, kConnections = 2, kHotBytes = 3, kMapStored = 4, kVolumeKinds = 8 };
+enum VolumeCounter : size_t { kDirtyBytes = 0, kSizeBytes = 1, kConnections = 2, kHotBytes = 3, kMapStored = 4,
+  kLeftOutBytes = 5,  // that clients wrote, and the filter kept from the standby
+  kVolumeKinds = 8 };
 inline constexpr size_t kKindWords = 36;
 inline constexpr size_t kKindBuckets = 4;
 constexpr size_t kind_word(RequestKind kind, size_t word) {

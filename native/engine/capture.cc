@@ -73,7 +73,9 @@ void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint
 
 void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
                      uint8_t wants) {
+  uint64_t left_out = end - start;
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
+    left_out -= to - from;
     if (state_ != CaptureState::kStreaming || !volume.dirty.touches(from, to))
       return capture_part(volume, type, from, to, payload ? payload + (from - start) : nullptr, wants);
     // Dirty and not read yet: the resynchronisation will send what is there when it comes by.
@@ -91,6 +93,7 @@ void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t e
       from = stop;
     }
   });
+  if (left_out && type == RecordType::kWrite) volume.page.add(kLeftOutBytes, left_out);
 }
 
 void Capture::record_flush(Volume &volume, uint8_t wants) {
@@ -111,11 +114,8 @@ void Capture::refused(Volume &volume, uint64_t start, uint64_t end) {
 void Capture::watched_write(Volume &volume, uint64_t start, uint64_t end) {
   if (!volume.watched.touches(start, end)) return;
   if (state_ == CaptureState::kStreaming && !BROKEN(kSwapFilterUnplaced)) open_step(false);
-  if (volume.watch_outstanding) {
-    volume.watch_again = true;
-    return;
-  }
-  volume.watch_outstanding = true;
+  volume.watched_writes++;
+  if (std::exchange(volume.watch_outstanding, true)) return;
   events_({"watched", {{"volume", static_cast<double>(volume.handle)}}, ""});
 }
 

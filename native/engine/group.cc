@@ -386,7 +386,12 @@ void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
   resync_.replan();
 }
 
-void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) {
+uint64_t Group::watch(Volume &volume, RangeTable watched) {
+  volume.watched = std::move(watched);
+  return volume.watched_writes;
+}
+
+void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched, uint64_t mark) {
   const RangeTable before = std::exchange(volume.excluded, std::move(excluded));
   volume.watched = std::move(watched);
   // Newly included: whatever the standby has there is stale. Newly left out: it must read as zeroes.
@@ -396,7 +401,7 @@ void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched) 
   before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
     volume.excluded.inside(start, end, [&](uint64_t, uint64_t) { left++; });
   });
-  const bool again = std::exchange(volume.watch_again, false);
+  const bool again = volume.watched_writes != mark;
   volume.watch_outstanding = again;
   if (capture_.state() == CaptureState::kStreaming && (left || capture_.any_dirty() || capture_.step_open())) {
     capture_.open_step(false);

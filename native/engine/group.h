@@ -70,7 +70,11 @@ class Group {
   void attach(const AttachRequest &request);
   void session_lost(uint64_t session);
   void detach(const char *reason);
-  void set_ranges(Volume &volume, RangeTable excluded, RangeTable watched);
+  // From here on writes to these ranges are told. The mark stands for what was written there until now, all of which is
+  // on the device: what is read after this call is true as long as set_ranges() finds that the mark is.
+  uint64_t watch(Volume &volume, RangeTable watched);
+  // What was read with this mark. If something was written there since: `watched` is raised again, and the step stays open.
+  void set_ranges(Volume &volume, RangeTable excluded, RangeTable watched, uint64_t mark);
   // It is on disk that the standby may lack what is acknowledged from here on (pairing.h).
   void part() { pairing_.part(); }
   void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {

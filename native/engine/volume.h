@@ -138,8 +138,8 @@ struct Volume {
   CounterPage page;
 
   RangeTable excluded, watched;
+  uint64_t watched_writes = 0;     // to `watched`, since the group was opened: who read it can tell whether that still holds
   bool watch_outstanding = false;  // `watched` was raised and not answered by set_ranges yet
-  bool watch_again = false;        // and the range was written to once more since
   log::DirtyMap dirty;
   std::unique_ptr<Marks> marks;  // null: read-only, or a view: nothing of it can become dirty
   ExtentSet unflushed{size_bytes};  // written since the last flush began: what becomes dirty when it fails

@@ -72,6 +72,7 @@ void append_logical_volumes(int fd, std::vector<FileSystem> &list) {
   for (LogicalVolume &volume : groups.volumes) {
     FileSystem entry = look_into(std::move(volume.space));
     entry.logical_volume = volume.name;
+    entry.located_by = groups.metadata;
     list.push_back(std::move(entry));
   }
   for (const std::string &volume : groups.unknown) {
@@ -109,6 +110,8 @@ Result<std::vector<FileSystem>> find_filesystems(int fd) {
   append_logical_volumes(fd, list);
   return list;
 }
+
+bool can_be_lasting(const FileSystem &one) { return one.kind == "swap"; }
 
 Result<Listing> list_files(const FileSystem &one, const Limits &limits) {
   if (one.unread.empty() && is_ext(one.kind)) return list_ext(one.space, limits);

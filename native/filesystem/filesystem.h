@@ -28,11 +28,16 @@ struct FileSystem {
   uint64_t block_bytes = 0;  // 0: not known
   std::string unread;        // why its files are not known; empty: they can be
   Space space;
+  // Of a logical volume: where the volume groups say where volumes lie. A write there may move this one.
+  std::vector<Place> located_by;
 };
 
 // Partitions (or the device, when there is no table) in the order of the device, then logical volumes. `fd` must stay
 // open while the spaces are used.
 Result<std::vector<FileSystem>> find_filesystems(int fd);
+
+// Whether a listing of it can say how long it holds (Listing::holds_until).
+bool can_be_lasting(const FileSystem &one);
 
 // All files of one that can be read (unread is empty).
 Result<Listing> list_files(const FileSystem &one, const Limits &limits);

@@ -64,6 +64,7 @@ struct PhysicalVolume {
   std::string uuid;
   uint64_t offset = 0, size_bytes = 0;  // on the device
   std::string text;                     // of its group's metadata; empty: it holds none
+  std::vector<Place> metadata;
 };
 
 // The current text of one metadata area; empty: none, or one whose checksum does not hold.
@@ -98,13 +99,15 @@ bool read_physical(int fd, const Piece &place, PhysicalVolume &found) {
       continue;
     found.uuid = with_dashes({sector.data() + label.offset, 32});
     found.offset = place.offsets[0], found.size_bytes = place.size_bytes;
+    found.metadata.push_back({found.offset, 4 * kSector});
     int lists = 0;  // that have ended
     for (size_t at = label.offset + sizeof(PhysicalVolumeHeader); at + 16 <= kSector && lists < 2; at += 16) {
       uint64_t area[2];
       memcpy(area, sector.data() + at, sizeof area);
       if (area[0] == 0) lists++;
-      else if (lists == 1 && found.text.empty() && area[0] < place.size_bytes && area[1] <= place.size_bytes - area[0])
-        found.text = read_text(space, area[0], area[1]);
+      if (area[0] == 0 || lists != 1 || area[0] >= place.size_bytes || area[1] > place.size_bytes - area[0]) continue;
+      found.metadata.push_back({found.offset + area[0], area[1]});
+      if (found.text.empty()) found.text = read_text(space, area[0], area[1]);
     }
     return true;
   }
@@ -263,6 +266,7 @@ VolumeGroups read_volume_groups(int fd, const std::vector<Piece> &physical) {
     if (read_physical(fd, place, volume)) here.push_back(std::move(volume));
   }
   VolumeGroups found;
+  for (const PhysicalVolume &volume : here) found.metadata.insert(found.metadata.end(), volume.metadata.begin(), volume.metadata.end());
   for (const auto &[id, group] : groups_of(here)) GroupReader(fd, group, here).read(found);
   return found;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "filesystem/listing.h"
 #include "filesystem/space.h"
 
 namespace understudy::filesystem {
@@ -20,6 +21,7 @@ struct LogicalVolume {
 struct VolumeGroups {
   std::vector<LogicalVolume> volumes;
   std::vector<std::string> unknown;  // visible volumes that are left out: "group/volume: why"
+  std::vector<Place> metadata;       // labels and metadata areas: what all of this was read from
 };
 
 // physical: the places on the device that libblkid calls LVM2 members. One that cannot be read is passed over.

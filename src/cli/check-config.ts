@@ -5,7 +5,7 @@ import { readConfigFile } from '../core/config.js'
 import { type Config, formatStandbyLoss, type GroupConfig } from '../core/config-types.js'
 import { ConfigError } from '../core/errors.js'
 import { formatAddress, formatDuration, formatHostPort, formatPeer, formatRange, formatSize } from '../core/units.js'
-import { deviceProblems, tlsProblems } from '../daemon/preflight.js'
+import { deviceProblems, filterProblems, tlsProblems } from '../daemon/preflight.js'
 import { print } from './options.js'
 
 const help = `
@@ -27,7 +27,11 @@ function checkConfig(file: string): void {
   const { config, problems } = readConfigFile(file)
   const lines = problems.map(problem => problem.message)
   if (problems.length === 0)
-    lines.push(...[...deviceProblems(config), ...tlsProblems(config)].map(problem => `${file}: ${problem}`))
+    lines.push(
+      ...[...deviceProblems(config), ...filterProblems(config), ...tlsProblems(config)].map(
+        problem => `${file}: ${problem}`,
+      ),
+    )
   const last = lines.pop()
   if (last === undefined) return plan(config).forEach(print)
   for (const line of lines) process.stderr.write(`understudy: ${line}\n`)
@@ -73,7 +77,12 @@ function groupPlan(group: GroupConfig): string[] {
     const only = volume.partitions.length === 0 ? '' : `, only partitions ${volume.partitions.join(', ')}`
     const without = volume.exclude.length === 0 ? '' : `, without ${volume.exclude.map(formatRange).join(', ')}`
     const how = `${volume.readOnly ? ', read-only' : ''}${volume.direct ? ', direct' : ''}`
-    lines.push(`  volume ${volume.name} on ${volume.device}${how}${only}${without}`)
+    const { files } = volume
+    const rules = [
+      ...(files?.exclude ?? []).map(glob => `, without files ${glob}`),
+      ...(files?.only ?? []).map(glob => `, only files ${glob}`),
+    ]
+    lines.push(`  volume ${volume.name} on ${volume.device}${how}${only}${without}${rules.join('')}`)
   }
   return lines
 }

@@ -9,8 +9,8 @@ import { connectTo, print, repeatable, type StateFlag, stateOption } from './opt
 
 const help = `
 Asked on the master's host, of a volume that is being served. Shows which file systems lie on it, which files the rules
-of this very call match, and how many bytes each way. A preview: files are not filtered yet, all of them are replicated
-(what --replicate and --exclude leave out is counted apart).
+of this very call match, and how many bytes each way; without rules, those that the volume was given (master
+--exclude-files). A preview: it changes nothing. What --replicate and --exclude leave out is counted apart.
 
 GLOB is an absolute path inside a file system: /var/tmp/**, /swapfile, partition=2:/srv/*.iso. It is not under the place
 where a client has mounted that file system. A file with several names is left out only if all of them are.
@@ -43,7 +43,10 @@ export function filterCommand(): Command {
 }
 
 async function explain(volume: string, flags: FilterFlags): Promise<void> {
-  if (flags.explain !== true) throw new UsageError('filter: --explain is missing; files are shown, not filtered yet')
+  if (flags.explain !== true)
+    throw new UsageError(
+      'filter: --explain is missing; rules are put in force with master --exclude-files, or exclude_files in understudy.toml',
+    )
   const request = { volume, excludeFiles: flags.excludeFiles ?? [], onlyFiles: flags.onlyFiles ?? [] }
   parseFileRules(request.excludeFiles, request.onlyFiles)
   const reply = await connectTo(flags).post<FilterReply>('/filter', request satisfies FilterRequest)
@@ -67,8 +70,9 @@ function textOf(volume: string, reply: FilterReply): string {
     for (const remark of one.remarks) lines.push(`    ${remark}`)
   }
   for (const one of reply.rules) lines.push(...ruleLines(one))
-  const { sizeBytes, leftOutByRanges, leftOutByFiles } = reply
+  const { sizeBytes, leftOutByRanges, leftOutByFiles, leftOutNow } = reply
   if (leftOutByRanges > 0) lines.push(`left out already, by --replicate and --exclude: ${formatSize(leftOutByRanges)}`)
+  if (leftOutNow > 0) lines.push(`left out now, by the rules for files that are in force: ${formatSize(leftOutNow)}`)
   lines.push(`would be left out by these rules: ${formatSize(leftOutByFiles)}, in ${reply.rangeCount} ranges`)
   lines.push(`would be replicated: ${formatSize(sizeBytes - leftOutByRanges - leftOutByFiles)}`)
   return lines.join('\n')

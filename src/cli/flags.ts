@@ -27,6 +27,9 @@ export interface MasterFlags extends TlsFlags {
   lease?: string
   replicate?: string[]
   exclude?: string[]
+  excludeFiles?: string[]
+  onlyFiles?: string[]
+  filterFallback?: string
   drainTimeout?: string
   packetSize?: string
   maxLag?: string
@@ -58,6 +61,9 @@ export function masterTree(flags: MasterFlags): Tree {
     direct: flags.direct,
     replicate: flags.replicate,
     exclude: flags.exclude,
+    exclude_files: flags.excludeFiles,
+    only_files: flags.onlyFiles,
+    filter_fallback: flags.filterFallback,
   }
   const group = {
     standby: flags.standby,

@@ -74,6 +74,16 @@ export function masterCommand(): Command {
       repeatable,
     )
     .option(
+      '--exclude-files <glob>',
+      'not these files: swap areas, as /swap or partition=N:/swap; docs/filters.md says more (repeatable)',
+      repeatable,
+    )
+    .option('--only-files <glob>', 'of what can be read, no other files than these (repeatable)', repeatable)
+    .option(
+      '--filter-fallback <what>',
+      'where a rule for files cannot be kept: refuse to start, or all is replicated (default: refuse)',
+    )
+    .option(
       '--drain-timeout <time>',
       `how long a stop waits for the standby (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )

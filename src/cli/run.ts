@@ -43,6 +43,8 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   direct = false                          # true: past the page cache (O_DIRECT)
   replicate = ["partition=1"]             # default: the whole device
   exclude = ["0-1MiB"]
+  exclude_files = ["partition=2:/swap"]   # swap areas are left out; and only_files = [...]
+  filter_fallback = "refuse"              # or "all": what a rule cannot be kept for is replicated
 
   [standby]                               # this host is the standby of others
   store = "/var/lib/understudy/store"

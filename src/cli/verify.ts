@@ -9,6 +9,7 @@ import { connectTo, interruptSignal, parser, print, type StateFlag, stateOption 
 const help = `
 Asked on the master's host. Every chunk is hashed at one position of the history on both sides, so clients may go on writing
 and there is no false alarm. Both sides read past their page caches: what is compared is what the disks have.
+What a filter leaves out is not compared, but that the standby has zeroes there; those ranges are listed.
 --repair sends what differs anew, in one step, and compares it again. The master's copy wins: if it is the master's disk
 that has gone bad, do not repair but promote the standby (understudy promote).
 
@@ -23,6 +24,8 @@ interface VerifyFlags extends StateFlag {
   repair?: boolean
   rate?: number
 }
+
+const leftOutShown = 100
 
 type Outcome = Extract<VerifyEvent, { done: true }>
 
@@ -53,6 +56,12 @@ function conclude(volume: string, outcome: Outcome): void {
   const { chunks, different, repaired, unreadableBytes } = outcome
   list(volume, outcome.differences, different, "differ on the standby from the master's")
   list(volume, outcome.unreadable, 0, 'cannot be read on the master, and were not compared')
+  if (outcome.leftOutBytes > 0) {
+    const { leftOut, leftOutBytes } = outcome
+    for (const { offset, length } of leftOut.slice(0, leftOutShown))
+      print(`${volume}: ${length} bytes at ${offset} are left out by the filter: zeroes on the standby`)
+    if (leftOut.length > leftOutShown) print(`${volume}: and more; ${formatSize(leftOutBytes)} are left out in all`)
+  }
   if (repaired > 0) print(`${volume}: ${repaired} chunks repaired with the master's copy`)
   if (different > repaired) {
     const still = repaired > 0 ? `; ${different - repaired} still do after the repair` : ''

@@ -16,6 +16,17 @@ export type Transport = 'quic' | 'webtransport'
 /** What a standby can be reached by. */
 export type StandbyTransport = Transport | 'both'
 
+/** What a rule for files means where the file system cannot be read, or not be followed: no start, or all of it is replicated. */
+export type FilterFallback = 'refuse' | 'all'
+export const filterFallbacks: readonly FilterFallback[] = ['refuse', 'all']
+
+/** Globs as typed (filter/file-rules.ts). */
+export interface FileRulesConfig {
+  exclude: string[]
+  only: string[]
+  fallback: FilterFallback
+}
+
 export const durabilities: readonly Durability[] = ['async', 'flush', 'received', 'durable']
 export const onStandbyLosses: readonly OnStandbyLoss[] = ['continue', 'block']
 export const onMaxLags: readonly OnMaxLag[] = ['block', 'detach']
@@ -34,6 +45,8 @@ export interface VolumeConfig {
   partitions: number[]
   /** What is left out, in bytes of the device. */
   exclude: ByteRange[]
+  /** Which files are left out; absent: no rules. */
+  files?: FileRulesConfig
 }
 
 export interface GroupConfig {

@@ -12,6 +12,8 @@ import {
   type Config,
   defaults,
   durabilities,
+  type FileRulesConfig,
+  filterFallbacks,
   type GroupConfig,
   type NbdConfig,
   type StandbyConfig,
@@ -269,8 +271,22 @@ function readVolume(table: TableReader, path: (text: string) => string): VolumeC
     partitions: [...new Set(table.list('replicate', parsePartition))].sort((a, b) => a - b),
     exclude: table.list('exclude', parseRange),
   }
+  const files = readFileRules(table)
+  if (files !== undefined) volume.files = files
   table.end()
   return volume
+}
+
+function readFileRules(table: TableReader): FileRulesConfig | undefined {
+  const files: FileRulesConfig = {
+    exclude: table.list('exclude_files', text => text),
+    only: table.list('only_files', text => text),
+    fallback: table.oneOf('filter_fallback', filterFallbacks, 'refuse'),
+  }
+  if (files.exclude.length + files.only.length > 0) return files
+  if (table.has('filter_fallback'))
+    table.fail('filter_fallback', 'it is about rules for files (exclude_files, only_files), and there are none')
+  return undefined
 }
 
 interface Whole {

@@ -57,6 +57,27 @@ export interface UnreadableRange {
   length: number
 }
 
+export interface FileRuleStatus {
+  /** As typed. */
+  rule: string
+  kind: 'exclude' | 'only'
+  files: number
+  /** exclude: what it leaves out now, also when another rule does too; only: what it chooses. Bytes on the device. */
+  bytes: number
+}
+
+/** The rules for files that are in force. */
+export interface FilterStatus {
+  /** Now, by rules for files; in so many ranges. */
+  leftOutBytes: number
+  rangeCount: number
+  /** Of clients' writes since the start, what was not sent for any filter. */
+  savedBytes: number
+  rules: FileRuleStatus[]
+  /** Where rules for files cannot be kept: all of it is replicated. */
+  replicatedWhole: { place: string; why: string }[]
+}
+
 export const backlogs = ['memory', 'file', 'dirty-map'] as const
 export type Backlog = (typeof backlogs)[number]
 
@@ -106,6 +127,8 @@ export interface VolumeStatus {
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */
   unreadable?: UnreadableRange[]
   peers: PeerStatus[]
+  /** Of a master with rules for files. */
+  filter?: FilterStatus
 }
 
 /** A volume as a block device of this host. */

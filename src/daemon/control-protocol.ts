@@ -124,6 +124,9 @@ export type VerifyEvent =
       unreadableBytes: number
       differences: VerifyRange[]
       unreadable: VerifyRange[]
+      /** By a filter: not compared, but that the standby has zeroes there. */
+      leftOut: VerifyRange[]
+      leftOutBytes: number
     }
 
 /** Globs as typed. */

@@ -203,12 +203,14 @@ function verify(daemon: Daemon, fields: Fields): Answer {
   return {
     stream: async report => {
       report({ done: false } satisfies VerifyEvent)
-      const { differences, unreadable, ...outcome } = await group.verify(name, request)
+      const { differences, unreadable, leftOut, leftOutBytes, ...outcome } = await group.verify(name, request)
       const { chunks, different, repaired, unreadableBytes } = outcome
       report({
         ...{ done: true, chunks, different, repaired, unreadableBytes },
         differences: differences.map(inBytes),
         unreadable: unreadable.map(inBytes),
+        leftOut: leftOut.map(inBytes),
+        leftOutBytes: Number(leftOutBytes),
       } satisfies VerifyEvent)
     },
   }

@@ -6,6 +6,7 @@ import { type Stats, statSync } from 'node:fs'
 
 import type { Config } from '../core/config-types.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
+import { parseFileRules } from '../filter/file-rules.js'
 import { readTlsFiles } from '../nbd/tls-files.js'
 
 /** One line for each problem. */
@@ -28,11 +29,25 @@ export function deviceProblems(config: Config): string[] {
   return problems
 }
 
-/** Throws the first of deviceProblems(), and UsageError for TLS files that cannot be used. */
+/** Rules for files that are none; one line for each volume. */
+export function filterProblems(config: Config): string[] {
+  return config.groups.flatMap(({ volumes }) =>
+    volumes.flatMap(({ name, files }) => {
+      try {
+        parseFileRules(files?.exclude ?? [], files?.only ?? [])
+        return []
+      } catch (error) {
+        return [`volume '${name}': ${describe(error)}`]
+      }
+    }),
+  )
+}
+
+/** Throws the first of deviceProblems(), and UsageError for rules or TLS files that cannot be used. */
 export function preflight(config: Config): void {
   const [problem] = deviceProblems(config)
   if (problem !== undefined) throw new OperationError('DEVICE', problem)
-  const [unusable] = tlsProblems(config)
+  const [unusable] = [...filterProblems(config), ...tlsProblems(config)]
   if (unusable !== undefined) throw new UsageError(unusable)
 }
 

@@ -63,6 +63,8 @@ export interface FilterExplanation extends Omit<FileAccount, 'ranges'> {
   leftOutByFiles: number
   /** Pieces that the rules for files leave out. */
   rangeCount: number
+  /** By the rules for files that are in force. */
+  leftOutNow: number
 }
 
 export const largestMax = 10

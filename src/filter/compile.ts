@@ -58,7 +58,7 @@ export function compileRanges(
 }
 
 /** A write here may change the table: its own sectors, and those a tool would write a new one to. */
-function watchedRanges(table: PartitionTable | undefined, sizeBytes: bigint): ByteRange[] {
+export function watchedRanges(table: PartitionTable | undefined, sizeBytes: bigint): ByteRange[] {
   if (table !== undefined) return normalize(clip([headOf(table, tableHeadBytes), ...table.areas], sizeBytes))
   const tail = sizeBytes > tableTailBytes ? sizeBytes - tableTailBytes : 0n
   return normalize(

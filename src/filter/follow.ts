@@ -1,20 +1,28 @@
 /**
- * RangeFollower: keeps a volume's ranges in step with its partition table while clients write to both.
+ * RangeFollower: keeps a volume's ranges in step with its partition table, and with the file systems that the rules for
+ * files speak of, while clients write to all of them.
  *
- *   client writes to the table -> engine opens a step, raises `watched` -> wait until the tool has settled
- *   -> read the table -> compile -> setRanges (the engine closes the step) -> read once more
+ *   client writes to a watched range -> engine opens a step, raises `watched` -> wait until the tool has settled
+ *   -> watchRanges (a mark) -> read -> compile -> setRanges with the mark (the engine closes the step) -> read once more
  *
  * Guarantees: every `watched` leads to a setRanges within `settleMsMax` and the time of a few reads, whatever the
- * table looks like, so that a step never stays open; a table that changes between the read and setRanges is seen by
- * the second read. Does not: stop I/O, or trust a table it cannot read (compile.ts: what is not known is replicated).
+ * table looks like, so that a step never stays open. What was read is in force only if every range on which it depends
+ * was watched before it was read, and the engine counts no write there since: else `watched` comes again, and the step
+ * stays open. Does not: stop I/O, or trust a table it cannot read (compile.ts: what is not known is replicated).
+ *
+ * With rules for files the device is glanced at, while it is written to, for what no watched range tells: a swap area
+ * that is new, something else that somebody has begun to keep inside one.
  */
 import { describe } from '../core/errors.js'
 import type { ByteRange } from '../core/units.js'
+import type { FileSystemContent } from '../native/binding.js'
+import type { FileAccount } from './compile-files.js'
 import { compileRanges } from './compile.js'
 import type { CompiledRanges } from './compile.js'
+import { checkFiles, compileLiveFiles } from './live-files.js'
 import { checkPolicy, needsTable } from './policy.js'
 import type { FilterPolicy } from './policy.js'
-import { sameTable } from './ranges.js'
+import { fromTable, sameTable, toTable, union } from './ranges.js'
 import { tableOf } from './table.js'
 import type { PartitionTable, TableEntry } from './table.js'
 
@@ -25,13 +33,33 @@ export interface FollowerOptions {
   device: string
   /** addon.partitions(path). */
   readEntries: () => Promise<readonly TableEntry[]>
+  /** addon.filesystems(path, lasting). */
+  readFileSystems: (lasting: boolean) => Promise<readonly FileSystemContent[]>
+  /** Whether clients have written since it was asked last. */
+  isWritten: () => boolean
+  /** addon.watchRanges(volume, ...). */
+  watchRanges: (watched: BigUint64Array) => Promise<number>
   /** addon.setRanges(volume, ...). Must not throw before close() is resolved. */
-  setRanges: (excluded: BigUint64Array, watched: BigUint64Array) => void
+  setRanges: (excluded: BigUint64Array, watched: BigUint64Array, mark: number) => void
   log: (level: 'info' | 'warn', message: string) => void
   /** Quiet time after the last write to the table before it is read. */
   settleMs?: number
   /** A table that is not whole by then is taken as it is. */
   settleMsMax?: number
+  glanceMs?: number
+}
+
+export interface CompiledFilter extends CompiledRanges {
+  /** Of `excluded`, what --replicate and --exclude leave out. */
+  byRanges: BigUint64Array
+  /** With rules for files: what they do. */
+  files?: FileAccount
+}
+
+/** What the device says, as far as the policy asks. */
+interface Seen {
+  table: PartitionTable | undefined
+  fileSystems: readonly FileSystemContent[]
 }
 
 export class RangeFollower {
@@ -39,13 +67,15 @@ export class RangeFollower {
   readonly #settleMs: number
   readonly #settleMsMax: number
   readonly #lastKnown = new Map<number, ByteRange>()
-  #current: CompiledRanges | undefined
+  #current: CompiledFilter | undefined
   /** When the first `watched` of this round came; 0: no round is under way. */
   #roundSince = 0
   #lastWatched = 0
   /** A `watched` came after the table was read. */
   #isStale = false
   #round: Promise<void> = Promise.resolve()
+  #glance: Promise<void> = Promise.resolve()
+  #glances: NodeJS.Timeout | undefined
   #closed = false
 
   constructor(options: FollowerOptions) {
@@ -55,17 +85,29 @@ export class RangeFollower {
   }
 
   /** The tables to open the volume with. Throws FilterError when the device cannot fulfil the policy. */
-  async start(): Promise<CompiledRanges> {
-    const { policy, sizeBytes, device } = this.#options
-    const table = needsTable(policy) ? tableOf(await this.#options.readEntries()) : undefined
+  async start(): Promise<CompiledFilter> {
+    const { policy, sizeBytes, device, readEntries, readFileSystems } = this.#options
+    const table = this.#asksTable ? tableOf(await readEntries()) : undefined
     checkPolicy(policy, table, sizeBytes, device)
-    const compiled = this.#compile(table)
-    this.#keep(compiled, table)
+    const fileSystems = policy.files === undefined ? [] : await readFileSystems(false)
+    if (policy.files !== undefined)
+      for (const warning of await checkFiles(policy.files, fileSystems, device)) this.#options.log('warn', warning)
+    const seen = { table, fileSystems }
+    const compiled = await this.#compile(seen)
+    this.#keep(compiled, seen)
     return compiled
   }
 
+  /** Once the volume is open. */
+  begin(): void {
+    if (this.#options.policy.files === undefined || this.#glances !== undefined || this.#closed) return
+    this.#glances = setInterval(() => {
+      if (this.#roundSince === 0 && this.#options.isWritten()) this.#glance = this.#look()
+    }, this.#options.glanceMs ?? 2000).unref()
+  }
+
   /** What is in force. */
-  get current(): CompiledRanges | undefined {
+  get current(): CompiledFilter | undefined {
     return this.#current
   }
 
@@ -82,42 +124,67 @@ export class RangeFollower {
   /** No setRanges comes after the promise is resolved. */
   async close(): Promise<void> {
     this.#closed = true
+    clearInterval(this.#glances)
+    await this.#glance
     await this.#round
+  }
+
+  get #asksTable(): boolean {
+    const { policy } = this.#options
+    return needsTable(policy) || policy.files !== undefined
   }
 
   async #follow(): Promise<void> {
     try {
-      const table = await this.#settled()
+      const read = await this.#settled()
       if (this.#closed) return
-      this.#install(table)
+      this.#install(read)
     } finally {
       this.#roundSince = 0
     }
-    // A write between the read and setRanges raised no event of its own: the step was still open.
-    const again = this.#compile(await this.#read())
-    if (!this.#closed && this.#roundSince === 0 && (this.#isStale || !this.#inForce(again))) this.watched()
+    await this.#look()
+  }
+
+  /** Is there another table, or file system, than what is in force knows? */
+  async #look(): Promise<void> {
+    const seen = await this.#compile(await this.#read())
+    if (!this.#closed && this.#roundSince === 0 && (this.#isStale || !this.#inForce(seen))) this.watched()
   }
 
   /** Waits until no write has come for a while and the table has every partition the policy names, or for the limit. */
-  async #settled(): Promise<PartitionTable | undefined> {
+  async #settled(): Promise<Read> {
     for (;;) {
       await sleep(this.#settleMs)
       const waited = Date.now() - this.#roundSince
       const late = waited >= this.#settleMsMax || this.#closed
       if (!late && Date.now() - this.#lastWatched < this.#settleMs) continue
       this.#isStale = false
-      const table = await this.#read()
-      const whole = table !== undefined && this.#options.policy.partitions.every(number => table.partitions.has(number))
-      if (whole || late) return table
+      const read = await this.#readWatched()
+      const { table } = read.seen
+      const { partitions } = this.#options.policy
+      const whole = partitions.every(number => table?.partitions.has(number) === true)
+      if (whole || late) return read
     }
   }
 
-  #install(table: PartitionTable | undefined): void {
+  /** Until nothing depends on a range that was not watched yet when it was read. */
+  async #readWatched(): Promise<Read> {
+    let watched = this.#current?.watched ?? new BigUint64Array()
+    for (;;) {
+      const mark = this.#closed ? 0 : await this.#options.watchRanges(watched)
+      const seen = await this.#read()
+      const compiled = await this.#compile(seen)
+      const all = toTable(union(fromTable(watched), fromTable(compiled.watched)))
+      if (sameTable(all, watched) || this.#closed) return { seen, compiled, mark }
+      watched = all
+    }
+  }
+
+  #install({ seen, compiled, mark }: Read): void {
     const before = this.#current
     const { device, log } = this.#options
-    const compiled = this.#compile(table)
-    this.#options.setRanges(compiled.excluded, compiled.watched)
-    this.#keep(compiled, table)
+    this.#options.setRanges(compiled.excluded, compiled.watched, mark)
+    this.#keep(compiled, seen)
     if (!compiled.tableKnown) {
       log('warn', `partition table of ${device} cannot be read any more: all of it is replicated until it can`)
     } else if (compiled.missing.length > 0) {
@@ -125,16 +192,29 @@ export class RangeFollower {
         'warn',
         `partition ${compiled.missing.join(', ')} has vanished from ${device}: replicated where it was last seen`,
       )
-    } else if (before === undefined || !sameTable(before.excluded, compiled.excluded)) {
+    } else if (before === undefined || !sameTable(before.byRanges, compiled.byRanges)) {
       log('info', `partition table of ${device} has changed: the replicated ranges follow it`)
+    } else if (!sameTable(before.excluded, compiled.excluded)) {
+      log('info', `file systems of ${device} have changed: what the rules for files leave out follows them`)
     }
   }
 
-  #compile(table: PartitionTable | undefined): CompiledRanges {
-    return compileRanges(this.#options.policy, table, this.#options.sizeBytes, this.#lastKnown)
+  async #compile({ table, fileSystems }: Seen): Promise<CompiledFilter> {
+    const { policy, sizeBytes } = this.#options
+    const compiled = compileRanges(policy, table, sizeBytes, this.#lastKnown)
+    const byRanges = compiled.excluded
+    if (policy.files === undefined) return { ...compiled, byRanges }
+    const { account, watched } = await compileLiveFiles(policy.files.rules, fileSystems, table, sizeBytes)
+    return {
+      ...compiled,
+      byRanges,
+      excluded: toTable(union(fromTable(byRanges), account.ranges)),
+      watched: toTable(union(fromTable(compiled.watched), watched)),
+      files: account,
+    }
   }
 
-  #keep(compiled: CompiledRanges, table: PartitionTable | undefined): void {
+  #keep(compiled: CompiledFilter, { table }: Seen): void {
     for (const number of this.#options.policy.partitions) {
       const range = table?.partitions.get(number)
       if (range !== undefined) this.#lastKnown.set(number, range)
@@ -142,7 +222,7 @@ export class RangeFollower {
     this.#current = compiled
   }
 
-  #inForce(compiled: CompiledRanges): boolean {
+  #inForce(compiled: CompiledFilter): boolean {
     const current = this.#current
     return (
       current !== undefined &&
@@ -151,15 +231,25 @@ export class RangeFollower {
     )
   }
 
-  /** A table that cannot be read is one that is not known. */
-  async #read(): Promise<PartitionTable | undefined> {
+  /** A table that cannot be read is one that is not known; so are file systems then. */
+  async #read(): Promise<Seen> {
+    const { device, log, policy, readEntries, readFileSystems } = this.#options
+    let what = `partition table`
     try {
-      return tableOf(await this.#options.readEntries())
+      const table = this.#asksTable ? tableOf(await readEntries()) : undefined
+      what = 'file systems'
+      return { table, fileSystems: policy.files === undefined ? [] : await readFileSystems(true) }
     } catch (error) {
-      this.#options.log('warn', `read the partition table of ${this.#options.device}: ${describe(error)}`)
-      return undefined
+      log('warn', `read the ${what} of ${device}: ${describe(error)}`)
+      return { table: undefined, fileSystems: [] }
     }
   }
+}
+
+interface Read {
+  seen: Seen
+  compiled: CompiledFilter
+  mark: number
 }
 
 function sleep(milliseconds: number): Promise<void> {

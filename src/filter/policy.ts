@@ -3,12 +3,15 @@
  * `--replicate partition=N`, any number of times, and `--exclude RANGE`.
  *
  *   replicated = (no partition named ? everything : the partition table + the partitions named) - excluded ranges
+ *                - files that the rules leave out
  *
  * What is left out reads as zeroes on the standby.
  */
+import type { FilterFallback } from '../core/config-types.js'
 import { UnderstudyError } from '../core/errors.js'
 import { formatSize } from '../core/units.js'
 import type { ByteRange } from '../core/units.js'
+import type { FileRule } from './file-rules.js'
 import type { PartitionTable } from './table.js'
 
 /** The part of a volume's configuration that the filter is compiled from. */
@@ -16,9 +19,16 @@ export interface FilterPolicy {
   /** Partition numbers, from 1; empty: the whole device. */
   partitions: readonly number[]
   exclude: readonly ByteRange[]
+  /** Absent: all files. */
+  files?: FilePolicy
 }
 
-/** A policy that this device cannot fulfil. Codes: NO_PARTITION_TABLE, NO_PARTITION, EXCLUDE_OUTSIDE. */
+export interface FilePolicy {
+  rules: readonly FileRule[]
+  fallback: FilterFallback
+}
+
+/** A policy that this device cannot fulfil. Codes: NO_PARTITION_TABLE, NO_PARTITION, EXCLUDE_OUTSIDE, FILES_NOT_FOLLOWED. */
 export class FilterError extends UnderstudyError {
   constructor(code: string, message: string) {
     super(code, message, { exitCode: 2 })

@@ -4,12 +4,14 @@
  */
 import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
 import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
+import { NativeError } from '../core/errors.js'
 import type { Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
 import { firstReign, type Reign } from '../core/reigns.js'
-import { type CompiledRanges } from '../filter/compile.js'
-import { RangeFollower } from '../filter/follow.js'
+import { parseFileRules } from '../filter/file-rules.js'
+import { type CompiledFilter, RangeFollower } from '../filter/follow.js'
+import type { FilterPolicy } from '../filter/policy.js'
 import type { Addon } from '../native/binding.js'
 import type { KnownCopy } from './attach-decision.js'
 import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
@@ -23,8 +25,8 @@ export interface PreparedVolume {
   isNew: boolean
   facts: DeviceFacts
   follower: RangeFollower
-  /** What the policy and the partition table say now. */
-  ranges: CompiledRanges
+  /** What the policy and the device say now. */
+  ranges: CompiledFilter
   /** What was left out when the group ran last, if it did. */
   excludedBefore: BigUint64Array | undefined
 }
@@ -46,12 +48,20 @@ export interface PreparedGroup {
   handed: HandedGroup | undefined
 }
 
+export interface EngineRanges {
+  isWritten: (index: number) => boolean
+  /** addon.watchRanges */
+  watchRanges: (index: number, watched: BigUint64Array) => Promise<number>
+  /** addon.setRanges */
+  setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number) => void
+}
+
 export interface PreparationDeps {
-  addon: Pick<Addon, 'partitions'>
+  addon: Pick<Addon, 'partitions' | 'filesystems'>
   state: string
   log: Logger
-  /** For each volume, by its place in the group: addon.setRanges, once the group is open. */
-  setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array) => void
+  /** Of the group, once it is open; volumes by their place in it. */
+  engine: EngineRanges
 }
 
 /** A reign that begins with a promotion: nothing of an earlier one of this host is believed. */
@@ -108,11 +118,17 @@ async function prepareVolume(
   const facts = readDeviceFacts(config.device, `volume ${config.name}`)
   const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
   const follower = new RangeFollower({
-    policy: { partitions: config.partitions, exclude: config.exclude },
+    policy: policyOf(config),
     sizeBytes: facts.sizeBytes,
     device: config.device,
     readEntries: () => deps.addon.partitions(config.device),
-    setRanges: (excluded, watched) => deps.setRanges(index, excluded, watched),
+    readFileSystems: lasting =>
+      deps.addon.filesystems(config.device, lasting).catch((error: unknown) => {
+        throw new NativeError(`volume ${config.name}`, error)
+      }),
+    isWritten: () => deps.engine.isWritten(index),
+    watchRanges: watched => deps.engine.watchRanges(index, watched),
+    setRanges: (excluded, watched, mark) => deps.engine.setRanges(index, excluded, watched, mark),
     log: (level, message) => deps.log[level](`volume ${config.name}: ${message}`),
   })
   const ranges = await follower.start()
@@ -126,6 +142,11 @@ async function prepareVolume(
     ranges,
     excludedBefore: excluded === undefined ? undefined : BigUint64Array.from(excluded),
   }
+}
+
+export function policyOf({ partitions, exclude, files }: VolumeConfig): FilterPolicy {
+  if (files === undefined) return { partitions, exclude }
+  return { partitions, exclude, files: { rules: parseFileRules(files.exclude, files.only), fallback: files.fallback } }
 }
 
 /** Why the dirty maps of the last stop cannot be believed; undefined: they can. */

@@ -25,12 +25,14 @@ export function helloOf(
     durability: config.durability,
     leaseMs: config.leaseMs ?? 0,
     hostname: hostname(),
-    volumes: volumes.map(({ identity, device }) => ({
+    volumes: volumes.map(({ identity, device, follower }) => ({
       name: identity.name,
       uuid: identity.uuid,
       sizeBytes: identity.sizeBytes,
       blockMin: device.blockMin,
-      excluded: record.excluded[identity.uuid] ?? [],
+      // Of a standby that becomes the master nobody reads file systems: files are replicated then, whatever rules there were.
+      excluded:
+        follower.current?.files === undefined ? (record.excluded[identity.uuid] ?? []) : [...follower.current.byRanges],
     })),
   }
 }

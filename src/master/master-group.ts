@@ -18,6 +18,7 @@ import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FileRule } from '../filter/file-rules.js'
+import { filterStatus } from '../filter/filter-status.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
@@ -125,6 +126,7 @@ export class MasterGroup {
   readonly #unsubscribe: () => void
   readonly #stopSampling: () => void
   #known: KnownCopy | undefined
+  readonly #writesSeen = new Map<OpenVolume, bigint>()
   /** The most the standby ever acknowledged as durable in this incarnation. */
   #durable = 0n
   #attached = false
@@ -147,8 +149,13 @@ export class MasterGroup {
       addon: deps.addon,
       state: deps.stateDirectory,
       log,
-      setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array): void =>
-        opened?.setRanges(index, excluded, watched),
+      engine: {
+        isWritten: (index: number): boolean => opened?.isWritten(index) === true,
+        watchRanges: (index: number, watched: BigUint64Array): Promise<number> =>
+          opened?.watchRanges(index, watched) ?? Promise.resolve(0),
+        setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number): void =>
+          opened?.setRanges(index, excluded, watched, mark),
+      },
     }
     const prepared = await prepareGroup(config, preparation, seed, deps.handed?.(config.name))
     const { history, before } = prepared
@@ -288,6 +295,10 @@ export class MasterGroup {
         now,
         lastVerify: volume.lastVerify,
         unreadable: volume.unreadable,
+        filter: filterStatus(
+          volume.follower.current,
+          this.#counters.one('volume', volume.counterPage, 'left_out_bytes'),
+        ),
       }),
     )
   }
@@ -349,8 +360,7 @@ export class MasterGroup {
   /** The last record, if it is certain that nothing has changed since: a clean stop, and no write after it. */
   provenPosition(): Position | undefined {
     const written = this.#volumes.some(volume => {
-      const counters = this.#counters.read('volume', volume.counterPage)
-      return ['requests_write', 'requests_zero', 'requests_trim'].some(name => (counters[name] ?? 0n) > 0n)
+      return writesOf(this.#counters.read('volume', volume.counterPage)) > 0n
     })
     return written || sum(this.#volumes.map(volume => this.#dirtyBytes(volume))) > 0n ? undefined : this.#cleanAtOpen
   }
@@ -410,12 +420,28 @@ export class MasterGroup {
     this.#keeper?.retryNow()
   }
 
-  setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array): void {
+  /** Since it was asked last. */
+  isWritten(index: number): boolean {
+    const volume = this.#volumes[index]
+    if (volume === undefined) return false
+    const written = writesOf(this.#counters.read('volume', volume.counterPage))
+    const before = this.#writesSeen.get(volume)
+    this.#writesSeen.set(volume, written)
+    return written !== before
+  }
+
+  watchRanges(index: number, watched: BigUint64Array): Promise<number> {
+    const volume = this.#volumes[index]
+    return volume === undefined ? Promise.resolve(0) : this.#deps.addon.watchRanges(volume.handle, watched)
+  }
+
+  /** `mark`: of watchRanges; 0: nothing was written to the volume yet. */
+  setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array, mark = 0): void {
     const volume = this.#volumes[index]
     if (volume === undefined) return
     const trusted = this.#record.live !== undefined
     this.#trust.distrust()
-    this.#deps.addon.setRanges(volume.handle, excluded, watched)
+    this.#deps.addon.setRanges(volume.handle, excluded, watched, mark)
     this.#record.excluded[volume.identity.uuid] = [...excluded]
     this.#saveRecord()
     if (trusted) void this.#trust.complete(() => this.#known) // what entered is dirty, and is stored first
@@ -456,6 +482,7 @@ export class MasterGroup {
     else this.#trust.follow(this.#known)
     if (fills) void this.#trust.complete(() => this.#known)
     if (!this.isOwed) this.#followRanges()
+    if (!this.isOwed) for (const { follower } of this.#volumes) follower.begin()
     const { pausedSince } = this.#record
     if (pausedSince === undefined) this.#keeper?.start()
     else this.#pauseKeeper(pausedSince)
@@ -473,7 +500,10 @@ export class MasterGroup {
   /** The device is whole: what its partition table says counts from here on, and it may be another than at the start. */
   #served(): void {
     this.#followRanges()
-    for (const { ranges, follower } of this.#volumes) if (ranges.watched.length > 0) follower.watched()
+    for (const { ranges, follower } of this.#volumes) {
+      if (ranges.watched.length > 0) follower.watched()
+      follower.begin()
+    }
     this.#deps.settled?.()
   }
 
@@ -758,5 +788,8 @@ export class MasterGroup {
     }
   }
 }
+
+const writesOf = (counters: Counters): bigint =>
+  sum(['requests_write', 'requests_zero', 'requests_trim'].map(name => counters[name] ?? 0n))
 
 const sum = (values: readonly bigint[]): bigint => values.reduce((total, value) => total + value, 0n)

@@ -1,6 +1,13 @@
 /** A master's line in `status --json`, from counters and decisions. */
 import type { GroupConfig } from '../core/config-types.js'
-import type { LastVerify, LeaseStatus, PeerStatus, UnreadableRange, VolumeStatus } from '../core/status-types.js'
+import type {
+  FilterStatus,
+  LastVerify,
+  LeaseStatus,
+  PeerStatus,
+  UnreadableRange,
+  VolumeStatus,
+} from '../core/status-types.js'
 import { formatHostPort } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
 import {
@@ -30,6 +37,7 @@ export interface MasterStatusFacts {
   now: { monotonicMs: number; wallMs: number }
   lastVerify: LastVerify | null
   unreadable: UnreadableRange[]
+  filter: FilterStatus | undefined
 }
 
 export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
@@ -70,6 +78,7 @@ export function masterVolumeStatus(facts: MasterStatusFacts): VolumeStatus {
     lastVerify: facts.lastVerify,
     unreadable: facts.unreadable,
     peers: peersOf(facts),
+    ...(facts.filter === undefined ? {} : { filter: facts.filter }),
   }
 }
 

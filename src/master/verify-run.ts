@@ -2,6 +2,7 @@
 import { OperationError } from '../core/errors.js'
 import type { Clock } from '../core/clock.js'
 import type { Addon, AddonEvent } from '../native/binding.js'
+import { fromTable, totalBytes } from '../filter/ranges.js'
 import type { EventSource } from '../native/events.js'
 import { noteUnreadable, type OpenVolume } from './open-volumes.js'
 
@@ -30,6 +31,9 @@ export interface VerifyReport {
   /** The first of the differing ranges, and of those that the master could not read. */
   differences: FoundRange[]
   unreadable: FoundRange[]
+  /** What the filter left out when it ended: there the standby was found to have zeroes. The first ranges, and all bytes. */
+  leftOut: FoundRange[]
+  leftOutBytes: bigint
 }
 
 export interface VerifyOptions extends VerifyRequest {
@@ -52,7 +56,13 @@ export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): 
     throw new OperationError('BUSY', `verify ${options.name}: a verification is running already; wait for its end`)
   volume.verifying = true
   try {
-    const report = await runVerify(volume.handle, options)
+    const found = await runVerify(volume.handle, options)
+    const left = fromTable(volume.follower.current?.excluded ?? new BigUint64Array())
+    const report = {
+      ...found,
+      leftOut: left.slice(0, rangesMax).map(({ start, end }) => ({ offset: start, length: end - start })),
+      leftOutBytes: totalBytes(left),
+    }
     const { chunks, different, repaired, unreadableBytes } = report
     const time = new Date(options.clock.wallMs()).toISOString()
     volume.unreadable = []
@@ -64,7 +74,9 @@ export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): 
   }
 }
 
-async function runVerify(handle: number, options: VerifyOptions): Promise<VerifyReport> {
+type Compared = Omit<VerifyReport, 'leftOut' | 'leftOutBytes'>
+
+async function runVerify(handle: number, options: VerifyOptions): Promise<Compared> {
   const { addon, events, clock, repair, bytesPerSecond } = options
   const found = { failed: 0, error: '', differences: [], unreadable: [] }
   const unsubscribe = events.subscribe(event => collect(found, event, handle, options))

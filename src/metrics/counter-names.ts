@@ -77,7 +77,7 @@ export function countersRead(): Record<PageKind, string[]> {
   ]
   return {
     group: [...marks(watermarks), ...groupCounters],
-    volume: ['connections', 'hot_bytes', 'map_stored', ...requestKinds.flatMap(ofKind)],
+    volume: ['connections', 'hot_bytes', 'map_stored', 'left_out_bytes', ...requestKinds.flatMap(ofKind)],
     replica: [...marks(standbyWatermarks), ...replicaCounters],
   }
 }

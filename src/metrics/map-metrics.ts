@@ -1,4 +1,4 @@
-/** The dirty map on disk, as the engine counts it in each volume's page (native/engine/marks.h). */
+/** The dirty map on disk and the filter, as the engine counts them in each volume's page (native/engine/marks.h, capture.h). */
 import type { MetricDefinition } from './definitions.js'
 import { counter } from './source.js'
 
@@ -27,4 +27,12 @@ export const mapMetrics: MetricDefinition[] = [
     '1 while the dirty map is kept on disk. 0: a crash of the master means that everything is compared.',
     'map_stored',
   ),
+  {
+    ...gauge(
+      'understudy_filter_saved_bytes_total',
+      'Bytes of client writes that any filter kept from the standby, since the start.',
+      'left_out_bytes',
+    ),
+    type: 'counter',
+  },
 ]

@@ -61,6 +61,24 @@ export const statusMetrics: MetricDefinition[] = [
     status => status.dirtyBytes,
   ),
   volumeGauge('understudy_size_bytes', 'Size of the volume.', status => status.sizeBytes),
+  {
+    name: 'understudy_filter_rule_bytes',
+    type: 'gauge',
+    labels: [...volumeLabels, 'rule', 'kind'],
+    help: 'Of a master, for each rule for files: bytes of the device that it leaves out now (kind exclude), or chooses (only).',
+    samples: ({ volumes }) =>
+      volumes.flatMap(status =>
+        (status.filter?.rules ?? []).map(({ rule, kind, bytes }) => ({
+          labels: { ...ofVolume(status), rule, kind },
+          value: bytes,
+        })),
+      ),
+  },
+  volumeGauge(
+    'understudy_filter_left_out_bytes',
+    'Of a master with rules for files: bytes of the device that they leave out now; else 0.',
+    status => status.filter?.leftOutBytes ?? 0,
+  ),
   groupGauge(
     'understudy_log_bytes',
     'Bytes in the log: not yet acknowledged (master), not yet removed (standby).',

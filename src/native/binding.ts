@@ -44,6 +44,8 @@ export interface FileSystemContent {
   blockBytes: number
   /** Why its files are not known; then there is no listing. */
   unread: string
+  /** Of a logical volume, two numbers a place (offset, bytes): a write there may move it. */
+  locatedBy: Float64Array
   listing?: FileListing
 }
 
@@ -58,6 +60,8 @@ export interface FileListing {
   names: Uint8Array
   /** Three an extent, by offset: offset, bytes, file. */
   extents: Float64Array
+  /** Two a place: offset, bytes. As long as nobody writes there all of this stays true; empty: it is true of the moment. */
+  holdsUntil: Float64Array
   /** Deleted while open. */
   namelessFiles: number
   /** In use, or not left cleanly: this is as of the last commit. */
@@ -381,8 +385,16 @@ export interface Addon {
   startLease(group: number): void
   /** Clients are answered without one. */
   waiveLease(group: number): void
-  /** Swaps the filter table of a volume at the current position and closes the step that `watched` opened. */
-  setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array): void
+  /**
+   * Writes to these ranges are told from here on. Resolves, when those until now are on the device, to a mark that goes to
+   * setRanges() with what is read from then on.
+   */
+  watchRanges(volume: number, watched: BigUint64Array): Promise<number>
+  /**
+   * Swaps the filter table of a volume at the current position and closes the step that `watched` opened; not if there
+   * were watched writes after the mark: then `watched` comes again.
+   */
+  setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number): void
   attach(group: number, request: AttachRequest): void
   /** It is on disk that the standby may lack what is acknowledged from here on: after `pairing` with paired = false. */
   part(group: number): void
@@ -429,8 +441,9 @@ export interface Addon {
   /**
    * The file systems of a device, and the files of those that can be read (native/filesystem): bytes count from the
    * start of the device. Reads on a worker, for two minutes at most each. Rejects when the device cannot be read.
+   * Lasting: only what can say how long it holds is listed, which takes milliseconds.
    */
-  filesystems(path: string): Promise<FileSystemContent[]>
+  filesystems(path: string, lasting?: boolean): Promise<FileSystemContent[]>
 
   /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
   openEndpoint(spec: {

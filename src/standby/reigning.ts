@@ -66,6 +66,8 @@ interface VerifyOutcome {
   unreadableBytes: number
   differences: { offset: bigint; length: bigint }[]
   unreadable: { offset: bigint; length: bigint }[]
+  leftOut: { offset: bigint; length: bigint }[]
+  leftOutBytes: bigint
 }
 
 interface CloseOptions {

@@ -183,6 +183,10 @@ void logical_volumes() {
   const FileSystem *one = volume(found, "vg0/linear"), *two = volume(found, "vg0/stripes");
   ok(one && two && one->kind == "ext4" && two->kind == "ext4" && one->size_bytes == 32 * kMiB && two->size_bytes == 16 * kMiB && found[0].kind == "lvm" && found[1].kind == "lvm",
      "linear and striped volumes, of the newest description of their group");
+  // Two labels of four sectors, and the metadata areas that this test writes, on both disks.
+  ok(one && one->located_by.size() == 4 && one->located_by[0].offset == kMiB && one->located_by[0].bytes == 2048 &&
+         one->located_by[1].offset == kMiB + 4096 && one->located_by[2].offset == 64 * kMiB && found[0].located_by.empty(),
+     "a write to a label or a metadata area may move a volume");
   ok(unread(volume(found, "vg0/elsewhere"), "pv2") && unread(volume(found, "vg0/mirror"), "raid1") && unread(volume(found, "vg0/origin"), "snapshot") && !volume(found, "vg0/mirror_0") && found.size() == 7,
      "volumes of another kind, or that reach to another disk, are said not to be known; parts of others are not told");
   bool fine = one && two;

@@ -121,7 +121,7 @@ std::optional<KnownCopy> MasterDaemon::known_at_open(const MasterRecord &found) 
 void MasterDaemon::begin(const std::vector<Range> &excluded_now) {
   if (known_) write_down(*known_);
   else distrust();
-  if (!is_owed_ && !same(record_.excluded, excluded_now)) set_ranges(excluded_now);
+  if (!is_owed_ && !same(record_.excluded, excluded_now)) set_ranges(excluded_now, 0);
   run_.lives.push_back(std::make_unique<Life>(record_.incarnation, run_.history_from_device()));
   life_ = run_.lives.size() - 1;
   run_.say(kMaster, "serves; its maps are " + std::string(known_ ? "believed" : "not believed") + ", " +
@@ -168,7 +168,7 @@ void MasterDaemon::given_back() {
   record_.paired.reset();
   is_owed_ = false;
   const std::vector<Range> excluded = read_filter();
-  if (!same(record_.excluded, excluded)) set_ranges(excluded);
+  if (!same(record_.excluded, excluded)) set_ranges(excluded, 0);
   run_.lives[life_]->serves = serves_ = true;
   run_.say(kMaster, "serves what was given back");
 }
@@ -331,9 +331,10 @@ void MasterDaemon::follow() {
     for (;;) {
       scheduler->sleep(1 + scheduler->random.below(20 * kMs));  // until the table has settled
       watched_again_ = false;
+      const uint64_t mark = watch();
       const std::vector<Range> excluded = read_filter();
       if (is_stopping_) return;
-      set_ranges(excluded);
+      set_ranges(excluded, mark);
       const std::vector<Range> again = read_filter();
       if (is_stopping_ || (!watched_again_ && same(again, excluded))) break;
     }
@@ -341,11 +342,18 @@ void MasterDaemon::follow() {
   });
 }
 
-void MasterDaemon::set_ranges(std::vector<Range> excluded) {
+uint64_t MasterDaemon::watch() {
+  const auto mark = std::make_shared<std::optional<uint64_t>>();
+  group_->post([this, mark] { *mark = group_->watch(*volume_, watched_by(run_.settings.filters)); });
+  while (!*mark && !is_stopping_) scheduler->sleep(kMs);
+  return mark->value_or(0);
+}
+
+void MasterDaemon::set_ranges(std::vector<Range> excluded, uint64_t mark) {
   const bool trusted = record_.has_live;
   distrust();
-  group_->post([this, excluded] {
-    group_->set_ranges(*volume_, engine::RangeTable(excluded), watched_by(run_.settings.filters));
+  group_->post([this, excluded, mark] {
+    group_->set_ranges(*volume_, engine::RangeTable(excluded), watched_by(run_.settings.filters), mark);
   });
   save();
   record_.excluded = std::move(excluded);

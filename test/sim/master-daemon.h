@@ -66,7 +66,8 @@ class MasterDaemon {
   void distrust();
   void complete(uint64_t after_ns = 0);
   void follow();
-  void set_ranges(std::vector<understudy::engine::Range> excluded);
+  uint64_t watch();
+  void set_ranges(std::vector<understudy::engine::Range> excluded, uint64_t mark);
   std::vector<understudy::engine::Range> read_filter();
   void note_durable();
   void settle_pairing();

@@ -58,6 +58,7 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
       sizeBytes: 1 << 20,
       blockBytes: 4096,
       unread,
+      locatedBy: new Float64Array(),
     },
     listing: {
       files: Float64Array.from(numbers.flat()),
@@ -65,6 +66,7 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
       directories: Uint32Array.from(directories.flat()),
       names: Uint8Array.from(names),
       extents: Float64Array.from(extents.flat()),
+      holdsUntil: new Float64Array(),
       ...{ namelessFiles, journalPending, journalUnread, problems, firstProblem: problems > 0 ? 'inode 12' : '' },
     },
   }

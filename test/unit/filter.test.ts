@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { compileRanges } from '../../src/filter/compile.js'
+import { parseFileRules } from '../../src/filter/file-rules.js'
 import { RangeFollower } from '../../src/filter/follow.js'
 import { FilterError, checkPolicy } from '../../src/filter/policy.js'
 import {
@@ -15,6 +16,7 @@ import {
 } from '../../src/filter/ranges.js'
 import { tableOf } from '../../src/filter/table.js'
 import type { TableEntry } from '../../src/filter/table.js'
+import type { FileSystemContent } from '../../src/native/binding.js'
 import type { ByteRange } from '../../src/core/units.js'
 
 const MiB = 1n << 20n
@@ -201,6 +203,9 @@ function rig(read: () => readonly TableEntry[], settleMsMax = 400): Rig {
     sizeBytes: disk,
     device: 'disk.img',
     readEntries: async () => read(),
+    readFileSystems: async () => [],
+    isWritten: () => false,
+    watchRanges: async () => 0,
     setRanges: excluded => void tables.push(fromTable(excluded)),
     log: (level, message) => void messages.push(`${level}: ${message}`),
     settleMs: 20,
@@ -263,6 +268,66 @@ t.test('a change between the read and setRanges is found by the second read', as
   await follower.close()
   t.equal(tables.length, 2)
 })
+
+t.test(
+  'what depends on a range that is not watched yet is read again when it is, and goes in force with that mark',
+  async t => {
+    const swapAt = (start: number): FileSystemContent => ({
+      ...{ partition: 0, logicalVolume: '', kind: 'swap', label: '', uuid: '', sizeBytes: 65536, blockBytes: 4096 },
+      ...{ unread: '', locatedBy: new Float64Array() },
+      listing: {
+        files: Float64Array.of(61440, 61440, 0, 0, 0, 1),
+        links: Uint32Array.of(0, 0, 0, 4),
+        directories: Uint32Array.of(0, 0, 0),
+        names: new TextEncoder().encode('swap'),
+        extents: Float64Array.of(start + 4096, 61440, 0),
+        ...{ namelessFiles: 0, journalPending: false, journalUnread: '', problems: 0, firstProblem: '' },
+        holdsUntil: Float64Array.of(start, 4096),
+      },
+    })
+    const events: string[] = []
+    let contents: FileSystemContent[] = []
+    let isWritten = false
+    let mark = 6
+    const text = (ranges: BigUint64Array): string => fromTable(ranges).map(({ start, end }) => `${start}-${end}`).join(' ') // prettier-ignore
+    const follower = new RangeFollower({
+      policy: { partitions: [], exclude: [], files: { rules: parseFileRules(['/swap'], []), fallback: 'refuse' } },
+      ...{ sizeBytes: disk, device: 'disk.img', settleMs: 20, glanceMs: 20 },
+      readEntries: async () => [],
+      readFileSystems: async lasting => {
+        events.push(lasting ? 'read' : 'read all')
+        return contents
+      },
+      isWritten: () => isWritten,
+      watchRanges: async watched => {
+        events.push(`watch ${text(watched)}`)
+        return ++mark
+      },
+      setRanges: (excluded, watched, given) => void events.push(`set ${text(excluded)} / ${text(watched)} / ${given}`),
+      log: () => undefined,
+    })
+    contents = [{ ...swapAt(0), unread: 'no', listing: undefined }]
+    await t.rejects(follower.start(), { code: 'FILES_NOT_FOLLOWED', exitCode: 2 })
+    events.length = 0
+    contents = [swapAt(0)]
+    const { excluded, watched } = await follower.start()
+    t.same([text(excluded), text(watched)], ['4096-65536', '0-4096'])
+    follower.begin()
+    contents = [swapAt(1 << 20)]
+    await new Promise(resolve => setTimeout(resolve, 100))
+    t.same(events, ['read all'], 'nobody writes: nobody looks')
+    isWritten = true
+    await until(() => events.some(event => event.startsWith('set')))
+    isWritten = false
+    await follower.close()
+    t.same(events.filter(event => !event.startsWith('read')), [
+    'watch 0-4096',
+    'watch 0-4096 1048576-1052672',
+    'set 1052672-1114112 / 1048576-1052672 / 8',
+  ]) // prettier-ignore
+    t.equal(events[events.indexOf('watch 0-4096 1048576-1052672') + 1], 'read')
+  },
+)
 
 t.test('a read that fails is a table that is not known: the step is closed all the same', async t => {
   let broken = false

@@ -43,6 +43,9 @@ export = "disk1"
 device = "disk1.img"
 replicate = ["partition=2", "partition=1"]
 exclude = ["0-1MiB"]
+exclude_files = ["/swap"]
+only_files = ["partition=2:/srv/**"]
+filter_fallback = "all"
 [[group.volume]]
 export = "disk2"
 device = "/dev/none/disk2"
@@ -100,6 +103,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     direct: false,
     partitions: [1, 2],
     exclude: [{ start: 0n, end: 1n << 20n }],
+    files: { exclude: ['/swap'], only: ['partition=2:/srv/**'], fallback: 'all' },
   })
   t.match(alone, {
     name: 'alone',
@@ -180,6 +184,7 @@ t.test('what is wrong is said in one line with file, line and key', async t => {
       /key 'group.volume.replicate': 'partition=0'/,
     ],
     ['exclude = ["0-1MiB"]', 'exclude = ["1MiB-0"]', /key 'group.volume.exclude': range '1MiB-0' is empty/],
+    ['filter_fallback = "all"', 'filter_fallback = "none"', /key 'group.volume.filter_fallback': 'none' is not one of/],
     ['name = "vm1"', '', /key 'group.name': it is missing; a group of several volumes/],
     ['name = "vm1"', 'name = "alone"', /key 'group.(name|volume)': there are two groups with the name 'alone'/],
   ]

@@ -56,13 +56,17 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     exports: () => config.volumes.map(({ name, readOnly }) => ({ name, volume: 1, device, readOnly, counterPage: 0 })),
     status: () => config.volumes.map(({ name }) => ({ ...masterStatus, name, group: config.name })),
     verify: () =>
-      Promise.resolve({ chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] }),
+      Promise.resolve({
+        ...{ chunks: 4, different: 0, repaired: 0, unreadableBytes: 0, differences: [], unreadable: [] },
+        ...{ leftOut: [{ offset: 4096n, length: 8192n }], leftOutBytes: 8192n },
+      }),
     explainFilter: () =>
       Promise.resolve({
         fileSystems: [],
         rules: [],
         sizeBytes: 0,
         leftOutByRanges: 0,
+        leftOutNow: 0,
         leftOutByFiles: 0,
         rangeCount: 0,
       }),

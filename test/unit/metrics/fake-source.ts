@@ -4,7 +4,7 @@ import { ErrorCounts } from '../../../src/metrics/error-counts.js'
 import { TakeoverFigures } from '../../../src/metrics/takeover-figures.js'
 import type { MetricsSource } from '../../../src/metrics/source.js'
 import type { PageKind } from '../../../src/native/counters.js'
-import type { VolumeStatus } from '../../../src/core/status-types.js'
+import type { FilterStatus, VolumeStatus } from '../../../src/core/status-types.js'
 
 export const masterStatus: VolumeStatus = {
   name: 'disk',
@@ -37,6 +37,11 @@ export const masterStatus: VolumeStatus = {
   peers: [{ id: 'a'.repeat(64), address: 'standby.example:9450', session: 'connecting', rttSeconds: null }],
 }
 
+const filter: FilterStatus = {
+  ...{ leftOutBytes: 0, rangeCount: 0, savedBytes: 0, replicatedWhole: [] },
+  rules: [{ rule: '/swap', kind: 'exclude', files: 0, bytes: 0 }],
+}
+
 const { backlog: _backlog, logFileBytes: _bytes, logFileMaxBytes: _max, ...masterOnly } = masterStatus
 
 export const standbyStatus: VolumeStatus = {
@@ -50,7 +55,7 @@ export class FakeSource implements MetricsSource {
   readonly version = '1.2.3'
   readonly errors = new ErrorCounts()
   readonly takeovers = new TakeoverFigures()
-  statuses: VolumeStatus[] = [{ ...masterStatus }, { ...standbyStatus }]
+  statuses: VolumeStatus[] = [{ ...masterStatus, filter }, { ...standbyStatus }]
   exports: ReturnType<MetricsSource['volumePages']> = [{ volume: 'disk', group: 'pair', role: 'master', page: 1 }]
   readonly pages: Record<PageKind, Map<number, Record<string, bigint>>> = {
     group: new Map(),

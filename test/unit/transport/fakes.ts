@@ -294,6 +294,11 @@ export class FakeAddon {
     return this.leaseAge
   }
 
+  watchRanges(): Promise<number> {
+    this.#call('watchRanges')
+    return Promise.resolve(0)
+  }
+
   setRanges(): void {
     this.#call('setRanges')
   }

@@ -1,0 +1,171 @@
+// timeout: 120
+/**
+ * Rules for files that are in force: a swap area that is left out while clients write to it, that becomes a file system
+ * and a swap area again without I/O being stopped, every export being a cut on the way; and what is refused.
+ */
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
+import t from 'tap'
+import type { Test as Tap } from 'tap'
+import {
+  command,
+  metricBecomes,
+  type Pair,
+  scratch,
+  type Scratch,
+  sparseFile,
+  startPair,
+  succeed,
+} from '../support/daemon.js'
+import { NbdClient } from '../support/nbd-client.js'
+import { Observer } from '../support/observer.js'
+
+const MiB = 1 << 20
+const page = 4096
+const sizeBytes = 32 * MiB
+type Span = [start: number, end: number]
+const swap: Span = [10 * MiB, 18 * MiB]
+const swapData: Span = [swap[0] + page, swap[1]]
+
+/** Partition 1: ext4 with a file; 2: swap, its pages full of something; 3: what looks like LUKS. */
+async function disk(files: Scratch): Promise<string> {
+  const path = await sparseFile(files.path('disk.img'), sizeBytes)
+  const script = [
+    `printf 'label: gpt\\nstart=1MiB,size=8MiB\\nstart=10MiB,size=8MiB\\nstart=20MiB,size=4MiB\\n' | sfdisk -q ${path}`,
+    `mkdir ${files.path('tree')}`,
+    `head -c 65536 /dev/zero | tr "\\\\0" X >${files.path('tree')}/scratch`,
+    `mke2fs -q -F -t ext4 -b 4096 -d ${files.path('tree')} -E offset=${MiB} ${path} 8M`,
+  ]
+  await succeed('sh', ['-ec', `PATH=$PATH:/usr/sbin; ${script.join('\n')}`])
+  const fd = openSync(path, 'r+')
+  writeSync(fd, Buffer.from('LUKS\xba\xbe\0\x01', 'latin1'), 0, 8, 20 * MiB)
+  writeSync(fd, await made(files, 'mkswap -q'), 0, page, swap[0])
+  for (let at = swapData[0]; at < swapData[1]; at += page) writeSync(fd, Buffer.alloc(page, 0x51), 0, page, at)
+  closeSync(fd)
+  return path
+}
+
+/** Partition 2 as this program makes it. */
+async function made(files: Scratch, maker: string): Promise<Buffer> {
+  const path = files.path('made.img')
+  writeFileSync(path, Buffer.alloc(swap[1] - swap[0]))
+  await succeed('sh', ['-ec', `PATH=$PATH:/usr/sbin; ${maker} ${path}`])
+  return readFileSync(path)
+}
+
+async function writeAt(pair: Pair, ...writes: [offset: number, data: Buffer][]): Promise<void> {
+  const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
+  for (const [offset, data] of writes) {
+    const reply = await client.write(offset, data)
+    if (reply.error !== 0) throw new Error(`write at ${offset}: error ${reply.error}`)
+  }
+  client.destroy()
+}
+
+function without(content: Buffer, ...spans: Span[]): Buffer {
+  const rest = Buffer.from(content)
+  for (const span of spans) rest.fill(0, ...span)
+  return rest
+}
+
+function firstDifference(a: Buffer, b: Buffer): string {
+  for (let offset = 0; offset < a.length; offset += 512)
+    if (!a.subarray(offset, offset + 512).equals(b.subarray(offset, offset + 512))) return `at ${offset}`
+  return 'none'
+}
+
+async function follows(t: Tap, observer: Observer, spans: Span[], title: string): Promise<void> {
+  await observer.waitInSync()
+  t.equal(firstDifference(await observer.exported(), without(await observer.masterContent(), ...spans)), 'none', title)
+}
+
+t.test('a swap partition is left out, becomes a file system, and a swap area again', async t => {
+  const files = scratch(t)
+  const device = await disk(files)
+  const rules = ['/swap', 'partition=3:/x', '/scratch'].flatMap(rule => ['--exclude-files', rule])
+  const flags = [...rules, '--filter-fallback', 'all']
+  const pair = await startPair(t, { device, master: flags })
+  const observer = new Observer(pair, sizeBytes)
+  const leftOut = async (): Promise<number | undefined> => (await observer.status())?.filter?.leftOutBytes
+  await follows(t, observer, [swapData], 'its pages read as zeroes, its header arrives; ext4 is replicated whole')
+
+  await writeAt(pair, [swapData[0], Buffer.alloc(4 * MiB, 0x52)], [swap[1] - page, Buffer.alloc(2 * page, 0x53)])
+  await follows(t, observer, [swapData], 'what is swapped out stays; a write across its end is clipped')
+  const saved = 4 * MiB + page
+  const status = await observer.status()
+  t.match(status?.filter, {
+    leftOutBytes: 8 * MiB - page,
+    rangeCount: 1,
+    savedBytes: saved,
+    rules: [{ rule: '/swap', bytes: 8 * MiB - page }, { files: 0 }, { files: 0 }],
+    replicatedWhole: [
+      { place: 'partition 1 (ext4)', why: /not followed/ },
+      { place: 'partition 3 (luks)', why: 'it is encrypted' },
+    ],
+  })
+  await metricBecomes(t, pair.metrics.master, 'understudy_filter_saved_bytes_total', saved)
+  const warnings = pair.master.program.stderr + pair.master.program.stdout
+  t.match(warnings, /--exclude-files 'partition=3:\/x': partition 3 \(luks\) on .*: it is encrypted: replicated whole/)
+  t.match(warnings, /the rules leave 1 files out of partition 1 \(ext4\): .* not followed yet: replicated whole/)
+
+  const verified = await pair.master.command(['verify', pair.volume])
+  t.equal(verified.code, 0, verified.stderr)
+  t.match(verified.stdout, `${8 * MiB - page} bytes at ${swapData[0]} are left out by the filter`)
+  const explained = await pair.master.command(['filter', pair.volume, '--explain'])
+  t.match(explained.stdout, /left out now, by the rules for files that are in force: 8\.0 MiB/)
+
+  // Backwards, so that its contents come before the header that says what they are.
+  const fresh = await made(files, 'mke2fs -q -F -t ext4 -b 4096 -E nodiscard')
+  const pieces: [number, Buffer][] = []
+  for (let at = 0; at < fresh.length; at += 64 * 1024) pieces.push([swap[0] + at, fresh.subarray(at, at + 64 * 1024)])
+  const seen = { before: 0, after: 0 }
+  const look = async (): Promise<void> => {
+    const content = (await observer.exported()).subarray(...swap)
+    if (content.equals(fresh)) seen.after++
+    else if (content.subarray(page).every(byte => byte === 0) && content.includes('SWAPSPACE2')) seen.before++
+    else t.fail('neither a swap area without its pages nor the file system')
+  }
+  await writeAt(pair, ...pieces.slice(1).reverse())
+  await look()
+  await writeAt(pair, [swap[0], fresh.subarray(0, 64 * 1024)])
+  await observer.until('the file system is there', 15_000, async () => {
+    await look()
+    return seen.after > 0
+  })
+  t.ok(seen.before > 0, 'the cut before it was seen')
+  await follows(t, observer, [], 'nothing is left out any more')
+  t.equal(await leftOut(), 0)
+
+  await writeAt(pair, [swap[0], (await made(files, 'mkswap -q')).subarray(0, page)])
+  await observer.until('it is left out again', 15_000, async () => (await leftOut()) === 8 * MiB - page)
+  await follows(t, observer, [swapData], 'as zeroes')
+
+  await pair.master.kill()
+  flags.length = 0
+  await pair.master.restart()
+  await follows(t, observer, [], 'without the rules it is replicated')
+})
+
+t.test('rules that cannot be kept are refused at start in one line', async t => {
+  const files = scratch(t)
+  const device = await disk(files)
+  const before = readFileSync(device)
+  const base = ['master', '--state', files.path('m'), '--device', device, '--export', 'd']
+  const cases: [string[], RegExp][] = [
+    [
+      ['--exclude-files', '/scratch'],
+      /leave 1 files out of partition 1 \(ext4\): .* not followed yet; --filter-fallback all/,
+    ],
+    [['--only-files', 'partition=2:/swap'], /out of partition 1 \(ext4\)/],
+    [['--exclude-files', 'partition=3:/x'], /partition 3 \(luks\) on .*: it is encrypted; --filter-fallback all/],
+    [['--exclude-files', 'partition=4:/x'], /has no partition 4/],
+    [['--exclude-files', 'swap'], /absolute path/],
+    [['--filter-fallback', 'all'], /--filter-fallback: it is about rules for files/],
+  ]
+  for (const [flags, line] of cases) {
+    const output = await command([...base, '--listen', `unix:${files.path('n.sock')}`, ...flags])
+    t.equal(output.code, 2, flags.join(' '))
+    t.match(output.stderr, line)
+    t.equal(output.stderr.trim().split('\n').length, 1, 'one line')
+  }
+  t.ok(before.equals(readFileSync(device)))
+})
