@@ -84,12 +84,15 @@ export class RangeFollower {
     this.#settleMsMax = options.settleMsMax ?? 3000
   }
 
-  /** The tables to open the volume with. Throws FilterError when the device cannot fulfil the policy. */
-  async start(): Promise<CompiledFilter> {
+  /**
+   * The tables to open the volume with. Throws FilterError when the device cannot fulfil the policy. Quick: clients wait, so
+   * that only what can be in force is read; files of other file systems that rules match are not told.
+   */
+  async start(quick = false): Promise<CompiledFilter> {
     const { policy, sizeBytes, device, readEntries, readFileSystems } = this.#options
     const table = this.#asksTable ? tableOf(await readEntries()) : undefined
     checkPolicy(policy, table, sizeBytes, device)
-    const fileSystems = policy.files === undefined ? [] : await readFileSystems(false)
+    const fileSystems = policy.files === undefined ? [] : await readFileSystems(quick)
     if (policy.files !== undefined)
       for (const warning of await checkFiles(policy.files, fileSystems, device)) this.#options.log('warn', warning)
     const seen = { table, fileSystems }

@@ -84,7 +84,9 @@ export async function prepareGroup(
   const handed = decoded?.incarnation === stored?.incarnation ? decoded : undefined
   const before = stored === undefined || handed === undefined ? stored : asHanded(stored, handed)
   const volumes: PreparedVolume[] = []
-  for (const [index, volume] of config.volumes.entries()) volumes.push(await prepareVolume(volume, index, before, deps))
+  const isHanded = fromPredecessor !== undefined
+  for (const [index, volume] of config.volumes.entries())
+    volumes.push(await prepareVolume(volume, index, before, deps, isHanded))
   const left = before?.clean ?? before?.live
   const doubt = left === undefined ? undefined : whatHasChanged(left, volumes, handed !== undefined)
   if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
@@ -114,6 +116,7 @@ async function prepareVolume(
   index: number,
   before: GroupRecord | undefined,
   deps: PreparationDeps,
+  isHanded: boolean,
 ): Promise<PreparedVolume> {
   const facts = readDeviceFacts(config.device, `volume ${config.name}`)
   const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
@@ -131,7 +134,7 @@ async function prepareVolume(
     setRanges: (excluded, watched, mark) => deps.engine.setRanges(index, excluded, watched, mark),
     log: (level, message) => deps.log[level](`volume ${config.name}: ${message}`),
   })
-  const ranges = await follower.start()
+  const ranges = await follower.start(isHanded)
   const excluded = before?.excluded[identity.uuid]
   return {
     config,

@@ -265,6 +265,7 @@ export class MasterGroup {
   async #abandon(): Promise<void> {
     this.#keeper?.stop('the group could not be opened')
     this.#release()
+    await Promise.all(this.#volumes.map(({ follower }) => follower.close()))
     await this.#deps.addon.closeGroup(this.#group)
   }
 

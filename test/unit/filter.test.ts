@@ -310,6 +310,8 @@ t.test(
     await t.rejects(follower.start(), { code: 'FILES_NOT_FOLLOWED', exitCode: 2 })
     events.length = 0
     contents = [swapAt(0)]
+    await follower.start(true)
+    t.equal(events.pop(), 'read', 'clients wait: only what can be in force is read')
     const { excluded, watched } = await follower.start()
     t.same([text(excluded), text(watched)], ['4096-65536', '0-4096'])
     follower.begin()
