@@ -41,23 +41,25 @@ void swap_areas() {
 class Client {
  public:
   Client(const std::string &options, const std::string &tree, uint64_t block_bytes, const std::string &journal) : block_(block_bytes), journal_(journal) {
-    {
-      Fd fd = open_image("fs.img", O_RDWR | O_CREAT | O_TRUNC);
-      must(ftruncate(fd.get(), kBytes) == 0, "ftruncate");
+    static std::map<std::string, std::string> made;  // most cases begin with the same one
+    std::string &base = made[options + journal_ + std::to_string(block_bytes)];
+    if (base.empty()) {
+      base = "base-" + std::to_string(made.size());
+      const bool with_journal = options.find("^has_journal") == std::string::npos;
+      shell("truncate -s " + std::to_string(kBytes) + " " + base + " && mke2fs -q -F -t ext4 " + std::string(with_journal ? "-J size=4 -b " : "-b ") + std::to_string(block_bytes) + " " + options + " -d " + tree + " " + base);
+      // As when it is mounted: in use, the log is empty.
+      shell("printf 'jo " + journal_ + "\\njc\\n' > commands; debugfs -w -f commands " + base + " >output 2>&1");
+      if (with_journal) shell("debugfs -w -R 'feature needs_recovery' " + base);
+      shell("debugfs -R 'blocks <8>' " + base + " 2>/dev/null | tr ' ' '\\n' > journal-of-" + base);
     }
-    const bool with_journal = options.find("^has_journal") == std::string::npos;
-    shell("mke2fs -q -F -t ext4 " + std::string(with_journal ? "-J size=4 -b " : "-b ") + std::to_string(block_bytes) + " " + options + " -d " + tree + " fs.img");
-    // As when it is mounted: in use, the log is empty.
-    shell("printf 'jo " + journal_ + "\\njc\\n' > commands; debugfs -w -f commands fs.img >output 2>&1");
-    if (with_journal) shell("debugfs -w -R 'feature needs_recovery' fs.img");
-    shell("cp fs.img after.img; debugfs -R 'blocks <8>' fs.img 2>/dev/null | tr ' ' '\\n' > journal-blocks");
+    shell("cp --sparse=always " + base + " fs.img; cp fs.img after.img; cp journal-of-" + base + " journal-blocks");
     fd_ = open_image("fs.img");
     found_ = find_filesystems(fd_.get()).value;
   }
 
   // One transaction. `more` are commands of debugfs.
   void commit(const std::string &more, const std::string &revoke = "") {
-    shell("printf '" + more + "' > commands; debugfs -w -f commands after.img");
+    shell("printf '" + more + "' | debugfs -w -f - after.img");
     write("-b " + changed() + (revoke.empty() ? "" : " -r " + revoke));
   }
   void commit_nothing_but(const std::string &options) { write(options); }
@@ -97,10 +99,10 @@ class Client {
 
  private:
   static constexpr uint64_t kBytes = 32 * kMiB;
-  std::string read(const std::string &image, uint64_t block) {
+  static std::string read(const std::string &image) {
     Fd fd = open_image(image);
-    std::string bytes(block_, '\0');
-    must(pread(fd.get(), bytes.data(), block_, static_cast<off_t>(block * block_)) == static_cast<ssize_t>(block_), "read " + image);
+    std::string bytes(kBytes, '\0');
+    must(pread(fd.get(), bytes.data(), kBytes, 0) == static_cast<ssize_t>(kBytes), "read " + image);
     return bytes;
   }
   bool is_journal(uint64_t block) {
@@ -114,13 +116,14 @@ class Client {
   // As the last transaction left it.
   std::map<uint64_t, std::string> committed_;
   std::string changed() {
+    const std::string after = read("after.img"), image = read("fs.img");
     std::string list;
     Fd blocks = open_image("blocks", O_RDWR | O_CREAT | O_TRUNC);
     for (uint64_t block = 0; block < kBytes / block_; block++) {
       if (is_journal(block)) continue;
-      const std::string now = read("after.img", block);
+      const std::string_view now(&after[block * block_], block_);
       const auto before = committed_.find(block);
-      if (now == (before == committed_.end() ? read("fs.img", block) : before->second)) continue;
+      if (now == (before == committed_.end() ? std::string_view(&image[block * block_], block_) : std::string_view(before->second))) continue;
       committed_[block] = now;
       list += (list.empty() ? "" : ",") + std::to_string(block);
       must(::write(blocks.get(), now.data(), now.size()) == static_cast<ssize_t>(now.size()), "write blocks");
