@@ -11,7 +11,7 @@
       'cflags': ['-O2', '-g', '-Wall', '-Wextra', '-fvisibility=hidden', '-pthread'],
       'cflags_cc': ['-std=c++20', '-fexceptions', '-Wno-missing-field-initializers', '-Wno-cast-function-type'],
       'ldflags': ['-pthread'],
-      'libraries': ['-lngtcp2_crypto_gnutls', '-lngtcp2', '-lgnutls', '-lblkid', '-lext2fs', '-lcom_err']
+      'libraries': ['-lngtcp2_crypto_gnutls', '-lngtcp2', '-lgnutls', '-lblkid', '-lext2fs', '-lcom_err', '-lzstd', '-llz4']
     }
   ]
 }

@@ -274,7 +274,7 @@ Napi::Value Addon::attach(Call call) {
   request.give_back = flag(spec, "giveBack");
   link::Link *link = link_of_session(request.session);
   if (!link) return call.Env().Undefined();  // it has ended: session-closed is on its way
-  entry.link->use(*link);
+  entry.link->use(*link, link::compression_named(text(spec, "compress")));
   engine::Group *group = entry.group.get();
   group->post([group, request] { group->attach(request); });
   return call.Env().Undefined();

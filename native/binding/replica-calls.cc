@@ -69,7 +69,7 @@ Napi::Value Addon::attach_replica(Call call) {
   link::Link *link = link_of_session(session);
   if (!link) throw_status(env, Status::failed(ENOTCONN, "attach replica: the session has ended"));
   entry->link->set_lease_max(static_cast<uint64_t>(call[2].As<Napi::Number>().DoubleValue() * 1e6));
-  auto position = entry->link->attach(*link, session);
+  auto position = entry->link->attach(*link, session, link::compression_named(call[3].ToString().Utf8Value()));
   require_ok(env, position.status);
   Napi::Object result = Napi::Object::New(env);
   result.Set("incarnation", to_big(env, position.value.incarnation));

@@ -66,7 +66,8 @@ void count_request(CounterPage &page, RequestKind kind, uint64_t bytes, uint64_t
   X(session_packet_bytes) X(session_packets_sent) X(session_packets_received) X(session_packets_lost)                 \
   X(session_bytes_sent) X(session_bytes_received) X(session_bytes_retransmitted) X(reconnects) X(voids) X(away)      \
   X(unreadable_bytes) X(detaches_max_lag) X(acked_position) X(detaches_log_file) X(log_file_bytes) X(log_file_bytes_max)         \
-  X(log_file_errno) X(behind) X(lease_stalls) X(given_back_bytes) X(paired)
+  X(log_file_errno) X(behind) X(lease_stalls) X(given_back_bytes) X(paired)  \
+  X(compress_raw_bytes) X(compress_sent_bytes)
 
 enum GroupCounter : size_t {
 #define X(name) kGroup_##name,

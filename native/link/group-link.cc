@@ -2,11 +2,11 @@
 
 namespace understudy::link {
 
-void GroupLink::use(Link &link) {
-  if (link_ == &link) return;
-  leave();
+void GroupLink::use(Link &link, Compression compression) {
+  if (link_ != &link) leave();
   std::lock_guard lock(mutex_);
   link_ = &link;
+  compression_ = compression;
 }
 
 void GroupLink::leave() {
@@ -25,7 +25,7 @@ void GroupLink::leave() {
 void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> log, uint64_t position) {
   std::lock_guard lock(mutex_);
   if (!link_) return group_->post([group = group_, id] { group->session_lost(id); });
-  link_->endpoint().post([this, link = link_, id, log = std::move(log), position]() mutable {
+  link_->endpoint().post([this, link = link_, id, log = std::move(log), position, compression = compression_]() mutable {
     quic::Session *session = link->endpoint().find(id);
     Link::SessionState *state = session ? Link::state_of(*session) : nullptr;
     if (!state || state->source) {  // it was lost before we came round
@@ -38,7 +38,12 @@ void GroupLink::start_records(uint64_t id, std::shared_ptr<log::ReplicationLog> 
     page.set(kGroup_session, 1);
     state->group = this;
     state->source = std::make_unique<LogSource>(std::move(log), position, group_->peer(), page);
-    session->attach_records(state->source.get());
+    if (auto codec = Codec::make(compression)) {
+      state->batch_source = std::make_unique<BatchSource>(*state->source, std::move(codec), page);
+      session->attach_records(state->batch_source.get());
+    } else {
+      session->attach_records(state->source.get());
+    }
     link->ask_for_lease(*session, *state);
     if (!state->early_marks.empty())
       Link::master_frame(*session, wire::FrameType::kWatermarks, std::exchange(state->early_marks, {}));

@@ -203,7 +203,9 @@ void Link::standby_frame(quic::Session &session, wire::FrameType type, std::span
 void Link::records_received(quic::Session &session, std::span<const uint8_t> bytes) {
   SessionState *state = state_of(session);
   if (!state || !state->replica) return session.close("records came before the welcome");
-  if (Status status = state->replica->replica_.load()->receive(bytes); !status.ok()) {
+  replay::Replica &replica = *state->replica->replica_.load();
+  const Status status = state->batch_sink ? state->batch_sink->receive(bytes, replica) : replica.receive(bytes);
+  if (!status.ok()) {
     events_({"log", {{"level", std::string("error")}, {"message", "session with " + session.peer_address + ": " + status.message}}, ""});
     session.close(status.message);
   }
@@ -258,7 +260,9 @@ void Link::turn(quic::Session &session) {
   if (!state) return;
   flush_outgoing(session);
   if (state->replica) {
-    if (const size_t consumed = state->replica->replica_.load()->take_consumed()) session.records_consumed(consumed);
+    if (state->batch_sink) records_received(session, {});  // what waited for room in the ring
+    if (const size_t consumed = state->batch_sink ? state->batch_sink->take_consumed() : state->replica->replica_.load()->take_consumed())
+      session.records_consumed(consumed);
     tell_watermarks(session, *state);
   }
   if (state->source) state->source->count_sent();

@@ -15,6 +15,8 @@
 #include "core/clock.h"
 #include "core/event.h"
 #include "engine/group.h"
+#include "link/batch-sink.h"
+#include "link/batch-source.h"
 #include "link/frames.h"
 #include "link/log-source.h"
 #include "quic/endpoint.h"
@@ -44,8 +46,10 @@ class Link final : public quic::SessionHandler {
     std::deque<std::vector<uint8_t>> outgoing;  // frames the session had no room for
     GroupLink *group = nullptr;
     std::unique_ptr<LogSource> source;
+    std::unique_ptr<BatchSource> batch_source;  // around it, in a session that compresses
     std::vector<uint8_t> early_marks;  // the last watermarks that came before `group` was known
     ReplicaLink *replica = nullptr;
+    std::unique_ptr<BatchSink> batch_sink;  // in a session that compresses
     wire::WatermarksBody told;  // the last watermarks that were sent,
     uint64_t told_ns = 0;       // and when
     uint64_t lease_asked_ns = 0;  // boot_ns() when a lease was asked for last; 0: never
@@ -82,8 +86,8 @@ class GroupLink final : public engine::PeerLink {
  public:
   ~GroupLink() override { leave(); }
   void bind(engine::Group &group) { group_ = &group; }
-  // JavaScript thread: the session that is about to be attached is on `link`.
-  void use(Link &link);
+  // JavaScript thread: the session that is about to be attached is on `link`, and compresses so.
+  void use(Link &link, Compression compression);
   // Closes the session, if any. Afterwards neither the link nor the group hears of the other.
   void leave();
   bool uses(const Link &link) const { return link_ == &link; }
@@ -97,6 +101,7 @@ class GroupLink final : public engine::PeerLink {
   friend class Link;
   std::mutex mutex_;                // of link_, against the engine thread
   Link *link_ = nullptr;            // changed by the JavaScript thread
+  Compression compression_ = Compression::kOff;  // of the session that is about to be attached
   engine::Group *group_ = nullptr;
   std::atomic<uint64_t> session_{0};  // set by the link thread
   bool had_session_ = false;        // link thread: the next one is a reconnect
@@ -110,7 +115,7 @@ class ReplicaLink final : public replay::ReplicaListener {
   // Its applier may call progressed() before this, and then there is nothing to tell yet.
   void bind(replay::Replica &replica) { replica_.store(&replica, std::memory_order_release); }
   // Routes the session's records here; returns where the history stands. ENOTCONN: the session is gone.
-  Result<wire::Position> attach(Link &link, uint64_t session);
+  Result<wire::Position> attach(Link &link, uint64_t session, Compression compression = Compression::kOff);
   void detach();  // no call into the replica comes after this
   bool uses(const Link &link) {
     std::lock_guard lock(mutex_);

@@ -13,7 +13,7 @@ const std::vector<const char *> kReplicaCounterNames = {
     "received_wanted_sequence", "durable_wanted_sequence"};
 static_assert(sizeof(replay::ReplicaState) == 26 * sizeof(uint64_t));
 
-Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
+Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id, Compression compression) {
   Result<wire::Position> result(Status::failed(ENOTCONN, "attach replica: the session has ended"));
   link.run_on_link_thread([&] {
     quic::Session *session = link.endpoint().find(id);
@@ -31,6 +31,7 @@ Result<wire::Position> ReplicaLink::attach(Link &link, uint64_t id) {
       session_ = id;
     }
     state->replica = this;
+    if (auto codec = Codec::make(compression)) state->batch_sink = std::make_unique<BatchSink>(std::move(codec));
     result = Result<wire::Position>(replica_.load()->start_session());
   });
   return result;

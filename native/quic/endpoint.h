@@ -61,6 +61,11 @@ class RecordSource {
   // Contiguous bytes that are ready at `offset`: sets *data, returns how many (0: none now). They must stay untouched
   // until acked() has passed them or the source is detached.
   virtual size_t peek(uint64_t offset, const uint8_t **data) = 0;
+  // About how many there would be, all in all, without having them ready.
+  virtual size_t ready(uint64_t offset) {
+    const uint8_t *data = nullptr;
+    return peek(offset, &data);
+  }
   virtual void acked(uint64_t offset) = 0;  // the transport needs nothing below `offset` any more
 };
 

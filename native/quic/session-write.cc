@@ -124,13 +124,13 @@ SessionImpl::Chunk SessionImpl::next_chunk(size_t bytes, uint64_t now) {
     return chunk;
   }
   if (!records_ || records_blocked_) return chunk;
+  if (!pace_.open(now)) {
+    if (records_ready()) turn_within(pace_.wait_ns());
+    return chunk;
+  }
   const uint8_t *data = nullptr;
   const size_t ready = records_->peek(records_sent_, &data);
   if (ready == 0) return chunk;
-  if (!pace_.open(now)) {
-    turn_within(pace_.wait_ns());
-    return chunk;
-  }
   chunk.stream = records_stream_;
   chunk.vector = {const_cast<uint8_t *>(data), std::min(ready, bytes)};
   return chunk;
@@ -150,8 +150,7 @@ void SessionImpl::rest() {
 }
 
 size_t SessionImpl::records_ready() const {
-  const uint8_t *data = nullptr;
-  return records_ ? records_->peek(records_sent_, &data) : 0;
+  return records_ ? records_->ready(records_sent_) : 0;
 }
 
 bool SessionImpl::open_streams() {

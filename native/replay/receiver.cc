@@ -46,18 +46,32 @@ wire::Position Receiver::start_session() {
   return chain_.last;
 }
 
-Status Receiver::receive(std::span<const uint8_t> bytes) {
+Status Receiver::may_take() const {
   if (sealed_.load(std::memory_order_relaxed))
     return Status::failed(EROFS, "receive: this replica is sealed and takes no more records");
-  if (!broken_.ok()) return broken_;
-  state_.last_heard_ns.store(wall_ns(), std::memory_order_relaxed);
-  const uint64_t used = written_ - released_.load(std::memory_order_acquire);
-  if (used + bytes.size() > room_bytes_)
+  return broken_;
+}
+
+Status Receiver::receive(std::span<const uint8_t> bytes) {
+  if (Status status = may_take(); !status.ok()) return status;
+  uint8_t *const room = place(bytes.size());
+  if (!room)
     return broken_ = Status::failed(ENOBUFS, "receive: ring of " + std::to_string(room_bytes_) + " bytes holds " +
-                                                 std::to_string(used) + ", no room for " +
+                                                 std::to_string(written_ - released_.load()) + ", no room for " +
                                                  std::to_string(bytes.size()));
-  memcpy(ring_.at(written_), bytes.data(), bytes.size());
-  written_ += bytes.size();
+  memcpy(room, bytes.data(), bytes.size());
+  return placed(bytes.size());
+}
+
+uint8_t *Receiver::place(size_t bytes) {
+  const uint64_t used = written_ - released_.load(std::memory_order_acquire);
+  return used + bytes > room_bytes_ ? nullptr : ring_.at(written_);
+}
+
+Status Receiver::placed(size_t bytes) {
+  if (Status status = may_take(); !status.ok()) return status;
+  state_.last_heard_ns.store(wall_ns(), std::memory_order_relaxed);
+  written_ += bytes;
   const uint64_t before = parsed_;
   broken_ = parse();
   if (parsed_ != before) publish();

@@ -37,6 +37,8 @@ class Receiver {
 
   wire::Position start_session();
   Status receive(std::span<const uint8_t> bytes);
+  uint8_t *place(size_t bytes);
+  Status placed(size_t bytes);
   size_t take_consumed();
   void refuse_more() { sealed_.store(true); }  // any thread
 
@@ -52,6 +54,7 @@ class Receiver {
   bool let_go();
 
  private:
+  Status may_take() const;
   Status parse();
   Status check(const wire::RecordHeader &header) const;
   void sum_payload(const wire::RecordHeader &header);

@@ -73,6 +73,8 @@ class ReplicaImpl final : public Replica {
     return receiver_.start_session();
   }
   Status receive(std::span<const uint8_t> bytes) override { return receiver_.receive(bytes); }
+  uint8_t *place(size_t bytes) override { return receiver_.place(bytes); }
+  Status placed(size_t bytes) override { return receiver_.placed(bytes); }
   size_t take_consumed() override { return receiver_.take_consumed(); }
   wire::WatermarksBody watermarks() const override { return progress_.body(); }
   Status hash(const wire::HashRequestBody &request) override { return hasher_.ask(request, Hasher::Want::kHashes); }

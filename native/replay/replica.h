@@ -18,6 +18,7 @@
 
 #include "core/status.h"
 #include "engine/device.h"
+#include "replay/record-room.h"
 #include "wire/control.h"
 #include "wire/record.h"
 
@@ -75,12 +76,12 @@ class ReplicaListener {
   virtual void failed(const std::string &message) = 0;  // an I/O error, for the log
 };
 
-class Replica {
+class Replica : public RecordRoom {
  public:
   // Opens or makes the directory, checks and replays what is there (returns when the chain is known; applying goes on
   // in the background). The listener must outlive the replica.
   static Result<std::unique_ptr<Replica>> open(const ReplicaOptions &options, ReplicaListener &listener);
-  virtual ~Replica() = default;  // stops at once; nothing acknowledged is lost
+  ~Replica() override = default;  // stops at once; nothing acknowledged is lost
 
   virtual const ReplicaState &state() const = 0;
 
@@ -89,6 +90,7 @@ class Replica {
   virtual wire::Position start_session() = 0;
   // Copies all of `bytes` into the ring (the window guarantees that they fit: 3/4 of ring_bytes >= record window + one
   // record) and checks each record that is complete. An error is a protocol violation: the session must be reset.
+  // place() and placed() are the same for who writes to the ring itself, and knows what to do when it has no room.
   virtual Status receive(std::span<const uint8_t> bytes) = 0;
   // Bytes that have left the ring since the last call: credit for the peer.
   virtual size_t take_consumed() = 0;

@@ -35,6 +35,7 @@ export interface MasterFlags extends TlsFlags {
   maxLag?: string
   onMaxLag?: string
   bandwidth?: string
+  compress?: string
   resyncRate?: string
   scrubEvery?: string
   insecure?: boolean
@@ -79,6 +80,7 @@ export function masterTree(flags: MasterFlags): Tree {
     max_lag: flags.maxLag,
     on_max_lag: flags.onMaxLag,
     bandwidth: flags.bandwidth,
+    compress: flags.compress,
     resync_rate: flags.resyncRate,
     scrub_every: flags.scrubEvery,
     volume: [given(volume)],

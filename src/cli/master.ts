@@ -100,6 +100,10 @@ export function masterCommand(): Command {
       '--bandwidth <rate>',
       'bytes a second to the standby, e.g. 50MiB; resynchronisation included (default: no limit)',
     )
+    .option(
+      '--compress <what>',
+      `what travels to the standby: zstd, lz4 or off; for links that are slower than the hosts (default: ${defaults.compress})`,
+    )
     .option('--resync-rate <rate>', 'bytes a second that a resynchronisation reads and sends (default: no limit)')
     .option('--scrub-every <time>', 'verify the volume so long after its last verify, e.g. 24h (default: when asked)')
     .option('--max-connections <n>', `NBD connections at once, 1 to 4096 (default: ${defaults.connectionsMax})`)

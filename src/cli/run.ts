@@ -35,6 +35,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   drain_timeout = "${defaults.drainTimeoutMs / 1000}s"
   scrub_every = "24h"                     # default: verify when asked only
   bandwidth = "50MiB"                     # and resync_rate = "20MiB": bytes a second; default: no limit
+  compress = "${defaults.compress}"                        # off | zstd | lz4: what travels to the standby
   transport = "${defaults.transport}"                      # and packet_size = 1350, default: what the path takes
   [[group.volume]]
   export = "disk1"

@@ -66,6 +66,8 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   if (volume.reason !== '')
     lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
+  for (const { compression } of volume.peers)
+    if (compression !== undefined && compression.reason !== '') lines.push(`not compressed: ${compression.reason}`)
   const lease = leaseText(volume)
   if (lease !== '') lines.push(lease)
   const [unreadable] = volume.unreadable ?? []

@@ -1,11 +1,18 @@
 /** The keys of a [[group]] that say what link and resynchronisation may take, and what a lost or slow standby means. */
 import type { TableReader } from './config-reader.js'
-import { defaults, type GroupConfig, onMaxLags, onStandbyLosses, type StandbyLoss } from './config-types.js'
+import {
+  compressions,
+  defaults,
+  type GroupConfig,
+  onMaxLags,
+  onStandbyLosses,
+  type StandbyLoss,
+} from './config-types.js'
 import { UsageError } from './errors.js'
 import { nearest } from './nearest.js'
 import { parseDuration, parseRate, parseSize } from './units.js'
 
-type Policies = Pick<GroupConfig, 'bandwidth' | 'resyncRate' | 'standbyLoss' | 'maxLag' | 'onMaxLag'>
+type Policies = Pick<GroupConfig, 'bandwidth' | 'compress' | 'resyncRate' | 'standbyLoss' | 'maxLag' | 'onMaxLag'>
 
 export function readPolicies(table: TableReader): Policies {
   const maxLag = table.parsed('max_lag', parseMaxLag, true) ?? { bytes: 0, milliseconds: 0 }
@@ -13,6 +20,7 @@ export function readPolicies(table: TableReader): Policies {
     table.fail('on_max_lag', 'it says what happens beyond max_lag, which is not given')
   return {
     bandwidth: table.parsed('bandwidth', parseLimit, true) ?? 0,
+    compress: table.oneOf('compress', compressions, defaults.compress),
     resyncRate: table.parsed('resync_rate', parseLimit, true) ?? 0,
     standbyLoss: table.parsed('on_standby_loss', parseStandbyLoss) ?? { policy: defaults.onStandbyLoss },
     maxLag,

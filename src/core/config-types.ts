@@ -27,9 +27,13 @@ export interface FileRulesConfig {
   fallback: FilterFallback
 }
 
+/** Of what travels to the standby. */
+export type Compression = 'off' | 'zstd' | 'lz4'
+
 export const durabilities: readonly Durability[] = ['async', 'flush', 'received', 'durable']
 export const onStandbyLosses: readonly OnStandbyLoss[] = ['continue', 'block']
 export const onMaxLags: readonly OnMaxLag[] = ['block', 'detach']
+export const compressions: readonly Compression[] = ['off', 'zstd', 'lz4']
 export const transports: readonly Transport[] = ['quic', 'webtransport']
 export const standbyTransports: readonly StandbyTransport[] = ['quic', 'webtransport', 'both']
 
@@ -70,6 +74,8 @@ export interface GroupConfig {
   transport: Transport
   /** Bytes a second on the link, at most; 0: no limit. */
   bandwidth: number
+  /** What is asked of the standby; one that does not know it gets everything as it is. */
+  compress: Compression
   /** Bytes a second that a resynchronisation reads, at most; 0: no limit. */
   resyncRate: number
   /** What may be written and not be durable on the standby: so many bytes, so old; 0: no limit. */
@@ -151,6 +157,7 @@ export const defaults = {
   stagingBytesMin: 40 << 20,
   peerTimeoutMs: 5_000,
   transport: 'quic' as Transport,
+  compress: 'off' as Compression,
   standbyTransport: 'both' as StandbyTransport,
   drainTimeoutMs: 30_000,
   unixMode: 0o600,

@@ -1,5 +1,5 @@
 /** The document of `understudy status --json` and of GET /status. A contract: fields are added, never changed. */
-import type { Durability } from './config-types.js'
+import type { Compression, Durability } from './config-types.js'
 
 export type Role = 'master' | 'standby'
 
@@ -26,6 +26,18 @@ export interface PeerStatus {
   transport?: 'quic' | 'webtransport (TLS over TCP)'
   /** Null without a session. */
   rttSeconds: number | null
+  /** Of a master that asks for it. */
+  compression?: CompressionStatus
+}
+
+export interface CompressionStatus {
+  asked: Compression
+  /** In this session; off without one. */
+  inForce: Compression
+  /** Why it is not what was asked for, in a session; else ''. */
+  reason: string
+  /** Of the records sent since the start: raw bytes by bytes sent. Null before the first. */
+  ratio: number | null
 }
 
 export interface LastVerify {

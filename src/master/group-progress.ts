@@ -4,6 +4,7 @@
  */
 import { getSystemErrorName } from 'node:util'
 
+import type { Compression } from '../core/config-types.js'
 import { describe } from '../core/errors.js'
 import type { Backlog, ResyncStatus, VolumeState } from '../core/status-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
@@ -27,6 +28,8 @@ export interface LinkFacts {
   refusal: string
   /** The engine has been attached in this session and has not detached since. */
   attached: boolean
+  /** How the records of this session travel. */
+  compress: Compression
   /** Promoted, and the other side has not been here since. */
   alone: boolean
 }

@@ -24,6 +24,7 @@ export function helloOf(
     discard,
     durability: config.durability,
     leaseMs: config.leaseMs ?? 0,
+    compress: config.compress,
     hostname: hostname(),
     volumes: volumes.map(({ identity, device, follower }) => ({
       name: identity.name,

@@ -9,7 +9,7 @@
 import { writeJson } from '../core/atomic-file.js'
 import { bootId } from '../core/boot-id.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
-import type { GroupConfig } from '../core/config-types.js'
+import type { Compression, GroupConfig } from '../core/config-types.js'
 import { describe, SafetyRefusal, UsageError } from '../core/errors.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
@@ -28,6 +28,7 @@ import { openTransport } from '../transport/open-transport.js'
 import type { HostKey, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { flushDevice, saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
+import { compressionOf } from './compression.js'
 import { explainFilter } from './filter-explanation.js'
 import { GiveBack } from './give-back.js'
 import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
@@ -130,6 +131,7 @@ export class MasterGroup {
   /** The most the standby ever acknowledged as durable in this incarnation. */
   #durable = 0n
   #attached = false
+  #compress: Compression = 'off'
   #outranked: Refused | undefined
   /** The peer's reign that the operator has decided against. */
   #discard = ''
@@ -548,6 +550,7 @@ export class MasterGroup {
       said: (_, type, message) => this.#heard(type, message),
       lost: () => {
         this.#attached = false
+        this.#compress = 'off'
       },
     })
   }
@@ -573,6 +576,7 @@ export class MasterGroup {
     this.#outranked = undefined
     this.#discard = ''
     this.#met = true
+    const compress = compressionOf(this.config.compress, welcome, this.#log)
     this.#noteDurable(this.#groupCounters())
     const facts: AttachFacts = {
       incarnation: this.#record.incarnation,
@@ -595,7 +599,9 @@ export class MasterGroup {
       initial,
       allDirty,
       giveBack,
+      compress,
     })
+    this.#compress = compress
     this.#known = known
     this.#log.info(
       `session with the standby at ${session.address}: ${decision.why}${allDirty ? '; everything is compared' : ''}`,
@@ -679,6 +685,7 @@ export class MasterGroup {
       reason: against?.message ?? keeper?.reason ?? '',
       refusal: against?.code ?? keeper?.refusal ?? '',
       attached: this.#attached,
+      compress: this.#compress,
       alone: this.config.peerConnects === true && !this.#met,
     }
   }

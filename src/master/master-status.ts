@@ -10,6 +10,7 @@ import type {
 } from '../core/status-types.js'
 import { formatHostPort } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
+import { compressionStatus } from './compression.js'
 import {
   backlogOf,
   type GroupProgress,
@@ -103,6 +104,7 @@ function peersOf({ config, link, counters }: MasterStatusFacts): PeerStatus[] {
       session: link.state,
       transport: config.transport === 'quic' ? 'quic' : 'webtransport (TLS over TCP)',
       rttSeconds: hasRtt ? Number(rttNs) / 1e9 : null,
+      ...(config.compress === 'off' ? {} : { compression: compressionStatus(config.compress, link, counters) }),
     },
   ]
 }

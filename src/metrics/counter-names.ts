@@ -43,6 +43,8 @@ export const groupCounters = [
   'session_bytes_sent',
   'session_bytes_received',
   'session_bytes_retransmitted',
+  'compress_raw_bytes',
+  'compress_sent_bytes',
 ] as const
 export type GroupCounter = (typeof groupCounters)[number]
 

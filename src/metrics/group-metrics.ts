@@ -162,6 +162,18 @@ export const groupMetrics: MetricDefinition[] = [
   ),
   masterMetric(
     'counter',
+    'understudy_link_compress_raw_bytes_total',
+    'Bytes of the record stream that left in batches, before they were compressed; 0 without --compress.',
+    'compress_raw_bytes',
+  ),
+  masterMetric(
+    'counter',
+    'understudy_link_compress_sent_bytes_total',
+    'What became of them, with the headers of the batches.',
+    'compress_sent_bytes',
+  ),
+  masterMetric(
+    'counter',
     'understudy_link_reconnects_total',
     'Sessions that were established after the first one.',
     'reconnects',

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 export type OnStandbyLoss = 'continue' | 'block'
 export type OnMaxLag = 'block' | 'detach'
+export type Compression = 'off' | 'zstd' | 'lz4'
 
 /** Where NBD clients connect. A unix socket's mode and group are set before anyone can connect. */
 export type ListenAddress = (
@@ -155,6 +156,8 @@ export interface AttachRequest {
   allDirty: boolean
   /** This side may have lost what the standby has: what differs is taken from there, and no client may be served meanwhile. */
   giveBack: boolean
+  /** How the standby expects the records. */
+  compress: Compression
 }
 
 export interface ReplicaSpec {
@@ -473,7 +476,12 @@ export interface Addon {
    * Routes a session's records to this replica from now on, and grants leases of at most leaseMs (0: none); returns where
    * its history stands.
    */
-  attachReplica(replica: number, session: bigint, leaseMs: number): { incarnation: bigint; received: bigint }
+  attachReplica(
+    replica: number,
+    session: bigint,
+    leaseMs: number,
+    compress: Compression,
+  ): { incarnation: bigint; received: bigint }
   /** How long ago a lease was last granted; -1: never. */
   leaseAgeMs(replica: number): number
   drainReplica(replica: number, timeoutMs: number): Promise<void>

@@ -148,6 +148,7 @@ export class Reign {
       durability: durabilities.find(word => word === record.durability) ?? defaults.durability,
       standbyLoss: { policy: defaults.onStandbyLoss },
       bandwidth: 0,
+      compress: defaults.compress,
       resyncRate: 0,
       maxLag: { bytes: 0, milliseconds: 0 },
       onMaxLag: defaults.onMaxLag,

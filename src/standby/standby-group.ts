@@ -9,7 +9,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, sleep } from '../core/clock.js'
-import type { GroupConfig } from '../core/config-types.js'
+import { compressions, type GroupConfig } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
@@ -152,7 +152,8 @@ export class StandbyGroup {
       this.#divergence = ''
       const { addon } = this.deps
       const { handle, counterPage } = this.#opened()
-      const position = addon.attachReplica(handle, live.session.id, this.record.leaseMs ?? 0)
+      const compress = compressions.find(known => known === hello.compress) ?? 'off'
+      const position = addon.attachReplica(handle, live.session.id, this.record.leaseMs ?? 0, compress)
       this.#live = live
       void live.ended.then(() => {
         if (this.#live === live) this.#live = undefined
@@ -170,6 +171,7 @@ export class StandbyGroup {
           alias: from?.alias ?? '',
           leaseMs: this.record.leaseMs ?? 0,
           givesBack: true,
+          compress,
           incarnation: stands.incarnation,
           received: stands.sequence,
           fresh: untouched && this.#isFresh(counters),

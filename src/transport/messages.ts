@@ -45,6 +45,8 @@ export interface Hello {
   durability: string
   /** Of the lease it will ask for, again and again; 0: none. */
   leaseMs: number
+  /** How the records are to come; whoever does not know it leaves it out of its welcome. */
+  compress: string
   hostname: string
   volumes: HelloVolume[]
 }
@@ -67,6 +69,8 @@ export interface Welcome {
   leaseMs: number
   /** The standby can tell what its copy holds, not only a hash of it (frames 8 and 9). */
   givesBack: boolean
+  /** How it expects the records: what the hello asked for, or 'off'. */
+  compress: string
 }
 
 /** The sender was configured with our address, and has a copy: be its master. */
@@ -191,6 +195,7 @@ export function decodeHello(message: unknown): Hello {
     discard: fields.optionalText('discard', nameMax),
     durability: fields.text('durability', nameMax),
     leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
+    compress: fields.optionalText('compress', nameMax),
     hostname: fields.text('hostname', textMax),
     volumes: fields.list('volumes', volumesMax).map(item => decodeVolume(item)),
   }
@@ -230,6 +235,7 @@ export function decodeWelcome(message: unknown): Welcome {
     alias: fields.optionalText('alias', nameMax),
     leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
     givesBack: fields.optional('givesBack') === true,
+    compress: fields.optionalText('compress', nameMax),
   }
 }
 

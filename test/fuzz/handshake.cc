@@ -1,4 +1,4 @@
-// sources: native/link/*.cc native/core/*.cc native/wire/*.cc native/log/replication-log.cc  libs:
+// sources: native/link/*.cc native/core/*.cc native/wire/*.cc native/log/replication-log.cc  libs: -lzstd -llz4
 // The first frames and records of a session on the standby's link, from a peer that has a key and no manners: before the
 // welcome nothing gets anywhere; after it only whole, good frames do; what is refused ends the session, and nothing
 // comes after the end.
@@ -53,6 +53,12 @@ class Replica final : public replay::Replica {
     received += bytes.size();
     return random_.one_in(6) ? Status::failed(EPROTO, "receive") : Status::good();
   }
+  uint8_t *place(size_t bytes) override {
+    if (random_.one_in(3)) return nullptr;
+    room_.resize(bytes);
+    return room_.data();
+  }
+  Status placed(size_t bytes) override { return receive({room_.data(), bytes}); }
   size_t take_consumed() override { return random_.below(100); }
   wire::WatermarksBody watermarks() const override {
     wire::WatermarksBody body{};
@@ -74,6 +80,7 @@ class Replica final : public replay::Replica {
 
  private:
   fuzz::Random &random_;
+  fuzz::Bytes room_;
   replay::ReplicaState state_;
 };
 
@@ -125,7 +132,7 @@ void fuzz::round(fuzz::Random &random) {
     handler.established(session);
     bool welcomed = false;
     for (uint64_t step = 1 + random.below(8); step && !session.closed; step--) {
-      if (!welcomed && random.one_in(3)) welcomed = replica_link.attach(link, 1).ok();
+      if (!welcomed && random.one_in(3)) welcomed = replica_link.attach(link, 1, static_cast<link::Compression>(random.below(3))).ok();
       const uint64_t before = replica.received + replica.questions;
       if (random.one_in(4)) {
         const fuzz::Bytes records(1 + random.below(300));

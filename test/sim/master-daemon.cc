@@ -241,7 +241,7 @@ void MasterDaemon::welcomed(uint64_t session, const Welcome &welcome) {
   request.all_dirty = all_dirty;
   request.give_back = is_owed_ && !all_dirty;
   if (is_owed_ && all_dirty) run_.fail("the standby that had everything is not believed");
-  group_link_->use(*link_);
+  group_link_->use(*link_, run_.settings.compression);
   group_->post([this, request] { group_->attach(request); });
   known_ = known;
 }

@@ -24,14 +24,14 @@ MasterRecord master_record;  // STATE of the master; one run a process
 
 bool is_table(uint64_t value) { return value != 0 && !(value >> 63); }
 
-Settings settings_for(Random &random, const Script *script) {
-  Settings settings(random);
+Settings settings_for(Random &random, uint64_t seed, const Script *script) {
+  Settings settings(random, seed);
   if (script) script->prepare(settings);
   return settings;
 }
 }  // namespace
 
-Settings::Settings(Random &random) {
+Settings::Settings(Random &random, uint64_t seed) {
   using engine::Durability;
   constexpr Durability kChoices[] = {Durability::kFlush, Durability::kFlush, Durability::kDurable, Durability::kReceived, Durability::kAsync};
   durability = kChoices[random.below(5)];
@@ -46,6 +46,8 @@ Settings::Settings(Random &random) {
   faults = random.between(2, 7);
   hot_blocks = random.between(20, 400);
   direct = hot_blocks % 3 == 0;
+  using link::Compression;
+  compression = seed % 2 ? Compression::kOff : seed % 4 ? Compression::kZstd : Compression::kLz4;
 }
 
 std::vector<Range> excluded_by(uint64_t table) {
@@ -68,7 +70,7 @@ Run::Run(uint64_t seed, const Script *script_)
       own_room(std::make_unique<Room>()),
       own_network(std::make_unique<Network>()),
       script(script_),
-      settings(settings_for(own_scheduler->random, script)) {
+      settings(settings_for(own_scheduler->random, seed, script)) {
   scheduler = own_scheduler.get();
   room = own_room.get();
   network = own_network.get();

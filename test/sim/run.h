@@ -11,6 +11,7 @@
 #include "core/event.h"
 #include "engine/group.h"
 #include "history.h"
+#include "link/codec.h"
 #include "network.h"
 #include "room.h"
 
@@ -20,7 +21,7 @@ constexpr uint64_t kMs = 1'000'000, kSecond = 1'000 * kMs;
 constexpr uint64_t kVolumeBlocks = 2307, kVolumeBytes = kVolumeBlocks * kBlockBytes;  // 9 MiB and a bit: three extents
 
 struct Settings {
-  explicit Settings(Random &random);
+  Settings(Random &random, uint64_t seed);
   understudy::engine::Durability durability;
   bool block;               // --on-standby-loss block
   uint64_t log_bytes, segment_bytes, peer_timeout_ns;
@@ -31,6 +32,7 @@ struct Settings {
   uint64_t faults;          // so many things go wrong
   uint64_t hot_blocks;      // most writes go to so many blocks
   bool direct;              // --direct
+  understudy::link::Compression compression;  // --compress: of every second seed
 };
 
 // The filter that a table (the value of block 0) asks for.

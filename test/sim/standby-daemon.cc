@@ -77,7 +77,7 @@ void StandbyDaemon::welcome(uint64_t session) {
     if (event.type == "session-message" && event.json == "hello") session = number_in(event, "session");
     if (event.type == "stop") return;
   }
-  const auto position = replica_link_->attach(*link_, session);
+  const auto position = replica_link_->attach(*link_, session, run_.settings.compression);
   if (!position.ok()) return;
   live_ = session;
   const uint64_t phase = page_.get(kPhaseWord);

@@ -36,6 +36,7 @@ peer_timeout = "2s"
 lease = "10s"
 packet_size = 1350
 bandwidth = "50MiB/s"
+compress = "lz4"
 resync_rate = "20MB"
 drain_timeout = 10
 [[group.volume]]
@@ -93,6 +94,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     leaseMs: 10_000,
     packetBytesMax: 1350,
     bandwidth: 50 << 20,
+    compress: 'lz4',
     resyncRate: 20e6,
     drainTimeoutMs: 10_000,
   })
@@ -116,6 +118,7 @@ t.test('a complete file gives a complete configuration, with the defaults filled
     peerTimeoutMs: 5000,
     leaseMs: undefined,
     bandwidth: 0,
+    compress: 'off',
     resyncRate: 0,
     transport: 'quic',
   })

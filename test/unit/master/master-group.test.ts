@@ -47,6 +47,7 @@ async function open(
     peerTimeoutMs: 5_000,
     transport: 'quic',
     bandwidth: 0,
+    compress: 'off',
     resyncRate: 0,
     drainTimeoutMs: 30_000,
     ...changes,
@@ -187,6 +188,29 @@ t.test('a standby that grants no lease is told so, and not replicated to as if i
   t.same(fake.attached, [])
   t.match(group.status(), [{ state: 'detached', reason: /grants no lease/ }])
 })
+
+t.test(
+  'compression is in force if the standby says so; an older one gets records as they are, and status says why',
+  async t => {
+    const config = { compress: 'zstd' } as const
+    const newer = await open(t, scratch(t), config)
+    newer.welcome({ compress: 'zstd' })
+    t.match(newer.fake.attached, [{ compress: 'zstd' }])
+    t.match(newer.group.status(), [
+      { peers: [{ compression: { asked: 'zstd', inForce: 'zstd', reason: '', ratio: null } }] },
+    ])
+    const older = await open(t, scratch(t), config)
+    older.welcome()
+    t.match(older.fake.attached, [{ compress: 'off' }])
+    t.match(older.group.status(), [
+      { peers: [{ compression: { asked: 'zstd', inForce: 'off', reason: /does not know zstd/ } }] },
+    ])
+    const confused = await open(t, scratch(t), config)
+    confused.welcome({ compress: 'lz4' })
+    t.same(confused.fake.attached, [])
+    t.match(confused.transport.last.closedWith, /expects records compressed by lz4, zstd was asked for/)
+  },
+)
 
 t.test('pause is refused with a lease (exit 3)', async t => {
   const { group } = await open(t, scratch(t), lease)

@@ -4,7 +4,7 @@ import { LagSampler } from '../../../src/core/lag-sampler.js'
 import { Rate } from '../../../src/core/rate.js'
 import { GroupProgress, groupState, isUsable, type LinkFacts, marksOf } from '../../../src/master/group-progress.js'
 
-const link: LinkFacts = { state: 'connected', reason: '', refusal: '', attached: true, alone: false }
+const link: LinkFacts = { state: 'connected', reason: '', refusal: '', attached: true, compress: 'off', alone: false }
 const counters = (changes: Record<string, bigint>): Record<string, bigint> => ({
   incarnation: 5n,
   peer_incarnation: 5n,

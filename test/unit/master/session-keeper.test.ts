@@ -16,6 +16,7 @@ const hello: Hello = {
   discard: '',
   durability: 'flush',
   leaseMs: 0,
+  compress: 'off',
   hostname: 'h',
   volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512, excluded: [] }],
 }

@@ -265,6 +265,23 @@ t.test('the newest session of a master is the one that counts, and the one befor
   t.equal(second.closedWith, undefined, 'another master does not disturb it')
 })
 
+t.test(
+  'records are expected compressed as the hello asks, if it is known here; an older master asks for nothing',
+  async t => {
+    for (const [asked, expected] of [
+      ['zstd', 'zstd'],
+      ['lz4', 'lz4'],
+      ['of a newer program', 'off'],
+      [undefined, 'off'],
+    ] as const) {
+      const { greet, fake } = await open(t, scratch(t))
+      const { sent } = await greet(hello({ compress: asked }))
+      t.match(sent, [{ type: 'welcome', compress: expected }])
+      t.same(fake.compressions, [expected])
+    }
+  },
+)
+
 t.test('a session that says nothing is closed after ten seconds; a second hello ends it', async t => {
   const { transport, clock, greet } = await open(t, scratch(t))
   const silent = transport.incoming(master)

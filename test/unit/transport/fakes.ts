@@ -1,7 +1,14 @@
 /** Stand-ins at the seams: a clock that moves when told, a transport without a network, an addon without bytes. */
 import type { Clock } from '../../../src/core/clock.js'
 import { createLogger, type Logger } from '../../../src/core/log.js'
-import type { Addon, AddonEvent, AttachRequest, GroupSpec, ReplicaSpec } from '../../../src/native/binding.js'
+import type {
+  Addon,
+  AddonEvent,
+  AttachRequest,
+  Compression,
+  GroupSpec,
+  ReplicaSpec,
+} from '../../../src/native/binding.js'
 import type { PeerAddress } from '../../../src/core/units.js'
 import type {
   Listening,
@@ -172,6 +179,8 @@ export class FakeAddon {
   heldLease = { untilNs: 0n, leftMs: 0 }
   /** What the standby lets its engine grant, and how long ago that granted something. */
   readonly grantable: number[] = []
+  /** How it was told to expect records. */
+  readonly compressions: Compression[] = []
   leaseAge = -1
   failing = new Map<string, Error & { code?: string }>()
   readonly #buffer = new ArrayBuffer(64 * 512 * 8)
@@ -314,9 +323,15 @@ export class FakeAddon {
     this.#call('closeReplica')
   }
 
-  attachReplica(_replica: number, _session: bigint, leaseMs: number): { incarnation: bigint; received: bigint } {
+  attachReplica(
+    _replica: number,
+    _session: bigint,
+    leaseMs: number,
+    compress: Compression,
+  ): { incarnation: bigint; received: bigint } {
     this.#call('attachReplica')
     this.grantable.push(leaseMs)
+    this.compressions.push(compress)
     return this.position
   }
 

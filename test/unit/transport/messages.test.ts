@@ -17,6 +17,7 @@ const hello: Hello = {
   discard: '',
   durability: 'flush',
   leaseMs: 10_000,
+  compress: 'zstd',
   hostname: 'alpha',
   volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512, excluded: [0n, 4096n] }],
 }
@@ -35,10 +36,12 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
     alias: 'id:00ff',
     leaseMs: 10_000,
     givesBack: true,
+    compress: 'zstd',
   }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
-  const { leaseMs: _, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
+  const { leaseMs: _, compress: __, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
   t.equal(decodeWelcome(older).leaseMs, 0, 'a program that knows no leases grants none')
+  t.equal(decodeWelcome(older).compress, '', 'one that knows no compression expects none')
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
     code: 'size',
     message: 'x'.repeat(1000),
