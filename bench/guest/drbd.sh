@@ -10,7 +10,6 @@ load drivers/block/brd.ko rd_nr=3 rd_size=131072
 load drivers/block/nbd.ko nbds_max=1
 load drivers/block/drbd/drbd.ko usermode_helper=disabled
 ip link set lo up
-mount -t tmpfs tmp /tmp
 mount -t tmpfs lib /var/lib
 mkdir -p /var/lib/drbd /run/lock
 
@@ -20,14 +19,14 @@ measure() { # peer device [control socket of the master]
   for depth in 1 8; do
     late=0
     if [ -z "${3-}" ]; then
-      fio $flags --filename="$2" --iodepth=$depth >/tmp/terse
+      fio $flags --filename="$2" --iodepth=$depth >/run/terse
     else
-      late=$(python3 "${0%/*}/applied.py" "$3" fio $flags --filename="$2" --iodepth=$depth 2>/tmp/terse)
+      late=$(python3 "${0%/*}/applied.py" "$3" fio $flags --filename="$2" --iodepth=$depth 2>/run/terse)
     fi
     # fio(1), terse version 3: field 49 is writes a second; percentiles of writes come after those of reads
     tell "figure $1 $depth $(awk -F';' -v seconds="$seconds" -v late="$late" '$2 ~ /^fio/ {
       for (i = 50; i <= NF; i++) { split($i, part, "="); at[part[1]] = part[2] }
-      print $49 * seconds / (seconds + late), at["50.000000%"], at["99.000000%"] }' /tmp/terse) $late"
+      print $49 * seconds / (seconds + late), at["50.000000%"], at["99.000000%"] }' /run/terse) $late"
   done
 }
 

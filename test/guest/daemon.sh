@@ -1,7 +1,7 @@
 # Sourced by the init scripts of guests in which the daemon itself runs: the guest's disk is its volume, and the guest's
 # kernel its client. `main` (the program) and `node` come from the kernel's command line.
 must 'the nbd module loads' insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/block/nbd.ko" nbds_max=2
-mount -t tmpfs tmp /tmp
+export TMPDIR=/run  # and not a tmpfs on /tmp: the program may lie there
 
 understudy() { "$node" "$main" "$@"; }
 
