@@ -10,10 +10,13 @@
  * was watched before it was read, and the engine counts no write there since: else `watched` comes again, and the step
  * stays open. Does not: stop I/O, or trust a table it cannot read (compile.ts: what is not known is replicated).
  *
+ * A change of the policy is such a round, too. What was read and compiled for an older policy never comes into force.
+ *
  * With rules for files the device is glanced at, while it is written to, for what no watched range tells: a swap area
  * that is new, something else that somebody has begun to keep inside one.
  */
-import { describe } from '../core/errors.js'
+import { describe, OperationError } from '../core/errors.js'
+import { formatSize } from '../core/units.js'
 import type { ByteRange } from '../core/units.js'
 import type { FileSystemContent } from '../native/binding.js'
 import type { FileAccount } from './compile-files.js'
@@ -22,11 +25,12 @@ import type { CompiledRanges } from './compile.js'
 import { checkFiles, compileLiveFiles } from './live-files.js'
 import { checkPolicy, needsTable } from './policy.js'
 import type { FilterPolicy } from './policy.js'
-import { fromTable, sameTable, toTable, union } from './ranges.js'
+import { fromTable, sameTable, toTable, totalBytes, union } from './ranges.js'
 import { tableOf } from './table.js'
 import type { PartitionTable, TableEntry } from './table.js'
 
 export interface FollowerOptions {
+  /** At start. */
   policy: FilterPolicy
   sizeBytes: bigint
   /** For messages. */
@@ -50,6 +54,7 @@ export interface FollowerOptions {
 }
 
 export interface CompiledFilter extends CompiledRanges {
+  policy: FilterPolicy
   /** Of `excluded`, what --replicate and --exclude leave out. */
   byRanges: BigUint64Array
   /** With rules for files: what they do. */
@@ -67,6 +72,7 @@ export class RangeFollower {
   readonly #settleMs: number
   readonly #settleMsMax: number
   readonly #lastKnown = new Map<number, ByteRange>()
+  #policy: FilterPolicy
   #current: CompiledFilter | undefined
   /** When the first `watched` of this round came; 0: no round is under way. */
   #roundSince = 0
@@ -80,6 +86,7 @@ export class RangeFollower {
 
   constructor(options: FollowerOptions) {
     this.#options = options
+    this.#policy = options.policy
     this.#settleMs = options.settleMs ?? 250
     this.#settleMsMax = options.settleMsMax ?? 3000
   }
@@ -89,23 +96,46 @@ export class RangeFollower {
    * that only what can be in force is read; files of other file systems that rules match are not told.
    */
   async start(quick = false): Promise<CompiledFilter> {
-    const { policy, sizeBytes, device, readEntries, readFileSystems } = this.#options
-    const table = this.#asksTable ? tableOf(await readEntries()) : undefined
-    checkPolicy(policy, table, sizeBytes, device)
-    const fileSystems = policy.files === undefined ? [] : await readFileSystems(quick)
-    if (policy.files !== undefined)
-      for (const warning of await checkFiles(policy.files, fileSystems, device)) this.#options.log('warn', warning)
-    const seen = { table, fileSystems }
-    const compiled = await this.#compile(seen)
+    const { seen, warnings } = await this.#check(this.#policy, quick)
+    for (const warning of warnings) this.#options.log('warn', warning)
+    const compiled = await this.#compile(seen, this.#policy)
     this.#keep(compiled, seen)
     return compiled
   }
 
+  /** Throws FilterError when the device cannot fulfil the policy. */
+  async #check(policy: FilterPolicy, quick = false): Promise<{ seen: Seen; warnings: string[] }> {
+    const { sizeBytes, device, readEntries, readFileSystems } = this.#options
+    const table = asksTable(policy) ? tableOf(await readEntries()) : undefined
+    checkPolicy(policy, table, sizeBytes, device)
+    if (policy.files === undefined) return { seen: { table, fileSystems: [] }, warnings: [] }
+    const fileSystems = await readFileSystems(quick)
+    return { seen: { table, fileSystems }, warnings: await checkFiles(policy.files, fileSystems, device) }
+  }
+
+  /**
+   * Of an open volume, one at a time. Resolves when the policy is in force for what clients write from then on, with what
+   * the operator is to be told. Throws FilterError when the device cannot fulfil it: the old one stays in force.
+   */
+  async change(policy: FilterPolicy): Promise<string[]> {
+    const { seen, warnings } = await this.#check(policy)
+    if (!this.#closed) {
+      this.#policy = { ...policy }
+      this.#keepPlaces(seen)
+      this.begin()
+      this.watched()
+      await this.#round
+    }
+    if (this.#closed) throw new OperationError('CLOSING', `filter: ${this.#options.device} is being closed`)
+    return warnings
+  }
+
   /** Once the volume is open. */
   begin(): void {
-    if (this.#options.policy.files === undefined || this.#glances !== undefined || this.#closed) return
+    if (this.#policy.files === undefined || this.#glances !== undefined || this.#closed) return
     this.#glances = setInterval(() => {
-      if (this.#roundSince === 0 && this.#options.isWritten()) this.#glance = this.#look()
+      if (this.#policy.files !== undefined && this.#roundSince === 0 && this.#options.isWritten())
+        this.#glance = this.#look()
     }, this.#options.glanceMs ?? 2000).unref()
   }
 
@@ -132,14 +162,10 @@ export class RangeFollower {
     await this.#round
   }
 
-  get #asksTable(): boolean {
-    const { policy } = this.#options
-    return needsTable(policy) || policy.files !== undefined
-  }
-
   async #follow(): Promise<void> {
     try {
-      const read = await this.#settled()
+      let read = await this.#settled()
+      while (read.compiled.policy !== this.#policy && !this.#closed) read = await this.#settled()
       if (this.#closed) return
       this.#install(read)
     } finally {
@@ -150,7 +176,8 @@ export class RangeFollower {
 
   /** Is there another table, or file system, than what is in force knows? */
   async #look(): Promise<void> {
-    const seen = await this.#compile(await this.#read())
+    const policy = this.#policy
+    const seen = await this.#compile(await this.#read(policy), policy)
     if (!this.#closed && this.#roundSince === 0 && (this.#isStale || !this.#inForce(seen))) this.watched()
   }
 
@@ -164,7 +191,7 @@ export class RangeFollower {
       this.#isStale = false
       const read = await this.#readWatched()
       const { table } = read.seen
-      const { partitions } = this.#options.policy
+      const { partitions } = read.compiled.policy
       const whole = partitions.every(number => table?.partitions.has(number) === true)
       if (whole || late) return read
     }
@@ -172,11 +199,12 @@ export class RangeFollower {
 
   /** Until nothing depends on a range that was not watched yet when it was read. */
   async #readWatched(): Promise<Read> {
+    const policy = this.#policy
     let watched = this.#current?.watched ?? new BigUint64Array()
     for (;;) {
       const mark = this.#closed ? 0 : await this.#options.watchRanges(watched)
-      const seen = await this.#read()
-      const compiled = await this.#compile(seen)
+      const seen = await this.#read(policy)
+      const compiled = await this.#compile(seen, policy)
       const all = toTable(union(fromTable(watched), fromTable(compiled.watched)))
       if (sameTable(all, watched) || this.#closed) return { seen, compiled, mark }
       watched = all
@@ -195,6 +223,9 @@ export class RangeFollower {
         'warn',
         `partition ${compiled.missing.join(', ')} has vanished from ${device}: replicated where it was last seen`,
       )
+    } else if (before !== undefined && before.policy !== compiled.policy) {
+      const left = formatSize(totalBytes(fromTable(compiled.excluded)))
+      log('info', `the filter of ${device} has been changed, and is in force: ${left} are left out`)
     } else if (before === undefined || !sameTable(before.byRanges, compiled.byRanges)) {
       log('info', `partition table of ${device} has changed: the replicated ranges follow it`)
     } else if (!sameTable(before.excluded, compiled.excluded)) {
@@ -202,14 +233,15 @@ export class RangeFollower {
     }
   }
 
-  async #compile({ table, fileSystems }: Seen): Promise<CompiledFilter> {
-    const { policy, sizeBytes } = this.#options
+  async #compile({ table, fileSystems }: Seen, policy: FilterPolicy): Promise<CompiledFilter> {
+    const { sizeBytes } = this.#options
     const compiled = compileRanges(policy, table, sizeBytes, this.#lastKnown)
     const byRanges = compiled.excluded
-    if (policy.files === undefined) return { ...compiled, byRanges }
+    if (policy.files === undefined) return { ...compiled, policy, byRanges }
     const { account, watched } = await compileLiveFiles(policy.files.rules, fileSystems, table, sizeBytes)
     return {
       ...compiled,
+      policy,
       byRanges,
       excluded: toTable(union(fromTable(byRanges), account.ranges)),
       watched: toTable(union(fromTable(compiled.watched), watched)),
@@ -217,12 +249,16 @@ export class RangeFollower {
     }
   }
 
-  #keep(compiled: CompiledFilter, { table }: Seen): void {
-    for (const number of this.#options.policy.partitions) {
+  #keep(compiled: CompiledFilter, seen: Seen): void {
+    this.#keepPlaces(seen)
+    this.#current = compiled
+  }
+
+  #keepPlaces({ table }: Seen): void {
+    for (const number of this.#policy.partitions) {
       const range = table?.partitions.get(number)
       if (range !== undefined) this.#lastKnown.set(number, range)
     }
-    this.#current = compiled
   }
 
   #inForce(compiled: CompiledFilter): boolean {
@@ -235,11 +271,11 @@ export class RangeFollower {
   }
 
   /** A table that cannot be read is one that is not known; so are file systems then. */
-  async #read(): Promise<Seen> {
-    const { device, log, policy, readEntries, readFileSystems } = this.#options
+  async #read(policy: FilterPolicy): Promise<Seen> {
+    const { device, log, readEntries, readFileSystems } = this.#options
     let what = `partition table`
     try {
-      const table = this.#asksTable ? tableOf(await readEntries()) : undefined
+      const table = asksTable(policy) ? tableOf(await readEntries()) : undefined
       what = 'file systems'
       return { table, fileSystems: policy.files === undefined ? [] : await readFileSystems(true) }
     } catch (error) {
@@ -254,6 +290,8 @@ interface Read {
   compiled: CompiledFilter
   mark: number
 }
+
+const asksTable = (policy: FilterPolicy): boolean => needsTable(policy) || policy.files !== undefined
 
 function sleep(milliseconds: number): Promise<void> {
   return new Promise(resolve => setTimeout(resolve, milliseconds))

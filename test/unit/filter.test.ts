@@ -331,6 +331,66 @@ t.test(
   },
 )
 
+t.test(
+  'a changed policy is in force when change() resolves; one that the device cannot fulfil changes nothing',
+  async t => {
+    const { follower, tables, messages } = rig(() => gpt)
+    const before = await follower.start()
+    await t.rejects(follower.change(policy([4])), { code: 'NO_PARTITION', exitCode: 2 })
+    await t.rejects(follower.change(policy([], [range(0n, disk + 1n)])), { code: 'EXCLUDE_OUTSIDE' })
+    t.equal(follower.current, before)
+    t.strictSame(tables, [])
+    const headAnd2 = [range(MiB, 10n * MiB), range(30n * MiB, disk - 33n * 512n)]
+    for (const [wanted, left] of [
+      [policy([2]), headAnd2],
+      [policy([]), []],
+      [policy([], [range(5n, 7n)]), [range(5n, 7n)]],
+      [policy([3]), fromTable(before.excluded)],
+    ] as const) {
+      t.strictSame(await follower.change(wanted), [])
+      t.strictSame(tables.at(-1), left)
+      t.same(follower.current?.policy, wanted)
+    }
+    t.equal(tables.length, 4, 'one step each')
+    t.match(messages[0], 'info: the filter of disk.img has been changed, and is in force: 43.0 MiB are left out')
+    await follower.close()
+    await t.rejects(follower.change(policy([2])), { code: 'CLOSING' })
+    t.equal(tables.length, 4, 'nothing after close')
+  },
+)
+
+t.test('what a round has read for the policy before never comes into force', async t => {
+  const holds: Promise<void>[] = []
+  let reading = (): void => undefined
+  const tables: ByteRange[][] = []
+  const follower = new RangeFollower({
+    ...{ policy: policy([3]), sizeBytes: disk, device: 'disk.img', settleMs: 5 },
+    readEntries: async () => {
+      reading()
+      await holds.at(-1)
+      return gpt
+    },
+    readFileSystems: async () => [],
+    isWritten: () => false,
+    watchRanges: async () => 0,
+    setRanges: excluded => void tables.push(fromTable(excluded)),
+    log: () => undefined,
+  })
+  await follower.start()
+  const held = new Promise<void>(resolve => (reading = resolve))
+  let release = (): void => undefined
+  holds.push(new Promise(resolve => (release = resolve)))
+  follower.watched()
+  await held
+  const change = follower.change(policy([], [range(0n, 5n)])) // asks no table
+  await new Promise(resolve => setTimeout(resolve, 30))
+  t.strictSame(tables, [], 'the round is still reading for partition 3')
+  release()
+  await change
+  t.strictSame(tables, [[range(0n, 5n)]])
+  await follower.close()
+})
+
 t.test('a read that fails is a table that is not known: the step is closed all the same', async t => {
   let broken = false
   const { follower, tables, messages } = rig(() => {
