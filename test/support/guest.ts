@@ -4,8 +4,7 @@
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Test } from 'tap'
-import { launch, ROOT, type Scratch, succeed } from './daemon.js'
+import { launch, type Owner, ROOT, type Scratch, succeed } from './daemon.js'
 
 const GUEST = join(ROOT, 'test/guest')
 
@@ -19,8 +18,8 @@ export interface GuestOptions {
 }
 
 /** Returns what the guest printed. Throws when it did not come to its end. */
-export async function runGuest(t: Test, files: Scratch, init: string, options: GuestOptions): Promise<string> {
-  t.ok(existsSync('/usr/bin/linux.uml'), 'user-mode-linux is there (package user-mode-linux)')
+export async function runGuest(t: Owner, files: Scratch, init: string, options: GuestOptions): Promise<string> {
+  if (!existsSync('/usr/bin/linux.uml')) throw new Error('package user-mode-linux is missing')
   const { parameters, memory = '256M', wire, limitMs = 90_000 } = options
   const kernel = [
     ...['linux.uml', `mem=${memory}`, 'root=/dev/root', 'rootfstype=hostfs', 'ro', 'quiet'],

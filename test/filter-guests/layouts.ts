@@ -1,0 +1,50 @@
+/** The file systems that the guests work on, and how they are mounted. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Scratch, sparseFile, succeed } from '../support/daemon.js'
+
+const MiB = 1 << 20
+
+export interface Layout {
+  title: string
+  /** For mke2fs. */
+  make: string
+  /** For mount. */
+  options: string
+  /** What the guest's kernel takes for the size of a sector: at most that of a block. */
+  sector: number
+}
+
+export const layouts: Layout[] = [
+  { title: 'ordered data, 4 KiB', make: '-b 4096', options: 'data=ordered', sector: 4096 },
+  { title: 'ordered data, 1 KiB', make: '-b 1024', options: 'data=ordered', sector: 1024 },
+  { title: 'no checksums', make: '-b 1024 -O ^metadata_csum,^64bit', options: 'data=ordered', sector: 512 },
+  { title: 'written back whenever', make: '-b 4096', options: 'data=writeback', sector: 4096 },
+  { title: 'data in the journal', make: '-b 4096', options: 'data=journal', sector: 4096 },
+  { title: 'bigalloc', make: '-b 4096 -O bigalloc -C 16384', options: 'data=ordered', sector: 4096 },
+  { title: 'no delayed allocation', make: '-b 1024', options: 'nodelalloc,commit=1', sector: 1024 },
+  { title: 'inline data', make: '-b 4096 -O inline_data', options: 'data=ordered', sector: 512 },
+  { title: 'ext3', make: '-b 4096 -O ^extents,^64bit,^flex_bg,^metadata_csum', options: 'data=ordered', sector: 4096 },
+]
+
+export const fileSystemBytes = 112 * MiB
+/** Behind the file system: where the tap's mark is. */
+export const markAt = fileSystemBytes + MiB / 2
+export const deviceBytes = fileSystemBytes + MiB
+
+/** Makes the device's file: files of 1 MiB that are there before, in tmp and in srv. */
+export async function makeDevice(files: Scratch, layout: Layout): Promise<string> {
+  const device = await sparseFile(files.path('disk.img'), deviceBytes)
+  const tree = files.path('tree')
+  for (const side of ['tmp', 'srv']) {
+    await mkdir(join(tree, side, 'before'), { recursive: true })
+    for (let number = 0; number < 8; number++) {
+      const path = `${side}/before/${number}`
+      const sectors = Array.from({ length: MiB / 512 }, (_, i) => `/run/disk/${path} 0 ${i} `.padEnd(512, '.'))
+      await writeFile(join(tree, path), sectors.join(''))
+    }
+  }
+  const make = `mke2fs -q -F -t ext4 -J size=4 ${layout.make} -d ${tree} ${device} ${fileSystemBytes / 1024}k`
+  await succeed('sh', ['-c', make])
+  return device
+}

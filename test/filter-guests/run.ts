@@ -1,0 +1,184 @@
+/** One run: a guest at work, and cuts. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { inSync, metric, type Owner, type Pair, ROOT, sleep, startPair } from '../support/daemon.js'
+import { runGuest } from '../support/guest.js'
+import { Observer } from '../support/observer.js'
+import { Partition } from '../support/partition.js'
+import { Cuts } from './cuts.js'
+import { deviceBytes, type Layout, makeDevice, markAt } from './layouts.js'
+import { Model } from './model.js'
+import { Tap } from './tap.js'
+
+export type Policy = 'exclude' | 'only' | 'none'
+export const policies: Record<Policy, string[]> = {
+  exclude: ['--exclude-files', '/tmp/**', '--exclude-files', '/fsx/tmp/**'],
+  only: ['--only-files', '/srv/**', '--only-files', '/fsx/srv/**'],
+  none: [],
+}
+
+export type Fault = 'look' | 'link' | 'standby' | 'master'
+export const allFaults: Fault[] = ['look', 'link', 'standby', 'master']
+export const allKinds = ['append', 'rewrite', 'new_files', 'untar', 'database', 'git', 'swap', 'fsx']
+
+export interface RunOptions {
+  layout: Layout
+  policy: Policy
+  seconds: number
+  seed: number
+  kinds: string[]
+  faults: Fault[]
+  random: () => number
+  spoil: boolean
+}
+
+export class Run {
+  readonly #began = performance.now()
+  #pair!: Pair
+  #tap!: Tap
+  #observer!: Observer
+  #cuts!: Cuts
+  #partition!: Partition
+
+  constructor(
+    private readonly owner: Owner,
+    private readonly options: RunOptions,
+  ) {}
+
+  /** How much was wrong. */
+  async toItsEnd(): Promise<number> {
+    await this.#start()
+    const sentBefore = await this.#sent()
+    const guest = this.#guest()
+    let ended = false
+    const gone = guest.finally(() => (ended = true))
+    gone.catch(() => undefined)
+    while (this.#tap.counted.writtenBytes === 0 && !ended) await sleep(50)
+    while (!ended) {
+      await Promise.race([gone, sleep(500 + 2500 * this.options.random())])
+      if (!ended)
+        await this.#inflict(this.options.faults[Math.floor(this.options.random() * this.options.faults.length)]!)
+    }
+    const output = await guest
+    for (const line of output.match(/GUEST: (did|note) .*/g) ?? []) this.#say(line.slice(7).trim())
+    await this.#observer.waitInSync(60_000)
+    await this.#account(sentBefore)
+    await this.#look('in sync at the end', true)
+    await this.#verify()
+    await this.#pair.master.stop()
+    await this.#pair.standby.stop()
+    await this.#cuts.judge()
+    const { wrong, count, leftOut } = this.#cuts
+    this.#say(`${count} cuts, ${leftOut} bytes of zeroes in left-out files, ${wrong} wrong`)
+    return wrong
+  }
+
+  async #start(): Promise<void> {
+    const { owner, options } = this
+    const pair = await startPair(owner, {
+      idle: true,
+      relay: async port => (this.#partition = await Partition.open(port)).port,
+      sizeBytes: deviceBytes,
+      master: policies[options.policy],
+    })
+    this.#pair = pair
+    owner.teardown(() => this.#partition.close())
+    await makeDevice(pair.scratch, options.layout)
+    const content = readFileSync(pair.device)
+    const isLeftOut = (sector: string): boolean => /^\/run\/disk\/(fsx\/)?tmp\//.test(sector)
+    this.#tap = await Tap.open(pair.scratch.path('tap.sock'), pair.socket, pair.volume, markAt, isLeftOut)
+    owner.teardown(() => this.#tap.close())
+    this.#cuts = new Cuts(owner, pair.scratch, this.#tap, new Model(this.#tap, content), options.spoil)
+    this.#observer = new Observer(pair, deviceBytes)
+    await pair.standby.start()
+    await pair.master.start()
+    await inSync(pair)
+  }
+
+  #guest(): Promise<string> {
+    const { layout, seed, seconds, kinds } = this.options
+    const { options, sector } = layout
+    return runGuest(this.owner, this.#pair.scratch, 'work.sh', {
+      parameters: [
+        ...[`options=${options}`, `sector=${sector}`, `seed=${seed}`, `seconds=${seconds}`],
+        ...[`kinds=${kinds.join(',')}`, `files=${join(ROOT, 'src/core')}`],
+      ],
+      wire: this.#pair.scratch.path('tap.sock'),
+      limitMs: seconds * 1000 + 120_000,
+    })
+  }
+
+  async #inflict(fault: Fault): Promise<void> {
+    const { random } = this.options
+    const { master, standby } = this.#pair
+    if (fault === 'link') {
+      this.#partition.cut(true)
+      await this.#look('the link is cut')
+      await sleep(2000 * random())
+      this.#partition.cut(false)
+    } else if (fault === 'standby') {
+      await standby.kill()
+      this.#partition.cut(random() < 0.5)
+      await standby.restart()
+      await this.#look('the standby was killed')
+      this.#partition.cut(false)
+    } else if (fault === 'master') {
+      await master.kill()
+      await this.#look('the master was killed')
+      await master.restart()
+      if (random() < 0.7) await this.#observer.waitInSync(60_000)
+      await this.#look('the master is there again')
+    } else await this.#look('running')
+  }
+
+  /** What the standby shows is a cut to be judged. */
+  async #look(when: string, whole = false): Promise<void> {
+    let shown: Buffer | undefined
+    let refused: unknown
+    for (let tries = 0; shown === undefined && tries < 100; tries++)
+      shown = await this.#observer.exported().catch(async (error: unknown) => {
+        refused = error
+        await sleep(100)
+        return undefined
+      })
+    if (shown === undefined) throw new Error(`${when}: the standby shows nothing: ${String(refused)}`)
+    await this.#cuts.take(shown, `${this.#time()} ${when}`, whole)
+  }
+
+  async #verify(): Promise<void> {
+    const { code, stdout, stderr } = await this.#pair.master.command(['verify', this.#pair.volume])
+    if (code !== 0) this.#cuts.complain(`verify: exit code ${code}: ${stdout}${stderr}`)
+  }
+
+  // ---- what was sent -----------------------------------------------------------------------------------------------
+
+  #sent(): Promise<number | undefined> {
+    return metric(this.#pair.metrics.master, 'understudy_link_bytes_sent_total')
+  }
+
+  async #account(before = 0): Promise<void> {
+    const { writtenBytes, leftOutBytes, markBytes } = this.#tap.counted
+    const status = (await this.#pair.master.volume(this.#pair.volume)).filter
+    const MiB = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
+    this.#say(
+      `written ${MiB(writtenBytes)}, ${MiB(leftOutBytes)} of it of left-out files; since the master's start ` +
+        `${MiB(status?.savedBytes ?? 0)} were not sent; left out now ${MiB(status?.leftOutBytes ?? 0)} in ${status?.rangeCount ?? 0} ranges`,
+    )
+    if (this.options.faults.some(fault => fault !== 'look')) return
+    const sent = ((await this.#sent()) ?? 0) - before
+    const chosen = writtenBytes - leftOutBytes + markBytes
+    const saved = status?.savedBytes ?? 0
+    this.#say(
+      `sent ${MiB(sent)}, ${(sent / chosen).toFixed(3)} x of ${MiB(chosen)} of chosen data, metadata and marks; ` +
+        `of the left-out files' ${MiB(leftOutBytes)} ${MiB(leftOutBytes - saved)} were sent`,
+    )
+  }
+
+  #time(): string {
+    return `${((performance.now() - this.#began) / 1000).toFixed(1)} s`
+  }
+
+  #say(text: string): void {
+    process.stdout.write(`  ${text}\n`)
+  }
+}
