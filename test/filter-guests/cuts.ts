@@ -60,14 +60,15 @@ export class Cuts {
     writeSparse(cut.copy, shown)
     writeSparse(cut.master, content)
     const [ours, theirs] = [await check(cut.copy), await check(cut.master)]
-    for (const line of theirs)
-      if (!ours.includes(line)) process.stdout.write(`  ${cut.when}: only the master's: ${line}\n`)
+    for (const line of theirs) if (!ours.includes(line)) this.owner.comment(`  ${cut.when}: only the master's: ${line}`)
     for (const line of ours) {
-      if (theirs.includes(line)) process.stdout.write(`  ${cut.when}: both: ${line}\n`)
+      if (theirs.includes(line)) this.owner.comment(`  ${cut.when}: both: ${line}`)
       else this.complain(`${cut.when}: e2fsck: ${line}`)
     }
-    process.stdout.write(`  ${cut.when}\n`)
-    this.#waiting.push(cut)
+    // In the middle of mke2fs the master has none either.
+    const isOne = !theirs.some(line => line.startsWith('-fn'))
+    this.owner.comment(`  ${cut.when}${isOne ? '' : ': no file system'}`)
+    if (isOne) this.#waiting.push(cut)
   }
 
   /** In guests: mounted, and compared. */
@@ -98,12 +99,12 @@ export class Cuts {
       if (line.startsWith('WRONG ')) this.complain(`${when}: ${line.slice(6)}`)
       if (line.startsWith('database ') && line !== 'database ok') this.complain(`${when}: ${line}`)
     }
-    process.stdout.write(`  ${when}: ${lines.filter(line => !line.startsWith('WRONG')).join('; ')}\n`)
+    this.owner.comment(`  ${when}: ${lines.filter(line => !line.startsWith('WRONG')).join('; ')}`)
   }
 
   complain(text: string): void {
     this.wrong++
-    process.stdout.write(`WRONG ${text}\n`)
+    this.owner.comment(`WRONG ${text}`)
   }
 }
 

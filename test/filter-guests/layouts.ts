@@ -13,6 +13,10 @@ export interface Layout {
   options: string
   /** What the guest's kernel takes for the size of a sector: at most that of a block. */
   sector: number
+  /** It is made so small, and the guest makes it larger while it works. */
+  grows?: true
+  /** In the middle of the work it is unmounted and made anew. */
+  remade?: true
 }
 
 export const layouts: Layout[] = [
@@ -24,6 +28,8 @@ export const layouts: Layout[] = [
   { title: 'bigalloc', make: '-b 4096 -O bigalloc -C 16384', options: 'data=ordered', sector: 4096 },
   { title: 'no delayed allocation', make: '-b 1024', options: 'nodelalloc,commit=1', sector: 1024 },
   { title: 'inline data', make: '-b 4096 -O inline_data', options: 'data=ordered', sector: 512 },
+  { title: 'resized', make: '-b 4096', options: 'data=ordered', sector: 4096, grows: true },
+  { title: 'made anew', make: '-b 4096', options: 'data=ordered', sector: 4096, remade: true },
   { title: 'ext3', make: '-b 4096 -O ^extents,^64bit,^flex_bg,^metadata_csum', options: 'data=ordered', sector: 4096 },
 ]
 
@@ -44,7 +50,9 @@ export async function makeDevice(files: Scratch, layout: Layout): Promise<string
       await writeFile(join(tree, path), sectors.join(''))
     }
   }
-  const make = `mke2fs -q -F -t ext4 -J size=4 ${layout.make} -d ${tree} ${device} ${fileSystemBytes / 1024}k`
-  await succeed('sh', ['-c', make])
+  const bytes = layout.grows ? fileSystemBytes - 24 * MiB : fileSystemBytes
+  await succeed('sh', ['-c', `${makeCommand(layout)} -d ${tree} ${device} ${bytes / 1024}k`])
   return device
 }
+
+export const makeCommand = ({ make }: Layout): string => `mke2fs -q -F -t ext4 -E nodiscard -J size=4 ${make}`

@@ -43,6 +43,7 @@ async function main(): Promise<number> {
     process.stderr.write('usage: see the head of test/filter-guests/main.ts\n')
     return 2
   }
+  if (options.keep) process.env['UNDERSTUDY_KEEP'] = '1'
   let wrong = 0
   for (let number = 0; number < runs; number++) {
     const runSeed = seed + number

@@ -1,12 +1,12 @@
 /** One run: a guest at work, and cuts. */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inSync, metric, type Owner, type Pair, ROOT, sleep, startPair } from '../support/daemon.js'
 import { runGuest } from '../support/guest.js'
 import { Observer } from '../support/observer.js'
 import { Partition } from '../support/partition.js'
 import { Cuts } from './cuts.js'
-import { deviceBytes, type Layout, makeDevice, markAt } from './layouts.js'
+import { deviceBytes, fileSystemBytes, type Layout, makeCommand, makeDevice, markAt } from './layouts.js'
 import { Model } from './model.js'
 import { Tap } from './tap.js'
 
@@ -32,13 +32,24 @@ export interface RunOptions {
   spoil: boolean
 }
 
+/** How the sectors of left-out files begin. */
+const leftOutFolders = ['/run/disk/tmp/', '/run/disk/fsx/tmp/']
+
+function leftOutBytes(log: Buffer): number {
+  let bytes = 0
+  for (const folder of leftOutFolders)
+    for (let at = log.indexOf(folder); at >= 0; at = log.indexOf(folder, at + 1)) bytes += 512
+  return bytes
+}
+
 export class Run {
   readonly #began = performance.now()
   #pair!: Pair
   #tap!: Tap
   #observer!: Observer
   #cuts!: Cuts
-  #partition!: Partition
+  /** What links and standbys are cut off with. */
+  #partition: Partition | undefined
 
   constructor(
     private readonly owner: Owner,
@@ -48,7 +59,7 @@ export class Run {
   /** How much was wrong. */
   async toItsEnd(): Promise<number> {
     await this.#start()
-    const sentBefore = await this.#sent()
+    const before = { sent: await this.#sent(), received: this.#received() }
     const guest = this.#guest()
     let ended = false
     const gone = guest.finally(() => (ended = true))
@@ -62,9 +73,10 @@ export class Run {
     const output = await guest
     for (const line of output.match(/GUEST: (did|note) .*/g) ?? []) this.#say(line.slice(7).trim())
     await this.#observer.waitInSync(60_000)
-    await this.#account(sentBefore)
+    await this.#account(before)
     await this.#look('in sync at the end', true)
     await this.#verify()
+    for (const error of this.#tap.errors) this.#cuts.complain(error)
     await this.#pair.master.stop()
     await this.#pair.standby.stop()
     await this.#cuts.judge()
@@ -73,19 +85,25 @@ export class Run {
     return wrong
   }
 
+  get #onlyLooks(): boolean {
+    return this.options.faults.every(fault => fault === 'look')
+  }
+
   async #start(): Promise<void> {
     const { owner, options } = this
+    const onlyLooks = this.#onlyLooks
     const pair = await startPair(owner, {
       idle: true,
-      relay: async port => (this.#partition = await Partition.open(port)).port,
+      // Its packets may be lost on a busy machine: bytes are counted without it.
+      ...(onlyLooks ? {} : { relay: async (port: number) => (this.#partition = await Partition.open(port)).port }),
       sizeBytes: deviceBytes,
       master: policies[options.policy],
     })
     this.#pair = pair
-    owner.teardown(() => this.#partition.close())
+    owner.teardown(() => this.#partition?.close())
     await makeDevice(pair.scratch, options.layout)
     const content = readFileSync(pair.device)
-    const isLeftOut = (sector: string): boolean => /^\/run\/disk\/(fsx\/)?tmp\//.test(sector)
+    const isLeftOut = (sector: string): boolean => leftOutFolders.some(folder => sector.startsWith(folder))
     this.#tap = await Tap.open(pair.scratch.path('tap.sock'), pair.socket, pair.volume, markAt, isLeftOut)
     owner.teardown(() => this.#tap.close())
     this.#cuts = new Cuts(owner, pair.scratch, this.#tap, new Model(this.#tap, content), options.spoil)
@@ -97,11 +115,14 @@ export class Run {
 
   #guest(): Promise<string> {
     const { layout, seed, seconds, kinds } = this.options
-    const { options, sector } = layout
+    const { options, sector, grows, remade } = layout
+    const size = `${fileSystemBytes / 1024}k`
     return runGuest(this.owner, this.#pair.scratch, 'work.sh', {
       parameters: [
         ...[`options=${options}`, `sector=${sector}`, `seed=${seed}`, `seconds=${seconds}`],
-        ...[`kinds=${kinds.join(',')}`, `files=${join(ROOT, 'src/core')}`],
+        ...[`kinds=${[...kinds, ...(grows ? ['resize'] : [])].join(',')}`, `size=${size}`],
+        ...(remade ? [`remake="${makeCommand(layout)} /dev/nbd0 ${size}"`] : []),
+        ...[`files=${join(ROOT, 'src/core')}`],
       ],
       wire: this.#pair.scratch.path('tap.sock'),
       limitMs: seconds * 1000 + 120_000,
@@ -112,16 +133,16 @@ export class Run {
     const { random } = this.options
     const { master, standby } = this.#pair
     if (fault === 'link') {
-      this.#partition.cut(true)
+      this.#partition?.cut(true)
       await this.#look('the link is cut')
       await sleep(2000 * random())
-      this.#partition.cut(false)
+      this.#partition?.cut(false)
     } else if (fault === 'standby') {
       await standby.kill()
-      this.#partition.cut(random() < 0.5)
+      this.#partition?.cut(random() < 0.5)
       await standby.restart()
       await this.#look('the standby was killed')
-      this.#partition.cut(false)
+      this.#partition?.cut(false)
     } else if (fault === 'master') {
       await master.kill()
       await this.#look('the master was killed')
@@ -152,11 +173,17 @@ export class Run {
 
   // ---- what was sent -----------------------------------------------------------------------------------------------
 
-  #sent(): Promise<number | undefined> {
-    return metric(this.#pair.metrics.master, 'understudy_link_bytes_sent_total')
+  async #sent(): Promise<number> {
+    return (await metric(this.#pair.metrics.master, 'understudy_link_bytes_sent_total')) ?? 0
   }
 
-  async #account(before = 0): Promise<void> {
+  /** Bytes of left-out files in the standby's log: all that it was ever sent, until segments are written over. */
+  #received(): number {
+    const folder = join(this.#pair.scratch.folder, 'store/.groups', this.#pair.volume, 'segments')
+    return readdirSync(folder).reduce((sum, name) => sum + leftOutBytes(readFileSync(join(folder, name))), 0)
+  }
+
+  async #account(before: { sent: number; received: number }): Promise<void> {
     const { writtenBytes, leftOutBytes, markBytes } = this.#tap.counted
     const status = (await this.#pair.master.volume(this.#pair.volume)).filter
     const MiB = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
@@ -164,13 +191,12 @@ export class Run {
       `written ${MiB(writtenBytes)}, ${MiB(leftOutBytes)} of it of left-out files; since the master's start ` +
         `${MiB(status?.savedBytes ?? 0)} were not sent; left out now ${MiB(status?.leftOutBytes ?? 0)} in ${status?.rangeCount ?? 0} ranges`,
     )
-    if (this.options.faults.some(fault => fault !== 'look')) return
-    const sent = ((await this.#sent()) ?? 0) - before
+    if (!this.#onlyLooks) return
+    const sent = (await this.#sent()) - before.sent
     const chosen = writtenBytes - leftOutBytes + markBytes
-    const saved = status?.savedBytes ?? 0
     this.#say(
       `sent ${MiB(sent)}, ${(sent / chosen).toFixed(3)} x of ${MiB(chosen)} of chosen data, metadata and marks; ` +
-        `of the left-out files' ${MiB(leftOutBytes)} ${MiB(leftOutBytes - saved)} were sent`,
+        `of the left-out files' ${MiB(leftOutBytes)} the standby's log has ${MiB(this.#received() - before.received)}`,
     )
   }
 
@@ -179,6 +205,6 @@ export class Run {
   }
 
   #say(text: string): void {
-    process.stdout.write(`  ${text}\n`)
+    this.owner.comment(`  ${text}`)
   }
 }

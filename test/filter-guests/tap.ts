@@ -30,6 +30,8 @@ export interface Write {
 
 export class Tap {
   readonly writes: Write[] = []
+  /** What the guest was answered an error for. */
+  readonly errors: string[] = []
   readonly counted = { writtenBytes: 0, leftOutBytes: 0, markBytes: 0 }
   readonly #server: Server
   #client: Promise<NbdClient> | undefined
@@ -232,7 +234,7 @@ class Guest {
       const { data } = await this.tap.pass(request)
       this.socket.write(Buffer.concat([reply, data]))
     } catch (error) {
-      process.stdout.write(`tap: ${String(error)}\n`)
+      this.tap.errors.push(String(error))
       reply.writeUInt32BE(5, 4)
       this.socket.write(reply)
     }

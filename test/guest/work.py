@@ -58,9 +58,17 @@ def append():
         log.close()
 
 
+def before(side):
+    path = inside(side, 'before/%d' % choose.randrange(8))
+    if not os.path.exists(path):
+        with open(path, 'wb') as file:
+            file.write(content(path, 2048))
+    return path
+
+
 def rewrite():
     """In place, in files that were there before the mount."""
-    path = inside(either(), 'before/%d' % choose.randrange(8))
+    path = before(either())
     with open(path, 'r+b', buffering=0) as file:
         file.seek(choose.randrange(0, 256) * 4096)
         file.write(content(path, choose.choice((8, 32, 128))))
@@ -68,8 +76,9 @@ def rewrite():
             os.fsync(file.fileno())
 
 
-def only_before():
-    path = inside('tmp', 'before/%d' % choose.randrange(8))
+def left_out():
+    """Only what was there before, and is left out: for the account of bytes (--kinds left_out,append)."""
+    path = before('tmp')
     with open(path, 'r+b', buffering=0) as file:
         for i in range(0, 256, 16):
             file.seek(i * 4096)
@@ -163,6 +172,14 @@ def swap():
     run('swapoff', path)
     if choose.random() < 0.5:
         os.unlink(path)
+
+
+def resize():
+    """Once, in the middle."""
+    time.sleep(choose.uniform(0.2, 0.7) * seconds)
+    run('resize2fs', '/dev/nbd0', os.environ['size'], stderr=subprocess.DEVNULL)
+    while goes_on():
+        time.sleep(0.1)
 
 
 def fsx():
