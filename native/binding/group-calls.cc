@@ -158,6 +158,7 @@ Napi::Value Addon::open_group(Call call) {
   options.standby = standby_policy(spec);
   options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));
   options.lease = lease_terms(spec);
+  for (const auto &volume : volumes) volume->replicated = options.capture.replicated;
   const uint32_t handle = ++last_handle_;
 
   auto entry = std::make_unique<GroupEntry>();

@@ -7,6 +7,8 @@ engine::Negotiated negotiated_from(const Napi::Object &flags) {
   negotiated.structured_replies = flag(flags, "structuredReplies");
   negotiated.extended_headers = flag(flags, "extendedHeaders");
   negotiated.base_allocation_id = static_cast<uint32_t>(number(flags, "baseAllocationId"));
+  negotiated.replicated_id = static_cast<uint32_t>(number(flags, "replicatedId"));  // a predecessor may know no such
+  negotiated.dirty_id = static_cast<uint32_t>(number(flags, "dirtyId"));
   negotiated.read_only = flag(flags, "readOnly");
   return negotiated;
 }

@@ -73,6 +73,8 @@ Napi::Value describe(Napi::Env env, TakenClient &client) {
   flags.Set("structuredReplies", state.negotiated.structured_replies);
   flags.Set("extendedHeaders", state.negotiated.extended_headers);
   flags.Set("baseAllocationId", state.negotiated.base_allocation_id);
+  flags.Set("replicatedId", state.negotiated.replicated_id);
+  flags.Set("dirtyId", state.negotiated.dirty_id);
   flags.Set("readOnly", state.negotiated.read_only);
   Napi::Object one = Napi::Object::New(env);
   one.Set("flags", flags);

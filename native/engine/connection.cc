@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "wire/record.h"
 
@@ -11,7 +12,7 @@ namespace understudy::engine {
 namespace {
 constexpr size_t kReceiveBytes = 64u << 10;     // asked of the socket beyond what the front request still needs
 constexpr uint64_t kSkipMax = 1ull << 32;       // a longer refused payload ends the connection
-constexpr size_t kExtentsMax = 1024;            // in one BLOCK_STATUS reply
+constexpr size_t kExtentsMax = 1024;            // of one context in a BLOCK_STATUS reply
 }  // namespace
 
 Connection::Connection(uint64_t connection_id, ClientState state, Volume &served)
@@ -164,41 +165,40 @@ void Connection::cancel_read_reply(size_t bytes) {
   out_.shrink(bytes + header);
 }
 
-void Connection::reply_block_status(uint64_t cookie, uint64_t offset, uint64_t length, bool one) {
-  struct Extent {
-    uint64_t bytes;
-    uint32_t flags;
-  };
-  std::vector<Extent> extents;
-  const uint64_t unit = volume.device->traits().block_bytes_min;
-  for (uint64_t at = offset, end = offset + length; at < end && extents.size() < (one ? 1 : kExtentsMax);) {
-    Device::Extent found = volume.device->extent(at, end - at);
-    if (found.bytes < end - at) found.bytes = std::max<uint64_t>(unit, found.bytes / unit * unit);
-    const uint32_t flags = found.hole ? nbd::kStateHole | nbd::kStateZero : 0;
-    if (!extents.empty() && extents.back().flags == flags) {
-      extents.back().bytes += found.bytes;
-    } else {
-      extents.push_back({found.bytes, flags});
-    }
-    at += found.bytes;
-  }
-  const uint32_t context = htobe32(negotiated.base_allocation_id);
+void Connection::put_extents(uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t context,
+                             const StatusExtents &extents) {
+  const uint32_t id = htobe32(context);
   if (negotiated.extended_headers) {
     const uint32_t count = htobe32(static_cast<uint32_t>(extents.size()));
-    put_chunk(nbd::kChunkDone, nbd::kChunkBlockStatusExtended, cookie, offset, 8 + 16 * extents.size());
-    out_.append(&context, sizeof context);
+    put_chunk(flags, nbd::kChunkBlockStatusExtended, cookie, offset, 8 + 16 * extents.size());
+    out_.append(&id, sizeof id);
     out_.append(&count, sizeof count);
-    for (const Extent &extent : extents) {
+    for (const StatusExtent &extent : extents.list()) {
       const uint64_t words[2] = {htobe64(extent.bytes), htobe64(extent.flags)};
       out_.append(words, sizeof words);
     }
   } else {
-    put_chunk(nbd::kChunkDone, nbd::kChunkBlockStatus, cookie, offset, 4 + 8 * extents.size());
-    out_.append(&context, sizeof context);
-    for (const Extent &extent : extents) {
+    put_chunk(flags, nbd::kChunkBlockStatus, cookie, offset, 4 + 8 * extents.size());
+    out_.append(&id, sizeof id);
+    for (const StatusExtent &extent : extents.list()) {
       const uint32_t words[2] = {htobe32(static_cast<uint32_t>(extent.bytes)), htobe32(extent.flags)};
       out_.append(words, sizeof words);
     }
+  }
+}
+
+void Connection::reply_block_status(uint64_t cookie, uint64_t offset, uint64_t length, bool one) {
+  const struct {
+    uint32_t id;
+    StatusExtents (*status)(const Volume &, uint64_t start, uint64_t end, size_t most);
+  } contexts[] = {{negotiated.base_allocation_id, allocation_status},
+                  {negotiated.replicated_id, replicated_status},
+                  {negotiated.dirty_id, dirty_status}};
+  auto left = std::count_if(std::begin(contexts), std::end(contexts), [](const auto &context) { return context.id; });
+  for (const auto &context : contexts) {
+    if (!context.id) continue;
+    const uint16_t flags = --left ? 0 : nbd::kChunkDone;
+    put_extents(flags, cookie, offset, context.id, context.status(volume, offset, offset + length, one ? 1 : kExtentsMax));
   }
 }
 

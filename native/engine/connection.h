@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/fd.h"
+#include "engine/block-status.h"
 #include "engine/buffer.h"
 #include "engine/volume.h"
 #include "wire/nbd.h"
@@ -16,8 +17,9 @@ namespace understudy::engine {
 struct Negotiated {
   bool structured_replies = false;
   bool extended_headers = false;
-  uint32_t base_allocation_id = 0;
+  uint32_t base_allocation_id = 0, replicated_id = 0, dirty_id = 0;  // of metadata contexts; 0: not selected
   bool read_only = false;
+  bool any_context() const { return base_allocation_id || replicated_id || dirty_id; }
 };
 
 // A client at a request boundary, with nothing of it in flight: what another engine needs to go on with it.
@@ -83,6 +85,7 @@ class Connection {
   // Room for a successful READ's data; cancel_read_reply() takes it back, with its header.
   uint8_t *begin_read_reply(uint64_t cookie, uint64_t offset, size_t bytes);
   void cancel_read_reply(size_t bytes);
+  // A chunk for each context that was selected. `one`: of one extent.
   void reply_block_status(uint64_t cookie, uint64_t offset, uint64_t length, bool one);
 
   // Sends what is queued. False: the socket is full, wait until it can be written to.
@@ -108,6 +111,7 @@ class Connection {
   size_t header_bytes() const { return negotiated.extended_headers ? sizeof(nbd::ExtendedRequest) : sizeof(nbd::Request); }
   bool parse_header(ParsedRequest &request);
   void put_chunk(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t bytes);
+  void put_extents(uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t context, const StatusExtents &extents);
   void put_error(uint64_t cookie, uint64_t offset, uint32_t error);
   void take_back_left();
 

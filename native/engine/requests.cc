@@ -116,7 +116,7 @@ uint32_t Group::validate(const Connection &connection, const ParsedRequest &requ
   if (request.offset % traits.block_bytes_min || request.length % traits.block_bytes_min) return nbd::kEinval;
   if (request.type == nbd::kRead && request.length > wire::kPayloadBytesMax)  // EOVERFLOW is for those who know DF
     return request.flags & nbd::kDontFragment ? nbd::kEoverflow : nbd::kEinval;
-  if (request.type == nbd::kBlockStatus && (!connection.negotiated.base_allocation_id || request.length == 0))
+  if (request.type == nbd::kBlockStatus && (!connection.negotiated.any_context() || request.length == 0))
     return nbd::kEinval;
   return nbd::kOk;
 }

@@ -134,6 +134,7 @@ struct Volume {
   const std::unique_ptr<Device> device;
   const uint64_t size_bytes;
   bool read_only = false;
+  bool replicated = true;  // false: nothing of it, as there is no standby
   uint32_t handle = 0;  // of the addon
   CounterPage page;
 

@@ -24,7 +24,7 @@ uint64_t DirtyMap::change(uint64_t first, uint64_t last, bool dirty) {
 
 void DirtyMap::mark(uint64_t start, uint64_t end) {
   CHECK(end <= size_bytes_);
-  if (start < end) dirty_regions_ += change(start / kRegion, (end + kRegion - 1) / kRegion, true);
+  if (start < end) dirty_regions_ += change(start / kRegion, regions_up_to(end), true);
 }
 
 void DirtyMap::clear(uint64_t start, uint64_t end) {
@@ -34,17 +34,22 @@ void DirtyMap::clear(uint64_t start, uint64_t end) {
   if (first < last) dirty_regions_ -= change(first, last, false);
 }
 
-uint64_t DirtyMap::find(uint64_t region, bool dirty) const {
-  while (region < regions()) {
+uint64_t DirtyMap::find(uint64_t region, bool dirty, uint64_t limit) const {
+  while (region < limit) {
     const uint64_t word = (dirty ? bits_[region / 64] : ~bits_[region / 64]) >> (region % 64);
-    if (word) return std::min(regions(), region + static_cast<uint64_t>(std::countr_zero(word)));
+    if (word) return std::min(limit, region + static_cast<uint64_t>(std::countr_zero(word)));
     region = (region / 64 + 1) * 64;
   }
-  return regions();
+  return limit;
 }
 
 bool DirtyMap::touches(uint64_t start, uint64_t end) const {
-  return dirty_regions_ != 0 && start < end && find(start / kRegion, true) * kRegion < end;
+  const uint64_t limit = regions_up_to(end);
+  return dirty_regions_ != 0 && start < end && find(start / kRegion, true, limit) < limit;
+}
+
+uint64_t DirtyMap::same_until(uint64_t at, uint64_t end) const {
+  return std::min(end, find(at / kRegion, !is_dirty(at), regions_up_to(end)) * kRegion);
 }
 
 uint64_t DirtyMap::dirty_bytes() const {
@@ -56,9 +61,9 @@ uint64_t DirtyMap::dirty_bytes() const {
 
 DirtyMap::Run DirtyMap::next_run(uint64_t from, uint64_t bytes_max) const {
   if (!any()) return {size_bytes_, size_bytes_};
-  const uint64_t start = std::min(size_bytes_, find((from + kRegion - 1) / kRegion, true) * kRegion);
+  const uint64_t start = std::min(size_bytes_, find(regions_up_to(from), true, regions()) * kRegion);
   if (start == size_bytes_) return {start, start};
-  const uint64_t end = find(start / kRegion, false) * kRegion;
+  const uint64_t end = find(start / kRegion, false, regions()) * kRegion;
   // bytes_max may be as good as infinite: start + bytes_max would wrap.
   const uint64_t limit = bytes_max < size_bytes_ - start ? start + bytes_max : size_bytes_;
   return {start, std::min(end, limit)};

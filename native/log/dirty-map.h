@@ -18,6 +18,8 @@ class DirtyMap {
   bool any() const { return dirty_regions_ != 0; }
   bool is_dirty(uint64_t offset) const { return bits_[offset / kRegion / 64] >> (offset / kRegion % 64) & 1; }
   bool touches(uint64_t start, uint64_t end) const;
+  // Up to where all regions are in the state of the one at `at`; not looked for beyond `end`.
+  uint64_t same_until(uint64_t at, uint64_t end) const;
   uint64_t dirty_bytes() const;
   // The first dirty run of regions that begin at or after `from`, cut at bytes_max: [start, end), region-aligned (end
   // cut at the volume's end). start == end: none.
@@ -36,8 +38,10 @@ class DirtyMap {
   std::vector<uint64_t> sparse() const;
 
  private:
-  uint64_t regions() const { return (size_bytes_ + kRegion - 1) / kRegion; }
-  uint64_t find(uint64_t region, bool dirty) const;  // first region >= `region` in that state, or regions()
+  static uint64_t regions_up_to(uint64_t end) { return (end + kRegion - 1) / kRegion; }
+  uint64_t regions() const { return regions_up_to(size_bytes_); }
+  // The first region in that state in [region, limit), or limit.
+  uint64_t find(uint64_t region, bool dirty, uint64_t limit) const;
   uint64_t change(uint64_t first, uint64_t last, bool dirty);
   uint64_t size_bytes_;
   uint64_t dirty_regions_ = 0;

@@ -21,7 +21,8 @@ enum ChunkType : uint16_t {
   kChunkError = 0x8001
 };
 inline constexpr uint16_t kChunkDone = 1;
-enum StateFlags : uint32_t { kStateHole = 1, kStateZero = 2 };
+// Each context has its own: base:allocation's, then those of understudy:replicated and understudy:dirty.
+enum StateFlags : uint32_t { kStateHole = 1, kStateZero = 2, kStateLeftOut = 1, kStateDirty = 1 };
 
 enum Error : uint32_t {
   kOk = 0, kEperm = 1, kEio = 5, kEnomem = 12, kEinval = 22, kEnospc = 28, kEoverflow = 75, kEnotsup = 95,

@@ -233,7 +233,8 @@ export class Attachments {
       if (!this.attachments.includes(attachment)) addon.detachDevice(attachment.index).catch(() => undefined)
       throw new OperationError('NOT_SERVED', `volume ${attachment.volume} is not served now`)
     }
-    const flags = { structuredReplies: false, extendedHeaders: false, baseAllocationId: 0, readOnly }
+    const noContexts = { baseAllocationId: 0, replicatedId: 0, dirtyId: 0 }
+    const flags = { structuredReplies: false, extendedHeaders: false, ...noContexts, readOnly }
     addon.adopt(connection, exported.volume, flags, new Uint8Array(0))
     Object.assign(attachment, { connection, reason: '', since: this.clock.wallMs() })
     attachment.backoff.reset()

@@ -40,6 +40,8 @@ export interface ExportedVolume {
   volume: number
   device: DeviceInfo
   readOnly: boolean
+  /** A standby is to have it. Default: false. */
+  replicated?: boolean
   /** OpenedGroup.volumes[i].counterPage. */
   counterPage: number
 }

@@ -272,7 +272,7 @@ export class MasterGroup {
   }
 
   exports(): ExportedVolume[] {
-    return this.#volumes.map(exportOf)
+    return this.#volumes.map(volume => exportOf(volume, this.config.standby !== undefined))
   }
 
   status(): VolumeStatus[] {

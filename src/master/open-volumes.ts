@@ -21,6 +21,7 @@ export interface ExportedVolume {
   volume: number
   device: DeviceInfo
   readOnly: boolean
+  replicated: boolean
   counterPage: number
 }
 
@@ -34,8 +35,8 @@ export function openVolumes(prepared: PreparedGroup, opened: OpenedGroup): OpenV
   })
 }
 
-export function exportOf({ config, handle, device, counterPage }: OpenVolume): ExportedVolume {
-  return { name: config.name, volume: handle, device, readOnly: config.readOnly, counterPage }
+export function exportOf({ config, handle, device, counterPage }: OpenVolume, replicated: boolean): ExportedVolume {
+  return { name: config.name, volume: handle, device, readOnly: config.readOnly, replicated, counterPage }
 }
 
 const unreadableMax = 100

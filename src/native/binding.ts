@@ -244,8 +244,10 @@ export type SessionCloseReason = 'local' | 'peer' | 'timeout' | 'peer-not-allowe
 export interface NegotiatedFlags {
   structuredReplies: boolean
   extendedHeaders: boolean
-  /** The id under which base:allocation was selected, or 0. */
+  /** The id under which base:allocation was selected, or 0; those of understudy:replicated and understudy:dirty. */
   baseAllocationId: number
+  replicatedId: number
+  dirtyId: number
   readOnly: boolean
 }
 

@@ -84,7 +84,20 @@ export const exportNameZeroBytes = 124
 /** What a client may assume that was told nothing (proto.md, "Size constraints"). */
 export const defaultBlock = { min: 1, preferred: 4096, maxAtLeast: 1 << 25 } as const
 
-export const baseAllocation = { namespace: 'base:', name: 'base:allocation', id: 1 } as const
+export interface MetaContext {
+  /** A query for it alone stands for all of it, in NBD_OPT_LIST_META_CONTEXT. */
+  namespace: string
+  name: string
+  /** Ours to choose. */
+  id: number
+}
+
+export const metaContext = {
+  allocation: { namespace: 'base:', name: 'base:allocation', id: 1 },
+  /** docs/nbd.md, "What is replicated, from outside" */
+  replicated: { namespace: 'understudy:', name: 'understudy:replicated', id: 2 },
+  dirty: { namespace: 'understudy:', name: 'understudy:dirty', id: 3 },
+} as const satisfies Record<string, MetaContext>
 
 const optionNames = new Map<number, string>(Object.entries(option).map(([name, number]) => [number, `NBD_OPT_${name}`]))
 

@@ -2,7 +2,7 @@
  * What an export is to the handshake: a name, a volume of the engine, and what a client is told of it.
  */
 import type { DeviceInfo } from '../native/binding.js'
-import { defaultBlock, transmissionFlag } from './constants.js'
+import { defaultBlock, metaContext, transmissionFlag, type MetaContext } from './constants.js'
 
 export interface NbdExport {
   name: string
@@ -12,6 +12,8 @@ export interface NbdExport {
   volume: number
   device: DeviceInfo
   readOnly: boolean
+  /** A standby is to have what is written here. Default: false. */
+  replicated?: boolean
 }
 
 /** Asked anew for every option, so that exports may come and go while clients negotiate. */
@@ -39,6 +41,11 @@ export function transmissionFlags(target: NbdExport, structuredReplies: boolean)
   if (target.readOnly || target.device.readOnly) return flags | flag.READ_ONLY
   flags |= flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO
   return target.device.canZero ? flags | flag.SEND_TRIM : flags
+}
+
+export function metaContexts({ replicated = false }: NbdExport): MetaContext[] {
+  const { allocation, ...ofReplication } = metaContext
+  return replicated ? [allocation, ...Object.values(ofReplication)] : [allocation]
 }
 
 /** Whether a client that is told nothing of block sizes would go wrong. */

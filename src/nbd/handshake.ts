@@ -13,26 +13,34 @@
 import type { Duplex } from 'node:stream'
 import type { NegotiatedFlags } from '../native/binding.js'
 import {
-  baseAllocation,
   clientFlag,
   exportNameZeroBytes,
   handshakeFlag,
   info,
+  metaContext,
   NBD_MAGIC,
   NBD_OPTS_MAGIC,
   option,
   optionName,
   reply,
   stringBytesMax,
+  type MetaContext,
 } from './constants.js'
-import { findExport, hasDefaultBlockSizes, transmissionFlags, type ExportSource, type NbdExport } from './exports.js'
+import {
+  findExport,
+  hasDefaultBlockSizes,
+  metaContexts,
+  transmissionFlags,
+  type ExportSource,
+  type NbdExport,
+} from './exports.js'
 import { OptionRefusal, parseExportName, parseInfoRequest, parseMetaContextRequest } from './options.js'
 import {
   HandshakeError,
   infoBlockSize,
   infoExport,
   infoString,
-  metaContext,
+  metaContextReply,
   optionReply,
   serverReply,
   StreamReader,
@@ -109,8 +117,8 @@ interface Agreement {
   structuredReplies: boolean
   /** Implies structuredReplies. */
   extendedHeaders: boolean
-  /** Metadata contexts, and the canonical name of the export they were selected for. */
-  contexts?: { exportName: string; baseAllocationId: number }
+  /** Ids of metadata contexts, and the canonical name of the export they were selected for. */
+  contexts?: { exportName: string; ids: Set<number> }
 }
 
 const nothingAgreed = (): Agreement => ({ structuredReplies: false, extendedHeaders: false })
@@ -324,11 +332,14 @@ class Handshake {
   }
 
   #agreed(target: NbdExport, lastWords: Buffer): Extract<HandshakeOutcome, { kind: 'agreed' }> {
-    const contexts = this.#agreement.contexts?.exportName === target.name ? this.#agreement.contexts : undefined
+    const { exportName, ids } = this.#agreement.contexts ?? {}
+    const selected = ({ id }: MetaContext): number => (exportName === target.name && ids?.has(id) === true ? id : 0)
     const flags: NegotiatedFlags = {
       structuredReplies: this.#agreement.structuredReplies,
       extendedHeaders: this.#agreement.extendedHeaders,
-      baseAllocationId: contexts?.baseAllocationId ?? 0,
+      baseAllocationId: selected(metaContext.allocation),
+      replicatedId: selected(metaContext.replicated),
+      dirtyId: selected(metaContext.dirty),
       readOnly: target.readOnly || target.device.readOnly,
     }
     return { kind: 'agreed', target, flags, lastWords }
@@ -336,10 +347,10 @@ class Handshake {
 
   #listMetaContext(payload: Buffer): Buffer {
     const { name, queries } = parseMetaContextRequest(payload)
-    this.#find(name)
-    const wanted: string[] = [baseAllocation.name, baseAllocation.namespace]
-    const matches = queries.length === 0 || queries.some(query => wanted.includes(query))
-    const replies = matches ? [metaContext(option.LIST_META_CONTEXT, 0, baseAllocation.name)] : []
+    const matches = metaContexts(this.#find(name)).filter(
+      context => queries.length === 0 || queries.includes(context.name) || queries.includes(context.namespace),
+    )
+    const replies = matches.map(context => metaContextReply(option.LIST_META_CONTEXT, 0, context.name))
     return Buffer.concat([...replies, optionReply(option.LIST_META_CONTEXT, reply.ACK)])
   }
 
@@ -349,11 +360,9 @@ class Handshake {
     }
     const { name, queries } = parseMetaContextRequest(payload)
     const target = this.#find(name)
-    const replies: Buffer[] = []
-    if (queries.includes(baseAllocation.name)) {
-      this.#agreement.contexts = { exportName: target.name, baseAllocationId: baseAllocation.id }
-      replies.push(metaContext(option.SET_META_CONTEXT, baseAllocation.id, baseAllocation.name))
-    }
+    const selected = metaContexts(target).filter(context => queries.includes(context.name))
+    this.#agreement.contexts = { exportName: target.name, ids: new Set(selected.map(({ id }) => id)) }
+    const replies = selected.map(context => metaContextReply(option.SET_META_CONTEXT, context.id, context.name))
     return Buffer.concat([...replies, optionReply(option.SET_META_CONTEXT, reply.ACK)])
   }
 

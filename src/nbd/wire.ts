@@ -154,7 +154,7 @@ export function infoBlockSize(option: number, block: { min: number; preferred: n
   return optionReply(option, reply.INFO, data)
 }
 
-export function metaContext(option: number, id: number, name: string): Buffer {
+export function metaContextReply(option: number, id: number, name: string): Buffer {
   return optionReply(option, reply.META_CONTEXT, Buffer.concat([uint32(id), Buffer.from(name)]))
 }
 

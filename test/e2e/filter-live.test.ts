@@ -16,7 +16,7 @@ import {
   startPair,
   succeed,
 } from '../support/daemon.js'
-import { NbdClient } from '../support/nbd-client.js'
+import { CMD, CMD_FLAG, NbdClient } from '../support/nbd-client.js'
 import { Observer } from '../support/observer.js'
 
 const MiB = 1 << 20
@@ -78,6 +78,33 @@ async function follows(t: Tap, observer: Observer, spans: Span[], title: string)
   t.equal(firstDifference(await observer.exported(), without(await observer.masterContent(), ...spans)), 'none', title)
 }
 
+/** What is left out, from outside: nbdinfo, and all contexts in one reply. */
+async function tellsClients(t: Tap, pair: Pair): Promise<void> {
+  const map = async (context: string): Promise<unknown> =>
+    JSON.parse(await succeed('nbdinfo', ['--json', `--map=${context}`, pair.uri]))
+  const [start, end] = swapData
+  t.same(await map('understudy:replicated'), [
+    { offset: 0, length: start, type: 0 },
+    { offset: start, length: end - start, type: 1 },
+    { offset: end, length: sizeBytes - end, type: 0 },
+  ])
+  t.same(await map('understudy:dirty'), [{ offset: 0, length: sizeBytes, type: 0 }], 'the standby has all of it')
+  const contexts = ['base:allocation', 'understudy:replicated', 'understudy:dirty']
+  for (const style of ['structured', 'extended'] as const) {
+    const client = await NbdClient.attach({ path: pair.socket }, pair.volume, { style, contexts })
+    for (const flags of [0, CMD_FLAG.REQ_ONE]) {
+      const request = { type: CMD.BLOCK_STATUS, offset: start - page, length: 3 * page, flags }
+      const { extents } = await client.request(request)
+      const told = new Map([...extents].map(([id, list]) => [client.contexts.get(id), list]))
+      t.same([...told.keys()], contexts, `${style}: each once`)
+      t.same(told.get('understudy:dirty'), [{ length: BigInt(3 * page), flags: 0n }])
+      const [replicated, leftOut] = [{ length: BigInt(page), flags: 0n }, { length: BigInt(2 * page), flags: 1n }] // prettier-ignore
+      t.same(told.get('understudy:replicated'), flags === 0 ? [replicated, leftOut] : [replicated])
+    }
+    client.destroy()
+  }
+}
+
 t.test('a swap partition is left out, becomes a file system, and a swap area again', async t => {
   const files = scratch(t)
   const device = await disk(files)
@@ -106,6 +133,8 @@ t.test('a swap partition is left out, becomes a file system, and a swap area aga
   const warnings = pair.master.program.stderr + pair.master.program.stdout
   t.match(warnings, /--exclude-files 'partition=3:\/x': partition 3 \(luks\) on .*: it is encrypted: replicated whole/)
   t.match(warnings, /the rules leave 1 files out of partition 1 \(ext4\): .* not followed yet: replicated whole/)
+
+  await tellsClients(t, pair)
 
   const verified = await pair.master.command(['verify', pair.volume])
   t.equal(verified.code, 0, verified.stderr)

@@ -15,22 +15,38 @@ import {
   writeSync,
 } from 'node:fs'
 import t from 'tap'
-import { Daemon, execute, freeTcpPort, sameBytes, scratch, sparseFile, succeed } from '../support/daemon.js'
+import {
+  Daemon,
+  execute,
+  freeTcpPort,
+  freeUdpPort,
+  sameBytes,
+  scratch,
+  sparseFile,
+  succeed,
+} from '../support/daemon.js'
 
 const MiB = 1 << 20
 const files = scratch(t)
 const port = await freeTcpPort()
 const socket = files.path('nbd.sock')
-const images: Record<string, { path: string; bytes: number; readOnly?: boolean }> = {
+const images: Record<string, { path: string; bytes: number; readOnly?: boolean; group?: string; volume?: string }> = {
   'disk one': { path: files.path('disk.img'), bytes: 64 * MiB },
   target: { path: files.path('target.img'), bytes: 64 * MiB },
   odd: { path: files.path('odd.img'), bytes: 1_000_003 },
   fixed: { path: files.path('fixed.img'), bytes: 2 * MiB, readOnly: true },
+  // With a standby that nobody has ever seen.
+  guarded: {
+    path: files.path('guarded.img'),
+    bytes: 1_000_003,
+    group: `standby = "${'ab'.repeat(32)}@127.0.0.1:${await freeUdpPort()}"`,
+    volume: 'exclude = ["1000-300000"]',
+  },
 }
 for (const { path, bytes } of Object.values(images)) await sparseFile(path, bytes)
 const config = Object.entries(images).map(
-  ([name, { path, readOnly }]) =>
-    `[[group]]\n[[group.volume]]\nexport = "${name}"\ndevice = "${path}"\nread_only = ${readOnly === true}`,
+  ([name, { path, readOnly = false, group = '', volume = '' }]) =>
+    `[[group]]\n${group}\n[[group.volume]]\nexport = "${name}"\ndevice = "${path}"\nread_only = ${readOnly}\n${volume}`,
 )
 writeFileSync(
   files.path('understudy.toml'),
@@ -112,6 +128,35 @@ t.test('nbdinfo --map: data and holes are told as they are', async t => {
     { offset: MiB, length: 65536, type: 0, description: 'data' },
     { offset: MiB + 65536, length: 63 * MiB - 65536, type: 3, description: 'hole,zero' },
   ])
+})
+
+t.test('nbdinfo --map=understudy:...: what is left out, and what the standby may lack', async t => {
+  const map = async (context: string): Promise<unknown> =>
+    JSON.parse(await succeed('nbdinfo', ['--json', `--map=${context}`, uri('guarded')]))
+  const [region, bytes] = [65536, 1_000_003]
+  t.same(await map('understudy:replicated'), [
+    { offset: 0, length: 1000, type: 0 },
+    { offset: 1000, length: 299_000, type: 1 },
+    { offset: 300_000, length: bytes - 300_000, type: 0 },
+  ])
+  await nbdsh(
+    'guarded',
+    'h.pwrite(b"x" * 100, 2 * 65536)',
+    'h.pwrite(b"x" * 100, 7 * 65536)',
+    'h.pwrite(b"x", 1000002)',
+  )
+  t.same(
+    await map('understudy:dirty'),
+    [
+      { offset: 0, length: 7 * region, type: 0 },
+      { offset: 7 * region, length: region, type: 1 },
+      { offset: 8 * region, length: 7 * region, type: 0 },
+      { offset: 15 * region, length: bytes - 15 * region, type: 1 },
+    ],
+    'in regions of 64 KiB; not what is left out',
+  )
+  const { exports } = JSON.parse(await succeed('nbdinfo', ['--json', uri('guarded')])) as { exports: unknown[] }
+  t.match(exports, [{ contexts: ['base:allocation', 'understudy:replicated', 'understudy:dirty'] }])
 })
 
 t.test('nbdcopy: into the export and out of it, on several connections; holes stay holes', async t => {

@@ -118,7 +118,9 @@ t.test('ten takeovers under fio, which verifies: no error, the same sockets, sta
 t.test('what is half sent, half read or not yet asked for crosses the takeover, in every dialect', async t => {
   const pair = await startSuccession(t)
   for (const style of ['simple', 'structured', 'extended'] as const) {
-    const client = await NbdClient.attach({ path: pair.socket }, pair.volume, { style })
+    const contexts = ['understudy:dirty', 'base:allocation', 'understudy:replicated']
+    const how = style === 'simple' ? { style } : { style, contexts }
+    const client = await NbdClient.attach({ path: pair.socket }, pair.volume, how)
     const refused = await NbdClient.attach({ path: pair.socket }, pair.volume, { style })
     const lazy = await NbdClient.attach({ path: pair.socket }, pair.volume, { style })
     const written = Buffer.alloc(MiB, style.length)
@@ -138,6 +140,10 @@ t.test('what is half sent, half read or not yet asked for crosses the takeover, 
     client.send(half.data.subarray(20_000))
     t.equal((await half.reply).error, ERR.NONE, `${style}: the rest of a write`)
     t.ok((await client.read(MiB, 64 << 10)).data.equals(Buffer.alloc(64 << 10, 0x5a)))
+    if (style !== 'simple') {
+      const { extents } = await client.request({ type: CMD.BLOCK_STATUS, offset: 0, length: MiB })
+      t.equal(extents.size, contexts.length, `${style}: the contexts that were selected`)
+    }
     refused.send(skipped.data.subarray(40_000))
     t.equal((await skipped.reply).error, ERR.EINVAL, `${style}: the rest of a write that is skipped`)
     t.ok((await refused.read(0, MiB)).data.equals(written))

@@ -75,10 +75,14 @@ void drain(Connection &connection, int peer) {
 void fuzz::round(fuzz::Random &random) {
   static Volume *const volume_ = new Volume("v", 0, std::make_unique<Nothing>());
   Volume &volume = *volume_;
+  volume.excluded = RangeTable({{5000, 9000}, {1u << 19, 1u << 20}});
+  volume.dirty.mark(0, 1);
   Negotiated negotiated;
   negotiated.extended_headers = random.one_in(2);
   negotiated.structured_replies = negotiated.extended_headers || random.one_in(2);
   negotiated.base_allocation_id = 1;
+  if (random.one_in(2)) negotiated.replicated_id = 2;
+  if (random.one_in(2)) negotiated.dirty_id = 3;
   fuzz::Bytes stream = make_stream(random, negotiated.extended_headers);
   if (random.one_in(2)) fuzz::mutate(stream, random);
   int sockets[2];

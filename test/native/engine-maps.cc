@@ -1,10 +1,12 @@
 // sources: native/core/*.cc native/wire/*.cc native/log/dirty-map.cc  libs:
-// What the engine keeps its books with: checksums, the record chain, the filter's table, the dirty map.
+// What the engine keeps its books with: checksums, the record chain, the filter's table, the dirty map; and what a client
+// is told of the last two.
 #include <cstdio>
 #include <random>
 #include <vector>
 
 #include "core/crc32c.h"
+#include "engine/block-status.h"
 #include "engine/range-table.h"
 #include "engine/volume.h"
 #include "log/dirty-map.h"
@@ -158,12 +160,94 @@ static void extents() {
         "what a failed flush makes dirty is listed once, whatever the size");
 }
 
+namespace {
+class Sized final : public Device {
+ public:
+  Sized(uint64_t bytes, uint32_t block) {
+    traits_.size_bytes = bytes;
+    traits_.block_bytes_min = block;
+  }
+  int read(void *, size_t, uint64_t) override { return 0; }
+  int write(const void *, size_t, uint64_t) override { return 0; }
+  int zero(uint64_t, uint64_t, ZeroHow, bool) override { return 0; }
+  int flush() override { return 0; }
+};
+}  // namespace
+
+// What an answer says of each block from `start` on; false: it is none.
+static bool spread(const engine::StatusExtents &extents, uint64_t block, size_t most, std::vector<uint32_t> &blocks) {
+  bool right = extents.size() >= 1 && extents.size() <= most;
+  for (size_t at = 0; at < extents.size(); at++) {
+    const engine::StatusExtent &extent = extents.list()[at];
+    right &= extent.bytes && extent.bytes % block == 0 && (at == 0 || extents.list()[at - 1].flags != extent.flags);
+    blocks.insert(blocks.end(), extent.bytes / block, extent.flags);
+  }
+  return right;
+}
+
+static void status_of_the_filter() {
+  std::mt19937_64 random(4);
+  bool right = true, whole = true;
+  for (int round = 0; round < 2000; round++) {
+    // Of some bytes at the edges of two windows, so that what is told passes from one to the other.
+    const uint64_t block = 1u << random() % 4, around = engine::kStatusWindowBytes - 128 / block * block;
+    engine::Volume volume("v", 0, std::make_unique<Sized>(2 * engine::kStatusWindowBytes, static_cast<uint32_t>(block)));
+    std::vector<Range> list;
+    for (uint64_t at = around + random() % 20; at < around + 256; at = list.back().end + 1 + random() % 20)
+      list.push_back({at, at + 1 + random() % 20});
+    volume.excluded = RangeTable(list);
+    const uint64_t start = around + random() % (256 / block) * block;
+    const uint64_t end = start + (1 + random() % (256 / block)) * block;
+    const size_t most = 1 + random() % 20;
+    std::vector<uint32_t> blocks;
+    const auto extents = engine::replicated_status(volume, start, end, most);
+    right &= spread(extents, block, most, blocks) && blocks.size() <= (end - start) / block;
+    whole &= extents.size() == most || blocks.size() == (end - start) / block;
+    for (size_t at = 0; at < blocks.size(); at++) {
+      uint64_t replicated = 0;
+      volume.excluded.outside(start + at * block, start + (at + 1) * block, [&](uint64_t from, uint64_t to) { replicated += to - from; });
+      right &= (blocks[at] & nbd::kStateLeftOut) == (replicated == 0);
+    }
+  }
+  check(right && whole, "a client is told of each block whether all of it is left out, in as many extents as there may be");
+  engine::Volume big("v", 0, std::make_unique<Sized>(1ull << 44, 1));
+  const auto first = engine::replicated_status(big, 0, 1ull << 44, 1024);
+  check(first.size() == 1 && first.list()[0].bytes == engine::kStatusBytesMax, "of a huge volume a part at a time");
+  big.replicated = false;
+  check(engine::replicated_status(big, 0, 4096, 1024).list()[0].flags == nbd::kStateLeftOut, "without a standby it is all left out");
+}
+
+static void status_of_the_map() {
+  std::mt19937_64 random(5);
+  constexpr uint64_t kBlock = 512, kSize = 200 * DirtyMap::kRegion + 3 * kBlock;
+  bool right = true;
+  for (int round = 0; round < 500; round++) {
+    engine::Volume volume("v", 0, std::make_unique<Sized>(kSize, kBlock));
+    for (uint64_t count = random() % 40; count; count--) {
+      const uint64_t at = random() % kSize;
+      volume.dirty.mark(at, std::min(kSize, at + random() % (5 * DirtyMap::kRegion)));
+    }
+    const uint64_t start = random() % (kSize / kBlock) * kBlock, left = (kSize - start) / kBlock;
+    const uint64_t end = start + (1 + random() % left) * kBlock;
+    const size_t most = 1 + random() % 20;
+    std::vector<uint32_t> blocks;
+    const auto extents = engine::dirty_status(volume, start, end, most);
+    right &= spread(extents, kBlock, most, blocks);
+    right &= blocks.size() == (end - start) / kBlock || (extents.size() == most && blocks.size() < (end - start) / kBlock);
+    for (size_t at = 0; at < blocks.size(); at++)
+      right &= (blocks[at] == nbd::kStateDirty) == volume.dirty.is_dirty(start + at * kBlock);
+  }
+  check(right, "a client is told of each block whether the standby may lack it");
+}
+
 int main() {
   checksums();
   chain();
   ranges();
   dirty_map();
   extents();
+  status_of_the_filter();
+  status_of_the_map();
   printf("1..%d\n", tests);
   return failures != 0;
 }

@@ -411,7 +411,8 @@ t.test(
     t.equal(await only.ask(OPT.EXTENDED_HEADERS), REP.ACK)
     t.ok((await only.go('disk')).flags & FLAG.SEND_DF, 'extended headers imply structured replies')
     await fixture.settled()
-    const flags = { structuredReplies: true, extendedHeaders: true, baseAllocationId: 0, readOnly: false }
+    const contexts = { baseAllocationId: 0, replicatedId: 0, dirtyId: 0 }
+    const flags = { structuredReplies: true, extendedHeaders: true, ...contexts, readOnly: false }
     t.same(fixture.adopted.map(one => one.flags), [flags, flags]) // prettier-ignore
   },
 )
@@ -445,6 +446,36 @@ t.test('8. base: is a wildcard for LIST only; unknown names and namespaces are i
     const selected = await client.setMetaContext('disk', queries)
     t.same([...selected.keys()], set ? ['base:allocation'] : [], `SET ${JSON.stringify(queries)}`)
   }
+})
+
+t.test('8. an export with a standby has contexts of our own, several at once; others have not', async t => {
+  const fixture = await serve(t, { exports: [anExport('pair', { replicated: true }), anExport('alone')] })
+  const [allocation, replicated, dirty] = ['base:allocation', 'understudy:replicated', 'understudy:dirty']
+  const client = await greeted(fixture)
+  await client.structuredReply()
+  const listed = async (name: string, queries: string[]) => {
+    const { contexts } = await client.metaContexts(OPT.LIST_META_CONTEXT, name, queries)
+    return [...contexts.keys()]
+  }
+  t.same(await listed('pair', []), [allocation, replicated, dirty])
+  t.same(await listed('pair', ['understudy:']), [replicated, dirty], 'a wildcard for LIST')
+  t.same(await listed('pair', [dirty, 'base:', 'understudy:nosuch']), [allocation, dirty])
+  t.same(await listed('alone', ['understudy:', dirty]), [])
+  t.same(await listed('alone', []), [allocation])
+  t.same([...(await client.setMetaContext('pair', ['understudy:', 'base:'])).keys()], [], 'and for LIST only')
+  t.same([...(await client.setMetaContext('alone', [replicated, dirty, allocation])).keys()], [allocation])
+  const ids = await client.setMetaContext('pair', [dirty, replicated, dirty, allocation])
+  t.equal(new Set([0, ...ids.values()]).size, 4, 'each has an id of its own')
+  await client.go('pair')
+  await fixture.settled()
+  const [baseAllocationId, replicatedId, dirtyId] = [allocation, replicated, dirty].map(name => ids.get(name))
+  t.match(fixture.adopted.at(-1)?.flags, { baseAllocationId, replicatedId, dirtyId })
+  const other = await greeted(fixture)
+  await other.structuredReply()
+  await other.setMetaContext('pair', [dirty])
+  await other.go('pair')
+  await fixture.settled()
+  t.match(fixture.adopted.at(-1)?.flags, { baseAllocationId: 0, replicatedId: 0, dirtyId })
 })
 
 t.test('8. SET_META_CONTEXT needs structured replies; LIST does without', async t => {

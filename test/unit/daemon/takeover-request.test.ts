@@ -128,7 +128,8 @@ t.test('a takeover is refused for one reason, in one line, with exit code 3', as
 })
 
 t.test('an estate arrives as it was, with the descriptors that the other process has got', async t => {
-  const flags = { structuredReplies: true, extendedHeaders: false, baseAllocationId: 1, readOnly: false }
+  const contexts = { baseAllocationId: 1, replicatedId: 2, dirtyId: 0 }
+  const flags = { structuredReplies: true, extendedHeaders: false, ...contexts, readOnly: false }
   const client = {
     flags,
     unreadBytes: 3,
