@@ -33,24 +33,28 @@ export const layouts: Layout[] = [
   { title: 'ext3', make: '-b 4096 -O ^extents,^64bit,^flex_bg,^metadata_csum', options: 'data=ordered', sector: 4096 },
 ]
 
-export const fileSystemBytes = 112 * MiB
+/** So small that blocks are used again soon. */
+export const fileSystemBytes = 72 * MiB
 /** Behind the file system: where the tap's mark is. */
 export const markAt = fileSystemBytes + MiB / 2
 export const deviceBytes = fileSystemBytes + MiB
 
-/** Makes the device's file: files of 1 MiB that are there before, in tmp and in srv. */
+/** Makes the device's file, with files that are there before, in tmp and in srv. */
 export async function makeDevice(files: Scratch, layout: Layout): Promise<string> {
   const device = await sparseFile(files.path('disk.img'), deviceBytes)
   const tree = files.path('tree')
   for (const side of ['tmp', 'srv']) {
-    await mkdir(join(tree, side, 'before'), { recursive: true })
-    for (let number = 0; number < 8; number++) {
-      const path = `${side}/before/${number}`
-      const sectors = Array.from({ length: MiB / 512 }, (_, i) => `/run/disk/${path} 0 ${i} `.padEnd(512, '.'))
+    const write = async (path: string, bytes: number): Promise<void> => {
+      const sectors = Array.from({ length: bytes / 512 }, (_, i) => `/run/disk/${path} 0 ${i} `.padEnd(512, '.'))
+      await mkdir(join(tree, path, '..'), { recursive: true })
       await writeFile(join(tree, path), sectors.join(''))
     }
+    for (let number = 0; number < 8; number++) {
+      await write(`${side}/before/${number}`, MiB)
+      await write(`${side}/folder-of-${side}/inner/${number}`, MiB / 16)
+    }
   }
-  const bytes = layout.grows ? fileSystemBytes - 24 * MiB : fileSystemBytes
+  const bytes = layout.grows ? fileSystemBytes - 16 * MiB : fileSystemBytes
   await succeed('sh', ['-c', `${makeCommand(layout)} -d ${tree} ${device} ${bytes / 1024}k`])
   return device
 }

@@ -19,7 +19,7 @@ export const policies: Record<Policy, string[]> = {
 
 export type Fault = 'look' | 'link' | 'standby' | 'master'
 export const allFaults: Fault[] = ['look', 'link', 'standby', 'master']
-export const allKinds = ['append', 'rewrite', 'new_files', 'untar', 'database', 'git', 'swap', 'fsx']
+export const allKinds = ['append', 'rewrite', 'new_files', 'untar', 'database', 'git', 'swap', 'fsx', 'across', 'reuse']
 
 export interface RunOptions {
   layout: Layout
@@ -83,6 +83,11 @@ export class Run {
     const { wrong, count, leftOut } = this.#cuts
     this.#say(`${count} cuts, ${leftOut} bytes of zeroes in left-out files, ${wrong} wrong`)
     return wrong
+  }
+
+  /** The most of zeroes in left-out files that a copy had. */
+  get leftOut(): number {
+    return this.#cuts.leftOut
   }
 
   get #onlyLooks(): boolean {

@@ -76,6 +76,65 @@ def rewrite():
             os.fsync(file.fileno())
 
 
+def across():
+    """Names come into the rules and leave them: of files, of folders, as second names, in exchange."""
+    mine, other = choose.choice((('tmp', 'srv'), ('srv', 'tmp')))
+    path = before(mine)
+    kind = choose.randrange(5)
+    if kind == 0:
+        os.rename(path, inside(other, 'across/%d' % choose.randrange(3)))
+    elif kind == 1:
+        name = inside(other, 'across/link-%d' % choose.randrange(3))
+        if os.path.exists(name):
+            os.unlink(name)
+        os.link(path, name)
+    elif kind == 2:
+        exchange(path, before(other))
+    elif kind == 3:
+        for side in ('tmp', 'srv'):
+            folder = inside(side, 'folder-of-' + mine)
+            if os.path.exists(folder):
+                os.rename(folder, inside('srv' if side == 'tmp' else 'tmp', 'folder-of-' + mine))
+                break
+    else:
+        with open(path, 'r+b') as file:
+            os.unlink(path)
+            file.write(content(path, 64))
+            os.fsync(file.fileno())
+    if choose.random() < 0.5:
+        os.sync()
+    time.sleep(choose.uniform(0, 1))
+
+
+def exchange(one, other):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, one.encode(), -100, other.encode(), 2) != 0:
+        raise OSError(ctypes.get_errno(), 'renameat2')
+
+
+def reuse():
+    """What was left out is freed, and a chosen file takes its place; and the other way round."""
+    mine, other = choose.choice((('tmp', 'srv'), ('srv', 'tmp')))
+    path, next_path = before(mine), inside(other, 'reuse/%d' % choose.randrange(6))
+    if choose.random() < 0.5:
+        os.unlink(path)
+    else:
+        os.truncate(path, choose.randrange(4) * 65536)
+    if choose.random() < 0.5:
+        os.sync()
+    if choose.random() < 0.3 and os.path.exists(next_path):
+        os.unlink(next_path)
+    with open(next_path, 'ab', buffering=0) as file:
+        if choose.random() < 0.3:
+            os.posix_fallocate(file.fileno(), 0, 1 << 20)
+        file.write(content(next_path, choose.choice((1, 40, 1024))))
+        if choose.random() < 0.5:
+            os.fsync(file.fileno())
+        if file.tell() > 2 << 20:
+            os.unlink(next_path)
+    time.sleep(choose.uniform(0, 0.3))
+
+
 def left_out():
     """Only what was there before, and is left out: for the account of bytes (--kinds left_out,append)."""
     path = before('tmp')
@@ -206,6 +265,8 @@ def forever(kind):
         try:
             globals()[kind]()
             done += 1
+        except FileNotFoundError:
+            pass  # another kind of work was faster
         except (OSError, subprocess.CalledProcessError, sqlite3.OperationalError) as error:
             space = os.statvfs(root)
             if space.f_bavail * space.f_frsize > 6 << 20 and space.f_favail > 200:
