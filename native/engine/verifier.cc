@@ -19,6 +19,16 @@ constexpr uint64_t kPauses = 3;                  // then each read is followed b
 constexpr uint64_t kPauseNsMax = 1'000'000'000;
 constexpr size_t kDifferentMax = 4096;           // ranges; beyond, the last one grows: more is compared, no less
 constexpr int kRetryMs = 5;
+
+std::vector<Range> left_out_of(const Volume &volume, uint64_t start, uint64_t end) {
+  std::vector<Range> ranges;
+  volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) { ranges.push_back({from, to}); });
+  return ranges;
+}
+
+bool same(const std::vector<Range> &a, const std::vector<Range> &b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Range &x, const Range &y) { return x.start == y.start && x.end == y.end; });
+}
 }  // namespace
 
 struct Verifier::Chunk {
@@ -114,9 +124,10 @@ void Verifier::read(uint64_t start, uint64_t end) {
   const uint64_t held = kRecordBytes * (kChunkBytes / kRegion);
   log->hold(held);
   reads_++;
-  host_.pool.submit([this, volume = volume_, start, end, flight, log, held, run = run_, excluded = volume_->excluded] {
+  host_.pool.submit([this, volume = volume_, start, end, flight, log, held, run = run_,
+                     left_out = left_out_of(*volume_, start, end)] {
     const uint64_t began_ns = monotonic_ns();
-    const RegionData data = read_regions(*volume->device, excluded, start, end, ReadFrom::kStored);
+    const RegionData data = read_regions(*volume->device, RangeTable(left_out), start, end, ReadFrom::kStored);
     Chunk chunk{{}, data.unreadable, start, end, data.error, 0};
     for (uint64_t at = start; at < end;) {
       const bool readable = std::find(data.unreadable.begin(), data.unreadable.end(), at) == data.unreadable.end();
@@ -131,13 +142,23 @@ void Verifier::read(uint64_t start, uint64_t end) {
       at = stop;
     }
     chunk.took_ns = monotonic_ns() - began_ns;
-    host_.post([this, volume, flight, log, held, run, chunk = std::move(chunk)] {
+    host_.post([this, volume, flight, log, held, run, left_out, chunk = std::move(chunk)] {
       log->unhold(held);
       reads_--;
       volume->flights.remove(flight);
-      if (run == run_ && volume_ && capture_.state() == CaptureState::kStreaming) record(chunk);
+      if (run != run_ || !volume_ || capture_.state() != CaptureState::kStreaming) return;
+      // 1. the chunk is read, zeroes for what is left out  2. the filter changes  3. this would be compared behind the change.
+      if (volume->dirty.touches(chunk.start, chunk.end) || !same(left_out, left_out_of(*volume, chunk.start, chunk.end)))
+        again(chunk.start, chunk.end);
+      else
+        record(chunk);
     });
   });
+}
+
+void Verifier::again(uint64_t start, uint64_t end) {
+  if (target_ == targets_.size()) cursor_ = start;
+  targets_.push_back({start, end});
 }
 
 void Verifier::record(const Chunk &chunk) {

@@ -51,6 +51,7 @@ class Verifier {
   void begin_pass(Phase phase, std::vector<Range> targets);
   bool next_chunk(uint64_t *start, uint64_t *end);
   void read(uint64_t start, uint64_t end);
+  void again(uint64_t start, uint64_t end);
   void record(const Chunk &chunk);
   void note_unreadable(uint64_t start, uint64_t end, int error);
   void note_different(const wire::VerifyResultBody &body);
