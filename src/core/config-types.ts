@@ -37,7 +37,17 @@ export const compressions: readonly Compression[] = ['off', 'zstd', 'lz4']
 export const transports: readonly Transport[] = ['quic', 'webtransport']
 export const standbyTransports: readonly StandbyTransport[] = ['quic', 'webtransport', 'both']
 
-export interface VolumeConfig {
+/** What is left out of a volume; it may change while the volume is served. */
+export interface FilterConfig {
+  /** Partition numbers to replicate, from 1; empty: the whole device. */
+  partitions: number[]
+  /** What is left out, in bytes of the device. */
+  exclude: ByteRange[]
+  /** Which files are left out; absent: no rules. */
+  files?: FileRulesConfig
+}
+
+export interface VolumeConfig extends FilterConfig {
   /** The NBD export's name and the volume's name everywhere: status, metrics, STORE/NAME/image.raw. */
   name: string
   /** Path of the master device: a file or a block device. */
@@ -45,12 +55,6 @@ export interface VolumeConfig {
   readOnly: boolean
   /** Past the page cache (O_DIRECT). */
   direct: boolean
-  /** Partition numbers to replicate, from 1; empty: the whole device. */
-  partitions: number[]
-  /** What is left out, in bytes of the device. */
-  exclude: ByteRange[]
-  /** Which files are left out; absent: no rules. */
-  files?: FileRulesConfig
 }
 
 export interface GroupConfig {

@@ -38,6 +38,7 @@ import {
   parseDuration,
   parseHostPort,
   parseId,
+  parsePartition,
   parsePeer,
   parseRange,
   parseSize,
@@ -419,11 +420,4 @@ function parsePacketSize(text: string): number {
   if (bytes < 1200 || bytes > 60_000)
     throw new UsageError(`'${text}': it must be between 1200 (QUIC's minimum) and 60000 bytes`)
   return bytes
-}
-
-function parsePartition(text: string): number {
-  const match = /^partition=(\d{1,3})$/.exec(text.trim())
-  const number = Number(match?.[1] ?? 0)
-  if (number < 1) throw new UsageError(`'${text}' is not a partition; write it like partition=1`)
-  return number
 }

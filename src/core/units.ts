@@ -195,6 +195,14 @@ export function formatPeer(peer: PeerAddress): string {
   return `${peer.id}@${formatHostPort(peer)}`
 }
 
+/** "partition=N", from 1. */
+export function parsePartition(text: string): number {
+  const match = /^partition=(\d{1,3})$/.exec(text.trim())
+  const number = Number(match?.[1] ?? 0)
+  if (number < 1) throw new UsageError(`'${text}' is not a partition; write it like partition=1`)
+  return number
+}
+
 /** "START-END" (END not included) or "START+LENGTH", both sizes: "0-1MiB", "4GiB+512MiB". */
 export function parseRange(text: string): ByteRange {
   const match = /^\s*([^-+]+?)\s*([-+])\s*([^-+]+?)\s*$/.exec(text)

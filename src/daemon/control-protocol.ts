@@ -12,6 +12,7 @@
  *   POST /resolve   ResolveRequest  -> MessagesReply
  *   POST /verify    VerifyRequest   -> stream of VerifyEvent
  *   POST /filter    FilterRequest   -> FilterReply
+ *   POST /change-filter  FilterChangeRequest -> FilterChangeReply
  *   POST /allow     {id}            -> {}
  *   POST /revoke    {id}            -> {}
  *   POST /attach    AttachRequest   -> {}
@@ -26,6 +27,7 @@
 import type { TlsConfig } from '../core/config-types.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
+import type { FilterOutcome, FilterWish } from '../filter/filter-change.js'
 import { describe, type ExitCode, exitCodeOf, UnderstudyError, UsageError } from '../core/errors.js'
 
 export const waitConditions = ['protected', 'drained', 'usable'] as const
@@ -136,6 +138,16 @@ export interface FilterRequest extends VolumeRequest {
 }
 
 export type FilterReply = FilterExplanation
+
+/** As typed. */
+export interface FilterChangeRequest extends VolumeRequest, FilterWish {
+  dryRun: boolean
+}
+
+export interface FilterChangeReply extends FilterOutcome {
+  /** The daemon's understudy.toml; '': it was started from flags. */
+  file: string
+}
 
 export interface AttachRequest extends VolumeRequest {
   device: string

@@ -10,6 +10,8 @@ import {
   type ExportEvent,
   type ExportRequest,
   type Fields,
+  type FilterChangeReply,
+  type FilterChangeRequest,
   type FilterReply,
   type HealthReply,
   type MessagesReply,
@@ -64,6 +66,7 @@ export function controlRoutes(daemon: Daemon): Routes {
     },
     'POST /verify': fields => verify(daemon, fields),
     'POST /filter': fields => explainFilter(daemon, fields),
+    'POST /change-filter': fields => changeFilter(daemon, fields),
     'POST /allow': fields => {
       daemon.allowMaster(parseId(fields.string('id')))
       return reply({})
@@ -220,6 +223,22 @@ async function explainFilter(daemon: Daemon, fields: Fields): Promise<Answer> {
   const name = fields.string('volume')
   const rules = parseFileRules(fields.strings('excludeFiles'), fields.strings('onlyFiles'))
   return reply<FilterReply>(await groupOf(daemon, name, 'filter').explainFilter(name, rules))
+}
+
+async function changeFilter(daemon: Daemon, fields: Fields): Promise<Answer> {
+  const request: FilterChangeRequest = {
+    volume: fields.string('volume'),
+    clear: fields.flag('clear'),
+    dryRun: fields.flag('dryRun'),
+    replicate: fields.strings('replicate'),
+    exclude: fields.strings('exclude'),
+    excludeFiles: fields.strings('excludeFiles'),
+    onlyFiles: fields.strings('onlyFiles'),
+    fallback: fields.text('fallback'),
+  }
+  const group = groupOf(daemon, request.volume, 'filter')
+  const outcome = await daemon.changeFilter(group, request.volume, request, request.dryRun)
+  return reply<FilterChangeReply>({ ...outcome, file: daemon.configuration.file ?? '' })
 }
 
 /** The group of a volume that this host is the master of. */

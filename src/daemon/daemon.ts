@@ -19,6 +19,7 @@ import { ErrorCounts } from '../metrics/error-counts.js'
 import { addressesOf } from './addresses.js'
 import { AllowList } from './allow-list.js'
 import { Attachments } from './attachments.js'
+import { type FilterOutcome, type FilterWish, setFilter, wantedFilter } from '../filter/filter-change.js'
 import type { RotateReply } from './control-protocol.js'
 import { Copies } from './copies.js'
 import type { DaemonOptions } from './daemon-options.js'
@@ -69,7 +70,7 @@ export class Daemon {
   private starting: Promise<void> | undefined
   /** From a daemon that this one goes on for. */
   private heldLeases: ReadonlyMap<string, bigint> = new Map()
-  /** Reloads run one after the other, and none while leaving. */
+  /** Reloads and changes of filters run one after the other, and none while leaving. */
   private changing: Promise<unknown> = Promise.resolve()
   private closing = false
   /** What a predecessor had, until this daemon is in force. */
@@ -167,7 +168,21 @@ export class Daemon {
 
   /** Reads the file again and applies what can be applied. Returns what was done and what was not. */
   reload(): Promise<string[]> {
-    const done = this.changing.then(() => this.reloadNow())
+    return this.inTurn(() => this.reloadNow())
+  }
+
+  /** Until the next start or reload; the file is not written. */
+  changeFilter(group: MasterRole, name: string, wish: FilterWish, dryRun: boolean): Promise<FilterOutcome> {
+    return this.inTurn(async () => {
+      const volume = group.config.volumes.find(one => one.name === name)
+      if (volume === undefined || this.closing)
+        throw new OperationError('LEAVING', `filter: volume '${name}' is being closed`)
+      return group.changeFilter(name, wantedFilter(volume, wish), dryRun)
+    })
+  }
+
+  private inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const done = this.changing.then(change)
     this.changing = done.catch(() => undefined)
     return done
   }
@@ -448,6 +463,13 @@ export class Daemon {
       unlisten: address => this.unlisten(formatAddress(address)),
       allow: ids => this.listMasters(ids),
       setStaging: bytes => this.standbyRole?.setStaging(bytes),
+      changeFilter: async ({ group, volume, filter }) => {
+        const master = this.groups().find(one => one.config.name === group)
+        if (master !== undefined) return void (await master.changeFilter(volume, filter))
+        // It counts when this host is their master again.
+        for (const one of config.groups.find(({ name }) => name === group)?.volumes ?? [])
+          if (one.name === volume) setFilter(one, filter)
+      },
       ...(config.nbd.tls === undefined ? {} : { readTlsAgain: () => this.front.readTlsAgain() }),
     })
     const listening = [...this.listeners.keys()].map(parseAddress)

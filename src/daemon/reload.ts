@@ -1,5 +1,5 @@
 /** What a changed understudy.toml asks of a running daemon, and what of it needs a restart. */
-import type { Config, GroupConfig } from '../core/config-types.js'
+import type { Config, FilterConfig, GroupConfig, VolumeConfig } from '../core/config-types.js'
 import { describe } from '../core/errors.js'
 import { formatAddress, formatSize, type ListenAddress } from '../core/units.js'
 
@@ -8,12 +8,19 @@ export interface ReloadPlan {
   removeGroups: string[]
   addListeners: ListenAddress[]
   removeListeners: ListenAddress[]
+  filters: ChangedFilter[]
   /** The new list, when it changed. */
   allow?: string[]
   /** The standby's maximum, when it changed. */
   stagingBytes?: number
   /** One line for each change that was not carried out. */
   needRestart: string[]
+}
+
+interface ChangedFilter {
+  group: string
+  volume: string
+  filter: FilterConfig
 }
 
 export function planReload(before: Config, after: Config): ReloadPlan {
@@ -26,6 +33,7 @@ export function planReload(before: Config, after: Config): ReloadPlan {
     removeGroups: before.groups.filter(group => !wanted.has(group.name)).map(group => group.name),
     addListeners: after.nbd.listen.filter(address => !oldListeners.has(formatAddress(address))),
     removeListeners: before.nbd.listen.filter(address => !newListeners.has(formatAddress(address))),
+    filters: before.groups.flatMap(group => changedFilters(group, wanted.get(group.name))),
     needRestart: restartReasons(before, after),
   }
   if (before.standby !== undefined && after.standby !== undefined && !same(before.standby.allow, after.standby.allow)) {
@@ -44,6 +52,7 @@ export interface ReloadSteps {
   unlisten(address: ListenAddress): void
   allow(ids: string[]): void
   setStaging(bytes: number): void
+  changeFilter(changed: ChangedFilter): Promise<void>
   /** Absent: there are none. */
   readTlsAgain?(): void
 }
@@ -67,6 +76,12 @@ export async function carryOut(plan: ReloadPlan, steps: ReloadSteps): Promise<st
     await apply(`no longer listening on ${formatAddress(address)}`, () => steps.unlisten(address))
   for (const address of plan.addListeners)
     await apply(`listening on ${formatAddress(address)}`, () => steps.listen(address))
+  for (const changed of plan.filters)
+    await apply(
+      `filter of volume '${changed.volume}' changed`,
+      () => steps.changeFilter(changed),
+      'the old one stays in force',
+    )
   for (const group of plan.addGroups) await apply(`group '${group.name}' opened`, () => steps.openGroup(group))
   if (steps.readTlsAgain !== undefined)
     await apply('TLS files read again', () => steps.readTlsAgain?.(), 'the old ones stay in force')
@@ -108,9 +123,26 @@ function restartReasons(before: Config, after: Config): string[] {
   }
   for (const group of before.groups) {
     const wanted = after.groups.find(other => other.name === group.name)
-    if (wanted !== undefined) compare(`group '${group.name}'`, group, wanted)
+    if (wanted !== undefined) compare(`group '${group.name}'`, unfiltered(group), unfiltered(wanted))
   }
   return reasons
+}
+
+const filterOf = ({ partitions, exclude, files }: VolumeConfig): FilterConfig =>
+  files === undefined ? { partitions, exclude } : { partitions, exclude, files }
+
+const unfiltered = (group: GroupConfig): object => ({
+  ...group,
+  volumes: group.volumes.map(volume => ({ ...volume, partitions: [], exclude: [], files: undefined })),
+})
+
+/** Of volumes that are what they were; another device comes with a restart, and its filter with it. */
+function changedFilters(before: GroupConfig, after: GroupConfig | undefined): ChangedFilter[] {
+  return before.volumes.flatMap(volume => {
+    const wanted = after?.volumes.find(({ name }) => name === volume.name)
+    if (wanted?.device !== volume.device || same(filterOf(volume), filterOf(wanted))) return []
+    return [{ group: before.name, volume: volume.name, filter: filterOf(wanted) }]
+  })
 }
 
 const same = (left: unknown, right: unknown): boolean => text(left) === text(right)

@@ -130,6 +130,11 @@ export class RangeFollower {
     return warnings
   }
 
+  /** For what another policy would do: nothing is asked to follow. */
+  withPolicy(policy: FilterPolicy, log: FollowerOptions['log']): RangeFollower {
+    return new RangeFollower({ ...this.#options, policy, log })
+  }
+
   /** Once the volume is open. */
   begin(): void {
     if (this.#policy.files === undefined || this.#glances !== undefined || this.#closed) return

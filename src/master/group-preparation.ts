@@ -3,7 +3,7 @@
  * and whether the last stop left something to rely on. A refusal here leaves no trace.
  */
 import { type DeviceFacts, readDeviceFacts } from '../core/device-facts.js'
-import type { GroupConfig, VolumeConfig } from '../core/config-types.js'
+import type { FilterConfig, GroupConfig, VolumeConfig } from '../core/config-types.js'
 import { NativeError } from '../core/errors.js'
 import type { Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
@@ -147,7 +147,7 @@ async function prepareVolume(
   }
 }
 
-export function policyOf({ partitions, exclude, files }: VolumeConfig): FilterPolicy {
+export function policyOf({ partitions, exclude, files }: FilterConfig): FilterPolicy {
   if (files === undefined) return { partitions, exclude }
   return { partitions, exclude, files: { rules: parseFileRules(files.exclude, files.only), fallback: files.fallback } }
 }

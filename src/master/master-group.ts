@@ -9,8 +9,8 @@
 import { writeJson } from '../core/atomic-file.js'
 import { bootId } from '../core/boot-id.js'
 import { type Clock, sleep, systemClock } from '../core/clock.js'
-import type { Compression, GroupConfig } from '../core/config-types.js'
-import { describe, SafetyRefusal, UsageError } from '../core/errors.js'
+import type { Compression, FilterConfig, GroupConfig } from '../core/config-types.js'
+import { describe, OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { Position, Reign } from '../core/reigns.js'
@@ -18,6 +18,7 @@ import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FileRule } from '../filter/file-rules.js'
+import type { FilterOutcome } from '../filter/filter-change.js'
 import { filterStatus } from '../filter/filter-status.js'
 import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
@@ -29,6 +30,7 @@ import type { HostKey, Session, SessionHandler, Transport } from '../transport/t
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
 import { flushDevice, saveVolume, waitDrained, withChangeMarks } from './clean-stop.js'
 import { compressionOf } from './compression.js'
+import { changeFilter } from './change-filter.js'
 import { explainFilter } from './filter-explanation.js'
 import { GiveBack } from './give-back.js'
 import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
@@ -311,9 +313,25 @@ export class MasterGroup {
   }
 
   explainFilter(name: string, rules: readonly FileRule[]): Promise<FilterExplanation> {
+    return explainFilter(this.#deps.addon, this.#volumeNamed(name), rules)
+  }
+
+  async changeFilter(name: string, filter: FilterConfig, dryRun = false): Promise<FilterOutcome> {
+    const volume = this.#volumeNamed(name)
+    const { name: group } = this.config
+    if (this.#closing !== undefined) throw new OperationError('CLOSING', `filter: group ${group} is being closed`)
+    // The device is not what its file systems and tables are to be read from.
+    if (this.isOwed || this.#waitsForBegin)
+      throw new OperationError('NOT_SERVED', `filter: group ${group} is not served yet; ask again when it is`)
+    const outcome = await changeFilter(volume, filter, dryRun)
+    if (!dryRun) for (const warning of outcome.warnings) this.#log.warn(`volume ${name}: ${warning}`)
+    return outcome
+  }
+
+  #volumeNamed(name: string): OpenVolume {
     const volume = this.#volumes.find(({ config }) => config.name === name)
     if (volume === undefined) throw new UsageError(`filter: group ${this.config.name} has no volume '${name}'`)
-    return explainFilter(this.#deps.addon, volume, rules)
+    return volume
   }
 
   /** Once: further calls get the same promise. */

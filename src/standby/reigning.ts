@@ -1,10 +1,11 @@
 /** What a standby's group needs of the master that it becomes by a promotion. master/ has the class (injected: Reigns). */
-import type { GroupConfig } from '../core/config-types.js'
+import type { FilterConfig, GroupConfig } from '../core/config-types.js'
 import type { Hand } from '../core/handed.js'
 import type { Position, Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FileRule } from '../filter/file-rules.js'
+import type { FilterOutcome } from '../filter/filter-change.js'
 import type { Refused } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
 import type { ExportedVolume } from './open-volumes.js'
@@ -28,6 +29,8 @@ export interface ReigningMaster {
   verify(volume: string, request: { repair: boolean; bytesPerSecond: number }): Promise<VerifyOutcome>
   /** What rules for files would leave out. */
   explainFilter(volume: string, rules: readonly FileRule[]): Promise<FilterExplanation>
+  /** Comes into force while clients write; refused, with nothing changed, when the device cannot fulfil it. */
+  changeFilter(volume: string, filter: FilterConfig, dryRun?: boolean): Promise<FilterOutcome>
   /** Resolves when the standby has been asked for the first time, or is silent. */
   firstContact(): Promise<void>
   /** The old master, or whoever has a copy, has connected. */

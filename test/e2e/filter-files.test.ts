@@ -56,7 +56,7 @@ t.test('filter --explain shows file systems, files and bytes, warns, and refuses
   t.match(document.rules, [{ kind: 'only', files: 1, bytes: MiB, largest: [{ path: '/srv/db/table' }] }])
 
   const refused: [string[], RegExp][] = [
-    [['--exclude-files', '/a'], /--explain is missing/],
+    [['--exclude-files', '/a'], /one of --explain, --apply and --dry-run is needed/],
     [['--explain', '--exclude-files', 'a'], /absolute path/],
   ]
   for (const [flags, line] of refused) {

@@ -307,6 +307,54 @@ t.test('wait, verify and promote end as the daemon says', async t => {
   })
 })
 
+t.test('filter --apply asks for what is named, and says how long it lasts', async t => {
+  const asked: unknown[] = []
+  const answer = {
+    leftOutBytes: 4096,
+    sizeBytes: 8192,
+    enteringBytes: 0,
+    leavingBytes: 4096,
+    warnings: ['matches nothing'],
+  }
+  let keys = ['exclude = ["0-4096"]']
+  const state = await answering(t, {
+    'POST /change-filter': fields => {
+      const [clear, dryRun] = [fields.flag('clear'), fields.flag('dryRun')]
+      asked.push({ clear, dryRun, exclude: fields.strings('exclude'), fallback: fields.text('fallback') })
+      return { document: { ...answer, keys, inForce: !dryRun, file: clear ? '/etc/u.toml' : '' } }
+    },
+  })
+  const filter = (...flags: string[]): ReturnType<typeof understudy> => understudy('filter', 'disk', ...flags, '--state', state) // prettier-ignore
+  t.same(await filter('--exclude', '0-4096', '--apply'), {
+    code: 0,
+    stdout: `disk: this filter is in force: 4 KiB of 8 KiB is left out
+  exclude = ["0-4096"]
+newly left out: 4 KiB; zeroes on the standby
+this lasts until the daemon is started again: start it with these flags from then on
+`,
+    stderr: 'understudy: warning: matches nothing\n',
+  })
+  t.match(await filter('--exclude', '0-4096', '--dry-run'), {
+    stdout: `disk: this filter would be in force: 4 KiB of 8 KiB would be left out
+  exclude = ["0-4096"]
+newly left out: 4 KiB; zeroes on the standby
+`,
+  })
+  keys = []
+  t.match(await filter('--clear', '--apply'), {
+    stdout:
+      /^disk: no filter is in force, everything is replicated\n.*\nthis .*, or reloads: write it to \/etc\/u.toml, too\n$/,
+  })
+  t.same(asked, [
+    { clear: false, dryRun: false, exclude: ['0-4096'], fallback: '' },
+    { clear: false, dryRun: true, exclude: ['0-4096'], fallback: '' },
+    { clear: true, dryRun: false, exclude: [], fallback: '' },
+  ])
+  for (const flags of [[], ['--apply', '--explain'], ['--apply'], ['--explain', '--exclude', '0-1']])
+    t.equal((await refused(['filter', 'disk', ...flags, '--state', state])).code, 2, flags.join(' '))
+  t.equal(asked.length, 3)
+})
+
 t.test('a daemon that is not there, or not ours, is one line and exit code 1', async t => {
   const state = scratch(t)
   const outcome = await understudy('status', '--state', state)

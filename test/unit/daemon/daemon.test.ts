@@ -6,7 +6,14 @@ import t, { type Test } from 'tap'
 import { loadConfig } from '../../../src/core/config.js'
 import { createLogger } from '../../../src/core/log.js'
 import { ControlClient } from '../../../src/daemon/control-client.js'
-import type { ExportEvent, ExportRequest, ReloadReply, VerifyEvent } from '../../../src/daemon/control-protocol.js'
+import type {
+  ExportEvent,
+  ExportRequest,
+  FilterChangeReply,
+  FilterChangeRequest,
+  ReloadReply,
+  VerifyEvent,
+} from '../../../src/daemon/control-protocol.js'
 import { Daemon } from '../../../src/daemon/daemon.js'
 import { loadIdentity } from '../../../src/daemon/identity.js'
 import { prepareStateDirectory } from '../../../src/daemon/state-directory.js'
@@ -201,6 +208,44 @@ t.test('verify is asked of the master, and stop leaves', async t => {
   })
   await client.post('/stop')
   t.ok(notes.includes('stop: asked over the control socket'))
+  await daemon.close()
+})
+
+t.test('a reload changes filters of volumes that are served; one that is refused is tried again', async t => {
+  const filtered = (...keys: string[]): string => head + group('one') + keys.map(key => `${key}\n`).join('')
+  const { daemon, notes, client, write } = stage(t, filtered('exclude = ["0-4096"]'))
+  await daemon.start()
+  const reload = async (...keys: string[]): Promise<string[]> => {
+    write(filtered(...keys))
+    notes.length = 0
+    return (await client.post<ReloadReply>('/reload')).messages
+  }
+  t.same(await reload('exclude = ["0+4096"]', 'replicate = []'), ['nothing has changed'])
+  t.same(await reload('replicate = ["partition=1"]', 'only_files = ["/x"]', 'filter_fallback = "all"'), [
+    "filter of volume 'one' changed",
+  ])
+  t.same(notes, ['filter one replicate = ["partition=1"] only_files = ["/x"] filter_fallback = "all"'])
+  for (const _ of [1, 2])
+    t.same(await reload('replicate = ["partition=9"]'), [
+      "failed: filter of volume 'one' changed: replicate partition=9: not there; the old one stays in force",
+    ])
+  const change = (wish: Partial<FilterChangeRequest>): Promise<FilterChangeReply> =>
+    client.post('/change-filter', {
+      ...{ volume: 'one', clear: false, dryRun: false, fallback: '' },
+      ...{ replicate: [], exclude: [], excludeFiles: [], onlyFiles: [], ...wish },
+    })
+  notes.length = 0
+  t.match(await change({ exclude: ['1-2'] }), { inForce: true, file: /u\.toml$/ })
+  t.same(notes, [
+    'filter one replicate = ["partition=1"] exclude = ["1-2"] only_files = ["/x"] filter_fallback = "all"',
+  ])
+  t.same(await reload('exclude = ["1-2"]'), ["filter of volume 'one' changed"], 'the file counts again')
+  t.same(await reload('read_only = true', 'exclude = ["1-3"]'), [
+    "group 'one' has changed: restart the daemon to apply it",
+    "filter of volume 'one' changed",
+  ])
+  await t.rejects(change({ fallback: 'all' }), { exitCode: 2, message: /it is about rules for files/ })
+  await t.rejects(change({ volume: 'two' }), { code: 'NO_VOLUME' })
   await daemon.close()
 })
 

@@ -1,4 +1,6 @@
 /** An addon without threads, and roles that only take notes, for tests of what the daemon decides. */
+import { filterKeys, setFilter } from '../../../src/filter/filter-change.js'
+import { FilterError } from '../../../src/filter/policy.js'
 import type { GroupConfig, StandbyConfig } from '../../../src/core/config-types.js'
 import { NativeError } from '../../../src/core/errors.js'
 import type { CloseOutcome, MasterRole, StandbyRole } from '../../../src/daemon/roles.js'
@@ -70,6 +72,12 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
         leftOutByFiles: 0,
         rangeCount: 0,
       }),
+    changeFilter: async (volume, filter) => {
+      notes.push(`filter ${volume} ${filterKeys(filter).join(' ')}`)
+      if (filter.partitions.includes(9)) throw new FilterError('NO_PARTITION', 'replicate partition=9: not there')
+      for (const one of config.volumes) if (one.name === volume) setFilter(one, filter)
+      return { inForce: true, keys: [], sizeBytes: 0, leftOutBytes: 0, enteringBytes: 0, leavingBytes: 0, warnings: [] }
+    },
     history: [],
     volumeIdentities: [],
     outranked: undefined,
