@@ -8,6 +8,7 @@
 
 #include "filesystem/ext-examine.h"
 #include "filesystem/ext-io.h"
+#include "filesystem/recent-writes.h"
 
 namespace understudy::filesystem {
 namespace {
@@ -44,26 +45,30 @@ class ExtWatch final : public Watch {
     return joined;
   }
 
-  Verdict start() override {
+  Verdict start(const Watch *before) override {
     Findings findings;
     catch_up(findings);
+    const auto *old = dynamic_cast<const ExtWatch *>(before);
+    if (old && !old->spent_ && old->state_.geometry.identity == state_.geometry.identity) recent_ = old->recent_;
+    else recent_.add_all();
     committed_.nobody_writes();
     committed_.forget_before(committed_.journal.head().sequence);
     building_ = false;
-    return verdict(findings);
+    return verdict(findings, false);
   }
 
   Verdict wrote(uint64_t offset, uint64_t bytes) override {
     if (spent_ || bytes == 0) return {};
     bool super = false, head = false, log = false;
-    in_place_.clear();
+    in_place_.clear(), torn_ = false;
     const uint64_t size = state_.geometry.block_bytes;
     space_.unmap(offset, bytes, [&](uint64_t at, uint64_t run) {
       const uint64_t first = at / size, last = (at + run - 1) / size;
       const auto holds = [&](uint64_t block) { return first <= block && block <= last; };
+      recent_.add(first, last);
       super = super || (at < kSuperblockOffset + sizeof super_ && at + run > kSuperblockOffset);
       head = head || holds(committed_.journal.place(0));
-      log = log || (committed_.cursor.at != 0 && holds(committed_.journal.place(at_.at)));
+      if (committed_.cursor.at != 0) log = touches_log(at, run) || log;
       for (uint64_t block = first; block <= last;) {
         if (!state_.may_watch(block)) {
           block = (block / ExtState::kChunkBlocks + 1) * ExtState::kChunkBlocks;
@@ -75,12 +80,15 @@ class ExtWatch final : public Watch {
     });
     if (!super && !head && !log && in_place_.empty()) return {};
     Findings findings;
+    const uint32_t before = committed_.cursor.sequence;
     if (in_place_.size() > kInPlaceMax) findings.stale = "more metadata than is looked at was written at once";
     if (super) look_at_superblock(findings);
     if (head) look_at_head(findings), log = true;
     if (!in_place_.empty() && findings.goes_on()) examine_in_place(findings);
     if (log && findings.goes_on()) read_log(findings);
-    return verdict(findings);
+    Verdict said = verdict(findings, true);
+    if (committed_.cursor.sequence != before) recent_.clear();
+    return said;
   }
 
  private:
@@ -126,7 +134,7 @@ class ExtWatch final : public Watch {
       return;
     }
     // A transaction that was being written is read again.
-    at_ = committed_.cursor, transaction_ = {};
+    restart_transaction();
     const Journal::Cursor from = committed_.cursor;
     auto head = committed_.journal.read_head();
     if (from.at == 0 && head.ok() && head.value.start != 0) {
@@ -154,8 +162,8 @@ class ExtWatch final : public Watch {
 
   void begin(const JournalHead &head) {
     committed_.journal.adopt(head);
-    committed_.cursor = at_ = {head.start, head.sequence};
-    transaction_ = {};
+    committed_.cursor = {head.start, head.sequence};
+    restart_transaction();
   }
 
   // A tool that writes without the journal, and the kernel when it unmounts, leave a superblock without the mark.
@@ -183,11 +191,12 @@ class ExtWatch final : public Watch {
     constexpr uint32_t kRevokes = 1;  // said as soon as there is one
     if (head.seed != before.seed || (head.features | kRevokes) != (before.features | kRevokes)) return stale(findings, "its journal was changed");
     if (head.start == 0) {
-      if (ahead < 0) return stale(findings, "its journal has begun anew");
+      // One more: when it is unmounted.
+      if (ahead < 0 || ahead > 1) return stale(findings, "its journal has begun anew");
       committed_.forget_before(cursor.sequence);
       committed_.journal.adopt(head);
-      committed_.cursor = at_ = {0, head.sequence}, transaction_ = {};
-      return;
+      committed_.cursor = {0, head.sequence};
+      return restart_transaction();
     }
     // Recovered: it goes on with other numbers.
     if (ahead > 0 || later(before.sequence, head.sequence) > 0 || (ahead == 0 && head.start != cursor.at)) return stale(findings, "its journal was recovered");
@@ -195,13 +204,31 @@ class ExtWatch final : public Watch {
     committed_.forget_before(head.sequence);
   }
 
+  // Whether the log goes on with this write: at the block that comes next, or at one that was read already, as a client
+  // may write a block in pieces: then the transaction is read again from where it begins.
+  bool touches_log(uint64_t at, uint64_t bytes) {
+    const uint64_t size = state_.geometry.block_bytes, end = at + bytes;
+    const auto meets = [&](uint64_t block) { return at < (block + 1) * size && end > block * size; };
+    const auto torn = [&](uint64_t block) { return at > block * size || end < (block + 1) * size; };
+    const uint64_t next = committed_.journal.place(at_.at);
+    if (meets(next)) return torn_ |= torn(next), true;
+    for (const uint64_t block : steps_)
+      if (meets(block)) return torn_ |= torn(block), restart_transaction(), true;
+    return false;
+  }
+  void restart_transaction() { at_ = committed_.cursor, transaction_ = {}, steps_.clear(); }
+
   void read_log(Findings &findings) {
     while (findings.goes_on() && committed_.cursor.at != 0) {
+      const uint64_t place = committed_.journal.place(at_.at);
+      const size_t blocks_before = transaction_.blocks.size(), revoked_before = transaction_.revoked.size();
       const auto step = committed_.journal.step(at_, transaction_);
       if (step == Journal::Step::kNothing) return;
+      if (step == Journal::Step::kBad && torn_) return transaction_.blocks.resize(blocks_before), transaction_.revoked.resize(revoked_before);
       if (step == Journal::Step::kBad) return stale(findings, "its journal: " + committed_.journal.bad());
+      steps_.push_back(place);
       if (step == Journal::Step::kMore) continue;
-      committed_.take(transaction_), committed_.cursor = at_;
+      committed_.take(transaction_), committed_.cursor = at_, steps_.clear();
       const Transaction whole = std::exchange(transaction_, {});
       std::vector<uint64_t> blocks;
       for (const Logged &one : whole.blocks) blocks.push_back(one.block);
@@ -225,7 +252,7 @@ class ExtWatch final : public Watch {
     space_.map(start * size, blocks * size, [&](uint64_t offset, uint64_t bytes) { into.push_back({offset, bytes}); });
   }
 
-  Verdict verdict(const Findings &findings) {
+  Verdict verdict(const Findings &findings, bool in_force) {
     Verdict verdict;
     verdict.look = findings.look;
     if (!findings.goes_on()) {
@@ -234,7 +261,10 @@ class ExtWatch final : public Watch {
       spent_ = true, state_ = {}, committed_ = {};
       return verdict;
     }
-    for (const Run &run : findings.freed) map(run.start, run.blocks, verdict.freed);
+    for (const Run &run : findings.freed) {
+      map(run.start, run.blocks, verdict.freed);
+      if (in_force) recent_.within(run.start, run.blocks, [&](uint64_t start, uint64_t blocks) { map(start, blocks, verdict.written); });
+    }
     if (!verdict.freed.empty()) verdict.kind = Verdict::kFreed;
     return verdict;
   }
@@ -244,6 +274,9 @@ class ExtWatch final : public Watch {
   Committed committed_;            // its cursor stands behind the last commit
   Journal::Cursor at_;             // in the transaction that has begun
   Transaction transaction_;
+  std::vector<uint64_t> steps_;    // blocks of the file system with its descriptors
+  bool torn_ = false;              // the write that is looked at is a piece of a block of the log
+  RecentWrites recent_;
   ExtState state_;
   std::vector<ByteRange> ranges_;
   std::vector<uint64_t> in_place_;

@@ -12,7 +12,8 @@
 //
 // Guarantees, of blocks that ranges() told and no verdict took away: as of the last commit each belongs to a file that is left
 // out by all of its names; nothing else may have been written to it. Where the kernel does not keep to the order (data=writeback frees
-// at once), the owner's inode is in the transaction that names the new one: it is a step before that is visible.
+// at once), a block has another owner in the transaction that takes it from the file: a step before that is visible; or it is
+// free in that one, and its next owner, in the one behind it, has written already: recent-writes.h.
 // Does not follow (these files are replicated): files without extents, or with more than kNodesMax blocks of them; files in directories that are inline.
 #pragma once
 #include "filesystem/watch.h"

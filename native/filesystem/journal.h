@@ -20,9 +20,9 @@ namespace understudy::filesystem {
 
 // A block of the file system as a transaction has it. where: block of the journal.
 struct Logged {
-  uint64_t block;
-  uint32_t where, checksum, sequence;
-  bool escaped;  // it began with the journal's own magic number
+  uint64_t block = 0;
+  uint32_t where = 0, checksum = 0, sequence = 0;
+  bool escaped = false;  // it began with the journal's own magic number
 };
 
 struct Transaction {

@@ -12,7 +12,7 @@ class SwapWatch final : public Watch {
   }
 
   std::vector<ByteRange> ranges() const override { return ranges_; }
-  Verdict start() override { return look_at_header(); }
+  Verdict start(const Watch *) override { return look_at_header(); }
   Verdict wrote(uint64_t offset, uint64_t bytes) override {
     for (const ByteRange &place : places_)
       if (offset < place.offset + place.bytes && place.offset < offset + bytes) return look_at_header();

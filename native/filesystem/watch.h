@@ -8,7 +8,8 @@
 // Verdicts
 //   kNothing  what is left out stays so.
 //   kFreed    `freed` is nobody's any more, or will be by the commit whose record comes next: it lapses. It is left out on
-//             the standby for as long as nobody writes to it; what is written from now on is captured.
+//             the standby for as long as nobody writes to it; what is written from now on is captured. What is in `written`
+//             as well may hold data of somebody else already (recent-writes.h): it must get to the standby as it is.
 //   kStep     something in the ranges may have become part of what is replicated: its data must get to the standby
 //             before this write's record becomes visible. A step opens, the file system is read again.
 //   kStale    what happened is not understood: a step, too, and all of the file system is replicated until it has been read.
@@ -39,7 +40,7 @@ struct Verdict {
   enum Kind : uint8_t { kNothing, kFreed, kStep, kStale };
   Kind kind = kNothing;
   bool look = false;
-  std::vector<ByteRange> freed;
+  std::vector<ByteRange> freed, written;
   std::string why;  // of kStep and kStale, for the log: "a name of a file that is left out has gone: inode 12"
 };
 
@@ -50,7 +51,9 @@ class Watch {
   // meanwhile, or a file cannot be followed.
   virtual std::vector<ByteRange> ranges() const = 0;
   // What happened since make_watch(). kFreed: of what ranges() told. kStep and kStale: throw the watch away, read again.
-  virtual Verdict start() = 0;
+  // before: the one that has watched the same file system until now, if it is not spent; without one it is not known where
+  // clients have written, and all that the next commit frees is in `written`.
+  virtual Verdict start(const Watch *before = nullptr) = 0;
   virtual Verdict wrote(uint64_t offset, uint64_t bytes) = 0;
 };
 

@@ -6,14 +6,18 @@
 Every sector of a file begins with who wrote it, so that a byte in the wrong file is found.
 """
 import ctypes
+import fcntl
 import os
 import random
+import struct
 import sys
 
 root, seed, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 choose = random.Random(seed)
 libc = ctypes.CDLL(None, use_errno=True)
-PUNCH, COLLAPSE = 3, 8
+PUNCH, COLLAPSE, ZERO, INSERT = 3, 8, 16, 32
+GET_FLAGS, SET_FLAGS, TRIM, MOVE_EXTENTS = 0x80086601, 0x40086602, 0xc0185879, 0xc028660f
+JOURNAL_DATA, EXCHANGE, RENAMEAT2 = 0x4000, 2, 316
 serial = 0
 
 
@@ -106,6 +110,46 @@ def rename_folder():
             os.rename(folder, target)
 
 
+def exchange():
+    one, other = a_file().encode(), a_file().encode()
+    libc.syscall(RENAMEAT2, -100, one, -100, other, EXCHANGE)
+
+
+def without_name_first():
+    """A file that gets its only name late."""
+    path = new_path()
+    descriptor = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR)
+    os.write(descriptor, content(path, choose.choice((8, 40, 200))))
+    if choose.random() < 0.5:
+        os.fsync(descriptor)
+    os.link('/proc/self/fd/%d' % descriptor, path, follow_symlinks=True)
+    os.close(descriptor)
+
+
+def journal_data():
+    """chattr +j, -j"""
+    descriptor = os.open(a_file(), os.O_RDONLY)
+    flags = struct.unpack('l', fcntl.ioctl(descriptor, GET_FLAGS, bytes(8)))[0]
+    fcntl.ioctl(descriptor, SET_FLAGS, struct.pack('l', flags ^ JOURNAL_DATA))
+    os.close(descriptor)
+
+
+def swap_blocks():
+    """What e4defrag does: two files swap blocks; their data follows."""
+    one, other = a_file(), a_file()
+    if os.path.samefile(one, other):
+        return
+    with open(one, 'r+b') as file, open(other, 'r+b') as donor:
+        blocks = max(1, choose.randrange(1, 20) * 4096 // os.statvfs(root).f_bsize)
+        fcntl.ioctl(file, MOVE_EXTENTS, struct.pack('=IIQQQQ', 0, donor.fileno(), 0, 0, blocks, 0))
+
+
+def trim_all():
+    descriptor = os.open(root, os.O_RDONLY)
+    fcntl.ioctl(descriptor, TRIM, struct.pack('QQQ', 0, 1 << 40, 0))
+    os.close(descriptor)
+
+
 def mix():
     return choose.choices(
         (
@@ -118,15 +162,20 @@ def mix():
             lambda: os.rename(a_file(), a_file()),
             lambda: os.link(a_file(), new_path()),
             lambda: os.truncate(a_file(), choose.randrange(0, 100) * 4096),
-            lambda: fallocate(a_file(), choose.choice((0, PUNCH, COLLAPSE))),
+            lambda: fallocate(a_file(), choose.choice((0, PUNCH, COLLAPSE, ZERO, INSERT))),
             many,
             remove_tree,
             delete_open,
             rename_folder,
             os.sync,
             lambda: fill(choose.choice(folders('tmp'))),
+            exchange,
+            without_name_first,
+            journal_data,
+            swap_blocks,
+            trim_all,
         ),
-        (12, 8, 16, 4, 14, 0.5, 0.3, 0.3, 6, 5, 1, 1, 2, 0.2, 8, 1),
+        (12, 8, 16, 4, 14, 0.5, 0.3, 0.3, 6, 5, 1, 1, 2, 0.2, 8, 1, 0.3, 2, 0.3, 0.4, 0.5),
     )[0]
 
 

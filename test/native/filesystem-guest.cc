@@ -88,6 +88,10 @@ class Model {
     read_again();
   }
 
+  void trim(uint64_t offset, uint64_t bytes) {
+    trims++;
+    write(offset, std::string(bytes, '\0').data(), bytes);
+  }
   void write(uint64_t offset, const char *data, uint64_t bytes) {
     must(pwrite(fd_.get(), data, bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes), "write");
     writes++;
@@ -95,6 +99,7 @@ class Model {
     if (watch_) verdict = watch_->wrote(offset, bytes);
     freed += verdict.freed.size();
     for (const ByteRange &one : verdict.freed) mark(one, false);
+    for (const ByteRange &one : verdict.written) must(pread(fd_.get(), &standby_[one.offset], one.bytes, static_cast<off_t>(one.offset)) == static_cast<ssize_t>(one.bytes), "read");
     look_ = look_ || verdict.look;
     if (verdict.kind == Verdict::kStep || verdict.kind == Verdict::kStale) {
       (verdict.kind == Verdict::kStep ? steps : stales)++;
@@ -141,7 +146,7 @@ class Model {
     }
   }
 
-  uint64_t writes = 0, freed = 0, steps = 0, stales = 0, dropped = 0, compared = 0, unread = 0, readings = 0, refused = 0;
+  uint64_t writes = 0, trims = 0, freed = 0, steps = 0, stales = 0, dropped = 0, compared = 0, unread = 0, readings = 0, refused = 0;
   std::string why;
 
  private:
@@ -160,7 +165,7 @@ class Model {
 
   // Comes into force: what is new in it is emptied, what is not any more is copied.
   bool install(Watch &watch) {
-    const Verdict verdict = watch.start();
+    const Verdict verdict = watch.start(watch_.get());
     if (verdict.kind == Verdict::kStep || verdict.kind == Verdict::kStale) return false;
     const std::vector<bool> before = std::exchange(out_, std::vector<bool>(kBytes / kGrain));
     for (const ByteRange &one : watch.ranges()) mark(one, true);
@@ -256,6 +261,7 @@ class Server {
       if (!get(bytes)) return false;
       model_.write(offset, in_.data(), bytes);
     }
+    if (type == 4) model_.trim(offset, bytes);
     if (type == 0) {
       data.resize(bytes);
       must(pread(image_, data.data(), bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes), "read");
@@ -266,7 +272,7 @@ class Server {
     return true;
   }
 
-  static constexpr uint16_t kFlags = 1 | 4;
+  static constexpr uint16_t kFlags = 1 | 4 | 32;
   bool get(size_t bytes) {
     in_.resize(bytes);
     for (size_t at = 0; at < bytes;) {
@@ -352,8 +358,8 @@ void run(const Case &one) {
   shell("rm -rf " + memory);
   model.compare();
   if (!model.why.empty()) printf("# %s\n", model.why.c_str());
-  printf("# %llu writes, %llu steps, %llu stale, %llu ranges freed, %llu KiB left out; %llu readings, %llu thrown away; compared %llu times, %llu not\n",
-         static_cast<unsigned long long>(model.writes), static_cast<unsigned long long>(model.steps), static_cast<unsigned long long>(model.stales), static_cast<unsigned long long>(model.freed),
+  printf("# %llu writes and trims (%llu), %llu steps, %llu stale, %llu ranges freed, %llu KiB left out; %llu readings, %llu thrown away; compared %llu times, %llu not\n",
+         static_cast<unsigned long long>(model.writes), static_cast<unsigned long long>(model.trims), static_cast<unsigned long long>(model.steps), static_cast<unsigned long long>(model.stales), static_cast<unsigned long long>(model.freed),
          static_cast<unsigned long long>(model.dropped / 1024), static_cast<unsigned long long>(model.readings), static_cast<unsigned long long>(model.refused),
          static_cast<unsigned long long>(model.compared), static_cast<unsigned long long>(model.unread));
   const bool ended = shell("grep -c 'GUEST: end done' guest.log || cat guest.log") == "1\n";
@@ -371,6 +377,8 @@ int main(int count, char **words) {
     run({"ordered data, blocks of 1 KiB, no checksums", "-b 1024 -O ^metadata_csum,^64bit", "data=ordered", 1024, seed, rounds});
     run({"data written back whenever", "-b 4096", "data=writeback", 4096, seed, rounds});
     run({"data in the journal", "-b 4096", "data=journal", 4096, seed, rounds});
+    run({"freed blocks are trimmed (discard)", "-b 4096", "discard", 4096, seed, rounds});
+    run({"data written back whenever, commits every second, freed blocks are trimmed", "-b 1024", "data=writeback,commit=1,discard", 1024, seed, rounds});
     run({"bigalloc", "-b 4096 -O bigalloc -C 16384", "data=ordered", 4096, seed, rounds});
     run({"no delayed allocation, blocks of 1 KiB, commits every second", "-b 1024", "nodelalloc,commit=1", 1024, seed, rounds});
   }

@@ -87,8 +87,41 @@ class Client {
       if (!verdict.why.empty()) printf("# %s\n", verdict.why.c_str());
       all.look |= verdict.look;
       all.freed.insert(all.freed.end(), verdict.freed.begin(), verdict.freed.end());
+      all.written.insert(all.written.end(), verdict.written.begin(), verdict.written.end());
       all.kind = std::max(all.kind, verdict.kind);
     }
+    return all;
+  }
+  // The last transaction once more, from when the image was `before`, in the order and the pieces of `how`.
+  Verdict logged_as(Watch &watch, const std::string &before, const std::string &how) {
+    const std::string now = read("fs.img");
+    is_journal(0);
+    std::vector<uint64_t> blocks;
+    for (const uint64_t block : own_)
+      if (now.compare(block * block_, block_, before, block * block_, block_) != 0) blocks.push_back(block);
+    for (const uint64_t block : blocks) put("fs.img", block * block_, before.substr(block * block_, block_));
+    Verdict all;
+    const auto piece = [&](uint64_t offset, uint64_t bytes) {
+      put("fs.img", offset, now.substr(offset, bytes));
+      const Verdict verdict = watch.wrote(offset, bytes);
+      if (!verdict.why.empty()) printf("# %s\n", verdict.why.c_str());
+      all.freed.insert(all.freed.end(), verdict.freed.begin(), verdict.freed.end());
+      all.kind = std::max(all.kind, verdict.kind);
+    };
+    // The journal's superblock comes first, the commit last.
+    piece(blocks.front() * block_, block_);
+    const std::vector<uint64_t> log(blocks.begin() + 1, blocks.end() - 1);
+    const uint64_t commit = blocks.back(), half = block_ / 2;
+    if (how == "backwards")
+      for (size_t i = log.size(); i-- > 0;) piece(log[i] * block_, block_);
+    if (how == "in halves" || how == "in halves, the second one first")
+      for (const uint64_t block : log)
+        for (const uint64_t into : how == "in halves" ? std::vector<uint64_t>{0, half} : std::vector<uint64_t>{half, 0}) piece(block * block_ + into, half);
+    if (how == "twice")
+      for (const uint64_t block : log) piece(block * block_, block_), piece(block * block_, block_);
+    if (how == "as one write") piece(log.front() * block_, (commit + 1 - log.front()) * block_);
+    else if (how.find("halves") != std::string::npos) piece(commit * block_, half), piece(commit * block_ + half, half);
+    else piece(commit * block_, block_);
     return all;
   }
   Verdict written_back(Watch &watch) {
@@ -97,7 +130,6 @@ class Client {
     return all;
   }
 
- private:
   static constexpr uint64_t kBytes = 32 * kMiB;
   static std::string read(const std::string &image) {
     Fd fd = open_image(image);
@@ -105,6 +137,8 @@ class Client {
     must(pread(fd.get(), bytes.data(), kBytes, 0) == static_cast<ssize_t>(kBytes), "read " + image);
     return bytes;
   }
+
+ private:
   bool is_journal(uint64_t block) {
     if (own_.empty()) {
       FILE *file = fopen((directory + "/journal-blocks").c_str(), "r");
@@ -171,6 +205,8 @@ void journal_layouts() {
       {"blocks of 1 KiB, no checksums, 32 bits", "-O ^metadata_csum,^64bit,^metadata_csum_seed", 1024, ""},
       {"checksums of version 2", "", 1024, "-c -v 2"},
       {"bigalloc", "-O bigalloc -C 16384", 4096, "-c -v 3"},
+      {"groups of 1 MiB, a journal in pieces", "-g 1024 -O ^flex_bg,^resize_inode", 1024, "-c -v 3"},
+      {"meta_bg, quota, an orphan file, inodes of 128 bytes", "-I 128 -O meta_bg,^resize_inode,orphan_file,quota", 4096, "-c -v 3"},
   };
   for (const auto &one : all) {
     const std::string name = std::string(one.name) + ": ";
@@ -218,11 +254,16 @@ void hard_cases() {
       {"a directory above it renamed", "ln /tmp/deep /srv/deep\\nunlink /tmp/deep\\n", kStep, ""},
       {"the directory above all renamed", "ln /tmp /temporary\\nunlink /tmp\\n", kStep, ""},
       {"blocks that became another file's without having been free", "copy_inode /tmp/big /srv/table\\ncopy_inode /tmp/deep/small /tmp/big\\n", kStep, ""},
+      {"exchanged with a file that is not left out", "ln /tmp/big /srv/big\\nunlink /tmp/big\\nln /srv/table /tmp/big\\nunlink /srv/table\\nln /srv/big /srv/table\\nunlink /srv/big\\n", kStep, ""},
       {"its inode is another's", "sif /tmp/big generation 77\\n", kStep, ""},
       {"its data go through the journal from now on", "sif /tmp/big flags 0x84000\\n", kStep, ""},
       {"a file that is not left out is deleted, renamed, written", "rm /srv/table\\nwrite tree/tmp/big /srv/new\\nmkdir /srv/more\\n", kNothing, ""},
       {"a new file beside it", "write tree/tmp/deep/small /tmp/new\\n", kNothing, ""},
       {"a hole punched into it", "punch /tmp/big 0 255\\n", kFreed, "/tmp/big"},
+      {"truncated", "punch /tmp/big 0 1000\\nsif /tmp/big size 0\\n", kFreed, "/tmp/big"},
+      {"blocks reserved for it that are not written yet", "fallocate /tmp/big 256 300\\n", kNothing, ""},
+      {"made immutable, another owner, another time", "sif /tmp/big flags 0x80010\\nsif /tmp/big uid 7\\nsif /tmp/big mtime 7\\n", kNothing, ""},
+      {"renamed into the rules", "ln /srv/table /tmp/table\\nunlink /srv/table\\n", kNothing, ""},
       {"all below a directory deleted, and the directory", "rm /tmp/deep/small\\nrmdir /tmp/deep\\n", kFreed, "/tmp/deep/small"},
   };
   for (const auto &one : all) {
@@ -283,6 +324,17 @@ void odd_lives() {
   watch.value->start();
   client.commit_nothing_but("-c -b 1");
   ok(client.logged(*watch.value).kind == Verdict::kNothing, "a transaction without its commit is none");
+  {
+    Client resized("", "tree", 4096, "-c -v 3");
+    auto over = resized.watch("/tmp/");
+    over.value->start();
+    std::string super = Client::read("fs.img").substr(0, 4096);
+    super[1024 + 5] = static_cast<char>(super[1024 + 5] + 1);  // s_blocks_count
+    { Fd fd = open_image("blocks", O_RDWR | O_CREAT | O_TRUNC); }
+    put("blocks", 0, super);
+    resized.commit_nothing_but("-b 0");
+    ok(resized.logged(*over.value).kind == Verdict::kStale, "resized while it is mounted: the superblock is in a transaction: stale");
+  }
 
   const struct {
     const char *title, *command;
@@ -316,6 +368,124 @@ void odd_lives() {
   shell("set -- $(cat journal-blocks); dd if=/dev/urandom of=fs.img bs=1 seek=$(($2 * 4096 + 100)) count=9 conv=notrunc status=none");
   const Listing torn = other.list();
   ok(torn.problems > 0, "a descriptor whose checksum is wrong: it is not read");
+}
+
+// Blocks change hands.
+void handed_on() {
+  Client client("", "tree", 4096, "-c -v 3");
+  const Listing before = client.list();
+  auto watch = client.watch(before, "/tmp/");
+  watch.value->start();
+  client.commit("rm /tmp/big\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kFreed, "a deleted file's blocks lapse");
+  client.commit("write tree/tmp/big /srv/new\\nmkdir /srv/one\\nmkdir /srv/two\\n");
+  const Listing reused = client.list();
+  const auto meet = [&](const Listing &one, const char *path, const Listing &other, const char *other_path) {
+    bool any = false;
+    for (const Extent &a : one.extents)
+      for (const Extent &b : other.extents)
+        any |= &one.files[a.file] == file_at(one, path) && &other.files[b.file] == file_at(other, other_path) && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+    return any;
+  };
+  auto next = client.watch(reused, "/tmp/");
+  bool metadata = false;  // the new directories', or of the new file, inside of what was left out
+  for (const ByteRange &range : next.value->ranges()) metadata |= within({range}, reused, "/srv/new", true);
+  ok(client.logged(*watch.value).kind == Verdict::kNothing && meet(before, "/tmp/big", reused, "/srv/new") && !metadata,
+     "and a chosen file and directories get them: no reading leaves them out");
+  client.commit("rm /srv/new\\nrmdir /srv/one\\nrmdir /srv/two\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kNothing, "the other way round: a chosen file and directories go");
+  client.commit("write tree/tmp/big /tmp/again\\n");
+  const Verdict verdict = client.logged(*watch.value);
+  const Listing last = client.list();
+  ok(verdict.kind == Verdict::kNothing && verdict.look && meet(reused, "/srv/new", last, "/tmp/again") && within(client.watch(last, "/tmp/").value->ranges(), last, "/tmp/again", true),
+     "and a file that is left out gets their blocks: replicated until a reading finds it, which is asked for");
+}
+
+// What a file and a directory look like changes; what is known of them goes along.
+void growing() {
+  Client client("", "tree", 4096, "-c -v 3");
+  const Listing before = client.list();
+  auto watch = client.watch(before, "/tmp/");
+  watch.value->start();
+  // The tree's first block comes from what the transaction before has freed.
+  client.commit("punch /tmp/big 1 1\\npunch /tmp/big 3 3\\n");
+  Verdict verdict = client.logged(*watch.value);
+  std::vector<ByteRange> freed = verdict.freed;
+  std::string holes;
+  for (int i = 5; i < 60; i += 2) holes += "punch /tmp/big " + std::to_string(i) + " " + std::to_string(i) + "\\n";
+  client.commit(holes);
+  verdict = client.logged(*watch.value);
+  freed.insert(freed.end(), verdict.freed.begin(), verdict.freed.end());
+  ok(verdict.kind == Verdict::kFreed && freed.size() == 30 && !within(freed, before, "/tmp/big", true), "holes that make the tree of a file's extents higher free what was there, and nothing else");
+  client.commit("punch /tmp/big 100 200\\n");
+  verdict = client.logged(*watch.value);
+  uint64_t bytes = 0;
+  for (const ByteRange &range : verdict.freed) bytes += range.bytes;
+  ok(verdict.kind == Verdict::kFreed && bytes == 101 * 4096, "a change in a lower block of that tree is seen");
+
+  std::string names = "expand_dir /tmp\\nexpand_dir /tmp\\n";
+  for (int i = 0; i < 40; i++) names += "symlink /tmp/a-long-name-" + std::string(180, 'x') + std::to_string(i) + " nowhere\\n";
+  client.commit(names);
+  ok(client.logged(*watch.value).kind == Verdict::kNothing, "a directory gets blocks");
+  client.commit("ln /tmp/holes /tmp/moved\\nunlink /tmp/holes\\n");
+  ok(client.logged(*watch.value).kind == Verdict::kStep, "and a name that goes from it is still seen");
+
+  // Names that move into a new block: a block of a directory is copied behind it, and emptied.
+  Client inline_data("-O inline_data -I 256", "tree", 4096, "-c -v 3");
+  auto none = inline_data.watch("/tmp/");
+  ok(none.ok() && within(none.value->ranges(), inline_data.list(), "/tmp/big", false), "what lies below a directory whose names are in its inode is replicated");
+}
+
+// A transaction with several descriptors, as it may come from a client.
+void orders_of_writes() {
+  for (const char *journal : {"", "-c -v 3"}) {
+    for (const char *how : {"backwards", "in halves", "in halves, the second one first", "twice", "as one write"}) {
+      Client client(*journal ? "" : "-O ^metadata_csum,^64bit,^metadata_csum_seed", "tree", 1024, journal);
+      const Listing listing = client.list();
+      auto watch = client.watch(listing, "/tmp/");
+      watch.value->start();
+      const std::string before = Client::read("fs.img");
+      client.commit("write tree/srv/table /srv/new\\nrm /tmp/big\\n");
+      const Verdict verdict = client.logged_as(*watch.value, before, how);
+      ok(verdict.kind == Verdict::kFreed && within(verdict.freed, listing, "/tmp/big", true), std::string("a transaction whose blocks come ") + how + (*journal ? ", with checksums" : "") + " is seen");
+    }
+  }
+}
+
+// With data=writeback a block is given away before the commit that frees it.
+void given_away_early() {
+  Client client("", "tree", 4096, "-c -v 3");
+  const Listing before = client.list();
+  const auto first = [&](const char *path) {
+    const File *file = file_at(before, path);
+    for (const Extent &extent : before.extents)
+      if (&before.files[extent.file] == file) return extent.offset;
+    return uint64_t{0};
+  };
+  auto watch = client.watch(before, "/tmp/");
+  watch.value->start();
+  client.commit("write tree/tmp/deep/small /srv/first\\n");
+  client.logged(*watch.value);
+  watch.value->wrote(first("/tmp/big"), 4096);
+  auto next = client.watch(client.list(), "/tmp/");
+  next.value->start(watch.value.get());
+  client.commit("rm /tmp/big\\nrm /tmp/deep/small\\n");
+  for (const auto &[name, one] : {std::pair{"", &watch}, std::pair{", also by a watch that follows another", &next}}) {
+    const Verdict verdict = client.logged(*one->value);
+    bool told = false, other = false;
+    for (const ByteRange &range : verdict.written) {
+      told |= range.offset <= first("/tmp/big") && first("/tmp/big") + 4096 <= range.offset + range.bytes;
+      other |= range.offset <= first("/tmp/deep/small") && first("/tmp/deep/small") < range.offset + range.bytes;
+    }
+    ok(verdict.kind == Verdict::kFreed && within(verdict.freed, before, "/tmp/big", true) && told && !other,
+       std::string("what was written while the commit that frees it was under way is told") + name);
+  }
+  auto alone = client.watch(client.list(), "/tmp/");
+  alone.value->start();
+  client.commit("rm /tmp/holes\\n");
+  const Verdict verdict = client.logged(*alone.value);
+  ok(within(verdict.written, before, "/tmp/holes", true), "and all that the first commit frees, where nobody has seen the writes before");
+  ok(client.logged(*watch.value).written.empty(), "a commit after which nothing was written frees what is empty");
 }
 
 // What belongs into a block that the log holds.
@@ -352,6 +522,10 @@ int main() {
   journal_layouts();
   hard_cases();
   deleted_in_steps();
+  handed_on();
+  growing();
+  orders_of_writes();
+  given_away_early();
   odd_lives();
   contents();
   return finish();
