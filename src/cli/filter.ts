@@ -1,19 +1,21 @@
 /** understudy filter: what rules for files would leave out of a volume; another filter for one that is being served. */
 import { Command } from 'commander'
 
-import { UsageError } from '../core/errors.js'
+import { UnderstudyError, UsageError } from '../core/errors.js'
 import { formatSize } from '../core/units.js'
 import type { FilterChangeReply, FilterChangeRequest, FilterReply, FilterRequest } from '../daemon/control-protocol.js'
 import { parseFileRules } from '../filter/file-rules.js'
 import type { FilterWish } from '../filter/filter-change.js'
 import { connectTo, print, repeatable, type StateFlag, stateOption } from './options.js'
+import { clearTerminal, watch } from './watch.js'
 
 const help = `
 Asked on the master's host, of a volume that is being served.
 
 --explain shows which file systems lie on it, which files the rules for files of this very call match, and how many bytes
 each way; without rules, those that are in force. It changes nothing. What --replicate and --exclude leave out is counted
-apart.
+apart. With --watch it is shown again whenever it has changed, until Ctrl-C (exit code 0); with --json as one line each.
+File systems are read once a second at most, and for a tenth of the time.
 
 --apply puts another filter in force while clients go on. Of the five kinds (--replicate, --exclude, --exclude-files,
 --only-files, --filter-fallback) those that are named replace what is in force of their kind, and the others stay; with
@@ -30,9 +32,13 @@ A rule that matches nothing is a warning, and exit code 0.
 
 Example: understudy filter disk1 --exclude-files '/var/tmp/**' --exclude-files /swapfile --explain
          understudy filter disk1 --only-files 'partition=2:/srv/db/**' --explain --json
+         understudy filter disk1 --explain --watch
          understudy filter disk1 --replicate partition=2 --replicate partition=3 --apply
          understudy filter disk1 --clear --exclude 10GiB-12GiB --dry-run
 `
+
+/** How long --watch waits at least, and how much longer than a reading has taken. */
+const [watchLeastMs, watchRestShare] = [1000, 9]
 
 interface FilterFlags extends StateFlag {
   explain?: boolean
@@ -40,6 +46,7 @@ interface FilterFlags extends StateFlag {
   dryRun?: boolean
   clear?: boolean
   json?: boolean
+  watch?: boolean
   replicate?: string[]
   exclude?: string[]
   filterFallback?: string
@@ -61,12 +68,14 @@ export function filterCommand(): Command {
     .option('--clear', 'begin with no filter at all; what is not named goes')
     .option('--dry-run', 'say what --apply would do')
     .option('--json', 'the whole account, for programs')
+    .option('--watch', 'again whenever it changes, until Ctrl-C')
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(async (volume: string, flags: FilterFlags) => {
       const changes = flags.apply === true || flags.dryRun === true
       if (changes === (flags.explain === true))
         throw new UsageError('filter: one of --explain, --apply and --dry-run is needed')
+      if (changes && flags.watch === true) throw new UsageError('filter: --watch goes with --explain alone')
       await (changes ? change(volume, flags) : explain(volume, flags))
     })
 }
@@ -116,7 +125,30 @@ async function explain(volume: string, flags: FilterFlags): Promise<void> {
     throw new UsageError('filter: --explain is about rules for files alone; --dry-run says what the others would do')
   const request = { volume, excludeFiles: flags.excludeFiles ?? [], onlyFiles: flags.onlyFiles ?? [] }
   parseFileRules(request.excludeFiles, request.onlyFiles)
-  const reply = await connectTo(flags).post<FilterReply>('/filter', request satisfies FilterRequest)
+  const client = connectTo(flags)
+  const read = (signal?: AbortSignal): Promise<FilterReply> =>
+    client.post<FilterReply>('/filter', request satisfies FilterRequest, signal)
+  if (flags.watch !== true) return show(volume, await read(), flags)
+  let shown = ''
+  await watch({
+    read: signal => read(signal).catch(undefinedIfBusy),
+    show: reply => {
+      const text = JSON.stringify(reply)
+      if (reply === undefined || text === shown) return
+      if (flags.json !== true && !clearTerminal() && shown !== '') print('')
+      shown = text
+      show(volume, reply, flags)
+    },
+    pauseMs: tookMs => Math.max(watchLeastMs, tookMs * watchRestShare),
+  })
+}
+
+/** Nothing is known for now: the daemon reads for somebody else. */
+function undefinedIfBusy(error: unknown): undefined {
+  if (!(error instanceof UnderstudyError) || error.code !== 'BUSY') throw error
+}
+
+function show(volume: string, reply: FilterReply, flags: FilterFlags): void {
   print(flags.json === true ? JSON.stringify(reply) : textOf(volume, reply))
   for (const { rule, kind, files } of reply.rules)
     if (files === 0) process.stderr.write(`understudy: warning: --${kind}-files '${rule}' matches nothing\n`)

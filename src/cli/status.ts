@@ -3,8 +3,9 @@ import { Command } from 'commander'
 
 import { OperationError } from '../core/errors.js'
 import type { StatusDocument } from '../core/status-types.js'
-import { connectTo, interruptSignal, print, type StateFlag, stateOption } from './options.js'
+import { connectTo, print, type StateFlag, stateOption } from './options.js'
 import { statusTable } from './status-table.js'
+import { clearTerminal, watch } from './watch.js'
 
 interface StatusFlags extends StateFlag {
   json?: boolean
@@ -38,7 +39,13 @@ export function statusCommand(): Command {
 
 async function showStatus(flags: StatusFlags): Promise<void> {
   const client = connectTo(flags)
-  if (flags.watch === true) return watch(() => client.status(), flags)
+  if (flags.watch === true) {
+    const again = (document: StatusDocument): void => {
+      if (flags.json !== true) clearTerminal()
+      show(document, flags)
+    }
+    return watch({ read: signal => client.status(signal), show: again, pauseMs: () => 1000 })
+  }
   const document = await client.status()
   if (flags.check === true) return check(document, flags)
   show(document, flags)
@@ -60,26 +67,4 @@ function check(document: StatusDocument, flags: StatusFlags): void {
   }
   if (flags.json !== true)
     print(`protected: ${document.volumes.map(volume => volume.name).join(', ') || 'there are no volumes'}`)
-}
-
-async function watch(read: () => Promise<StatusDocument>, flags: StatusFlags): Promise<void> {
-  const signal = interruptSignal()
-  while (!signal.aborted) {
-    const document = await read()
-    if (process.stdout.isTTY && flags.json !== true) process.stdout.write('\x1b[H\x1b[2J')
-    show(document, flags)
-    await pause(1000, signal)
-  }
-}
-
-function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
-    const done = (): void => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, milliseconds)
-    signal.addEventListener('abort', done)
-  })
 }

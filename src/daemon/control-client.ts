@@ -16,20 +16,20 @@ export class ControlClient {
     this.socketPath = controlSocketPath(state)
   }
 
-  status(): Promise<StatusDocument> {
-    return this.call<StatusDocument>('GET', '/status')
+  status(signal?: AbortSignal): Promise<StatusDocument> {
+    return this.call<StatusDocument>('GET', '/status', undefined, signal)
   }
 
   health(): Promise<HealthReply> {
     return this.call<HealthReply>('GET', '/health')
   }
 
-  post<T>(path: string, body: object = {}): Promise<T> {
-    return this.call<T>('POST', path, body)
+  post<T>(path: string, body: object = {}, signal?: AbortSignal): Promise<T> {
+    return this.call<T>('POST', path, body, signal)
   }
 
-  private async call<T>(method: string, path: string, body?: object): Promise<T> {
-    const text = await readAll(await this.open(method, path, body))
+  private async call<T>(method: string, path: string, body?: object, signal?: AbortSignal): Promise<T> {
+    const text = await readAll(await this.open(method, path, body, signal))
     const document = parseDocument(text)
     const error = fromErrorBody(document)
     if (error !== undefined) throw error

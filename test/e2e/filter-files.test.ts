@@ -1,9 +1,11 @@
 // timeout: 60
 /** `understudy filter --explain` on a master that serves a disk with file systems: what it says, and that it says no. */
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { FilterReply } from '../../src/daemon/control-protocol.js'
-import { command, scratch, sparseFile, startPair, succeed } from '../support/daemon.js'
+import { becomes, command, scratch, sparseFile, startPair, succeed, understudy } from '../support/daemon.js'
+import { NbdClient } from '../support/nbd-client.js'
 
 const MiB = 1 << 20
 
@@ -58,6 +60,7 @@ t.test('filter --explain shows file systems, files and bytes, warns, and refuses
   const refused: [string[], RegExp][] = [
     [['--exclude-files', '/a'], /one of --explain, --apply and --dry-run is needed/],
     [['--explain', '--exclude-files', 'a'], /absolute path/],
+    [['--apply', '--exclude', '0-4096', '--watch'], /--watch goes with --explain/],
   ]
   for (const [flags, line] of refused) {
     const output = await filter(...flags)
@@ -68,4 +71,18 @@ t.test('filter --explain shows file systems, files and bytes, warns, and refuses
   t.equal(elsewhere.code, 1)
   t.match(elsewhere.stderr, /not the master of a volume .*; ask the daemon of its master/)
   t.ok(before.equals(readFileSync(device)), 'the device is as it was')
+
+  const watching = ['--explain', '--watch', '--json', '--exclude-files', 'partition=2:/swap']
+  const watcher = understudy(t, 'watcher', ['filter', pair.volume, '--state', pair.master.state, ...watching])
+  const accounts = (): FilterReply[] =>
+    watcher.stdout.split('\n').slice(0, -1).map(line => JSON.parse(line) as FilterReply) // prettier-ignore
+  await becomes(t, '--watch shows the account', () => accounts().length === 1)
+  await sleep(1500)
+  const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
+  t.equal((await client.write(26 * MiB, Buffer.alloc(4096))).error, 0)
+  await becomes(t, '... and again when there is no swap area any more', () => accounts().at(-1)?.leftOutByFiles === 0)
+  watcher.signal('SIGINT')
+  t.match(await watcher.gone(), { code: 0, signal: null }, 'Ctrl-C ends it')
+  t.same(accounts().map(({ leftOutByFiles }) => leftOutByFiles), [swapBytes, 0], 'only what has changed') // prettier-ignore
+  client.destroy()
 })
