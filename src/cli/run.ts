@@ -60,7 +60,7 @@ on in its place: for a new version, or settings that need a restart. Clients kee
 wait for a moment: at most --max-stall, or the old daemon takes them back. When it does not work out the old daemon
 goes on, and this one says why and ends.
 
-docs/examples/understudy.toml explains every key. SIGHUP reads the file again. SIGTERM drains and ends, a second SIGTERM ends at once.
+docs/examples/understudy.toml explains every key. SIGHUP reads the file again: groups, listeners, filters, allow. SIGTERM drains and ends, a second SIGTERM ends at once.
 Example: understudy check-config understudy.toml && understudy run --config understudy.toml
 `
 

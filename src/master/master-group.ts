@@ -24,7 +24,15 @@ import { sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
-import { decodeSuspects, encodeAbdicate, type Refused, type Suspects, type Welcome } from '../transport/messages.js'
+import {
+  decodeSuspects,
+  encodeAbdicate,
+  encodeLeftOut,
+  type Hello,
+  type Refused,
+  type Suspects,
+  type Welcome,
+} from '../transport/messages.js'
 import { openTransport } from '../transport/open-transport.js'
 import type { HostKey, Session, SessionHandler, Transport } from '../transport/transport.js'
 import { type AttachFacts, decideAttach, knownAfterAttach, knownAtStop, type KnownCopy } from './attach-decision.js'
@@ -135,6 +143,7 @@ export class MasterGroup {
   #attached = false
   #compress: Compression = 'off'
   #outranked: Refused | undefined
+  #leftOutTold = ''
   /** The peer's reign that the operator has decided against. */
   #discard = ''
   #suspects: Suspects[] = []
@@ -557,7 +566,8 @@ export class MasterGroup {
       hello: () => {
         this.#suspects = []
         this.#lease.asks()
-        return helloOf(this.config, this.#record, this.#volumes, this.#discard)
+        this.#leftOutTold = this.#leftOut()
+        return this.#hello()
       },
       welcomed: (session, welcome) => this.#attach(session, welcome),
       refused: refused => {
@@ -571,6 +581,25 @@ export class MasterGroup {
         this.#compress = 'off'
       },
     })
+  }
+
+  #hello(): Hello {
+    return helloOf(this.config, this.#record, this.#volumes, this.#discard)
+  }
+
+  #leftOut(): string {
+    return JSON.stringify(encodeLeftOut(this.#hello().volumes))
+  }
+
+  /**
+   * A standby that is promoted leaves out what its copy does not have. So it hears of a filter, or a partition table, that
+   * is not what the hello said, once the copy follows it.
+   */
+  #tellLeftOut(): void {
+    const leftOut = this.#leftOut()
+    if (leftOut === this.#leftOutTold) return
+    this.#leftOutTold = leftOut
+    this.#keeper?.send(JSON.parse(leftOut) as object)
   }
 
   #heard(type: string, message: unknown): void {
@@ -682,6 +711,7 @@ export class MasterGroup {
     this.#noteDurable(counters)
     const { state } = this.#state(counters)
     this.#progress.observe(this.#clock.monotonicMs(), this.#clock.wallMs(), counters, state)
+    if (this.#attached && state === 'replicating') this.#tellLeftOut()
   }
 
   #noteDurable(counters: Counters): void {

@@ -22,7 +22,14 @@ import type { VolumeState, VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
 import type { Addon } from '../native/binding.js'
 import type { CounterReader, Counters } from '../native/counters.js'
-import { type Abdicate, encodeSuspects, encodeWelcome, type Hello, type Refused } from '../transport/messages.js'
+import {
+  type Abdicate,
+  encodeSuspects,
+  encodeWelcome,
+  type Hello,
+  type LeftOut,
+  type Refused,
+} from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
 import { GrantedLease } from './granted-lease.js'
 import { howToRemove } from './hello-judgement.js'
@@ -336,6 +343,21 @@ export class StandbyGroup {
       this.#takesOver = false
     }
     this.deps.changed()
+  }
+
+  /** The master's filter has changed since its hello, and the copy follows it. */
+  leftOut(session: Session, volumes: LeftOut): void {
+    if (this.#live?.session !== session || this.record.promotion !== undefined) return
+    this.#noteLeftOut(volumes)
+    this.deps.store.save(this.record)
+  }
+
+  #noteLeftOut(volumes: LeftOut): void {
+    for (const volume of this.record.volumes) {
+      const { excluded = [] } = volumes.find(({ name }) => name === volume.name) ?? {}
+      if (excluded.length > 0) volume.excluded = excluded
+      else delete volume.excluded
+    }
   }
 
   /** It is not the master yet; but nobody else may become it now. */
@@ -654,11 +676,7 @@ export class StandbyGroup {
     if (leaseMs > 0) record.leaseMs = leaseMs
     else delete record.leaseMs
     delete record.final
-    for (const volume of record.volumes) {
-      const { excluded = [] } = volumes.find(({ name }) => name === volume.name) ?? {}
-      if (excluded.length > 0) volume.excluded = excluded
-      else delete volume.excluded
-    }
+    this.#noteLeftOut(volumes)
     if (record.origin === undefined) Object.assign(record, { generation, history })
     else record.origin.next = { generation, history }
     if (JSON.stringify(encodeReplica(record)) !== before) this.deps.store.save(record)

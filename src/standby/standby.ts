@@ -22,6 +22,7 @@ import { CounterReader } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
 import {
   decodeAbdicate,
+  decodeLeftOut,
   decodeFollow,
   decodeHello,
   decodeVersions,
@@ -271,8 +272,7 @@ export class Standby {
       message: (_, message) => {
         if (master !== undefined) return master.message(session, message)
         const type = typeOf(message)
-        if (type === 'abdicate') return this.#heardOf(session, message)
-        if (type !== 'hello' && type !== 'follow') return
+        if (type !== 'hello' && type !== 'follow') return this.#said(session, message)
         cancel()
         if (greeted) return session.close('a second hello in one session')
         greeted = true
@@ -362,7 +362,11 @@ export class Standby {
     }
   }
 
-  #heardOf(session: Session, message: unknown): void {
+  /** By a master, behind its hello. */
+  #said(session: Session, message: unknown): void {
+    const type = typeOf(message)
+    if (type === 'left-out') for (const group of this.#groups.values()) group.leftOut(session, decodeLeftOut(message))
+    if (type !== 'abdicate') return // of a newer version
     const abdicate = decodeAbdicate(message)
     for (const group of this.#groups.values())
       group.abdicated({ session }, abdicate).catch((error: unknown) => this.#log.error(describe(error)))
@@ -381,9 +385,7 @@ export class Standby {
       log: this.#log,
       history: () => record.history,
       greet: (session, ended, hello) => void this.#greet(session, ended, hello),
-      said: (session, message) => {
-        if (typeOf(message) === 'abdicate') this.#heardOf(session, message)
-      },
+      said: (session, message) => this.#said(session, message),
       refused: refused => {
         // Given away to a standby that was to take over at once, and has not: nobody else can have it.
         const again = refused.code === 'not-master' && record.origin?.switchover === true

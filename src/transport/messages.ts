@@ -7,6 +7,7 @@
  *   attaches the engine, records flow
  *   abdicate (my last record)   ------->  notes it, and takes over if asked to
  *                               <-------  noted
+ *   left-out (a changed filter) ------->  notes it
  *
  * Whoever was configured with the other's address connects. Is it the standby by now, it says `follow` first, and the
  * other side says hello. A copy that was a master's device before says `suspects` before its welcome: where it may differ.
@@ -94,6 +95,9 @@ export interface Abdicate {
   takeOver: boolean
 }
 
+/** What is left out of each volume, if it is not what the hello said any more. */
+export type LeftOut = Pick<HelloVolume, 'name' | 'excluded'>[]
+
 /**
  * bad-hello and protocol: a defect or a version; other-*, size, sector: another volume; promoted: it took over, and knows
  * our reign; diverged: neither side's history continues the other's; not-master: it has been asked to be one, and is not.
@@ -174,6 +178,11 @@ export function encodeSuspects(volume: string, ranges: readonly bigint[]): objec
 export function encodeAbdicate({ position, takeOver }: Abdicate): object {
   const { incarnation, sequence } = position
   return { type: 'abdicate', takeOver, incarnation: String(incarnation), sequence: String(sequence) }
+}
+
+export function encodeLeftOut(volumes: Readonly<LeftOut>): object {
+  const listed = volumes.map(({ name, excluded }) => ({ name, excluded: excluded.slice(0, rangesMax).map(String) }))
+  return { type: 'left-out', volumes: listed }
 }
 
 /** '' for what is no message at all. */
@@ -272,6 +281,13 @@ export function decodeAbdicate(message: unknown): Abdicate {
     sequence: fields.big('sequence', 0n, sequenceMax),
   }
   return { position, takeOver: fields.boolean('takeOver') }
+}
+
+export function decodeLeftOut(message: unknown): LeftOut {
+  return new Fields(message, 'left-out').list('volumes', volumesMax).map(item => {
+    const fields = new Fields(item, 'left-out: volume')
+    return { name: fields.text('name', nameMax), excluded: fields.bigs('excluded', rangesMax) }
+  })
 }
 
 /** Undefined when it is missing: an older program's. */

@@ -4,7 +4,8 @@
  * What is newly replicated enters by a step, what is newly left out becomes zeroes, nothing else is sent again, and every
  * export on the way is a cut: with the filter before, or with the one after.
  */
-import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { complement } from '../../src/filter/ranges.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
@@ -135,6 +136,10 @@ t.test('a partition enters by a step, and nothing else is sent again; left out i
   t.match(added.stdout, /^this lasts until the daemon is started again, or reloads: write it to .*\.toml, too$/m)
   await becomes(t, 'it enters whole', only(first, second), only(second))
   t.equal(await sent(), 2 * MiB, 'nothing else')
+  const record = join(pair.scratch.path('store'), '.groups', pair.volume, 'replica.json')
+  await observer.until('the standby has noted what it does not have', 20_000, () =>
+    readFileSync(record, 'utf8').replace(/\s/g, '').includes(`"excluded":["${first[1]}","${second[0]}",`),
+  )
   t.match(await change({ replicate: ['partition=2'] }), { enteringBytes: 0, leavingBytes: 2 * MiB })
   await becomes(t, 'it is zeroes', only(second), only(first, second))
   t.equal(await sent(), 0)

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 
 import {
-  decodeHello, decodeRefused, decodeVersions, decodeWelcome, encodeHello, encodeRefused, encodeWelcome, type Hello, MessageError, typeOf,
+  decodeHello, decodeLeftOut, decodeRefused, decodeVersions, decodeWelcome, encodeHello, encodeLeftOut, encodeRefused, encodeWelcome, type Hello, MessageError, typeOf,
 } from '../../../src/transport/messages.js' // prettier-ignore
 import { chooseVersion } from '../../../src/transport/versions.js'
 
@@ -42,6 +42,8 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
   const { leaseMs: _, compress: __, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
   t.equal(decodeWelcome(older).leaseMs, 0, 'a program that knows no leases grants none')
   t.equal(decodeWelcome(older).compress, '', 'one that knows no compression expects none')
+  const leftOut = [{ name: 'disk1', excluded: [0n, 1n << 62n] }]
+  t.same(decodeLeftOut(overTheWire(encodeLeftOut(leftOut))), leftOut)
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
     code: 'size',
     message: 'x'.repeat(1000),
