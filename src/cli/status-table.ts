@@ -1,5 +1,5 @@
 /** The status document as a table for people: one line a volume, what needs saying beneath it. */
-import type { ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
+import type { FilterStatus, ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatDuration, formatSize } from '../core/units.js'
 
 const columns: [string, (volume: VolumeStatus) => string][] = [
@@ -68,6 +68,7 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
   for (const { compression } of volume.peers)
     if (compression !== undefined && compression.reason !== '') lines.push(`not compressed: ${compression.reason}`)
+  if (volume.filter !== undefined) lines.push(filterText(volume.filter))
   const lease = leaseText(volume)
   if (lease !== '') lines.push(lease)
   const [unreadable] = volume.unreadable ?? []
@@ -76,6 +77,12 @@ function notes(volume: VolumeStatus, now: Date): string[] {
       `${volume.unreadable?.length} ranges of the device cannot be read, the first at ${unreadable.offset}; the standby keeps its copy of them`,
     )
   return lines
+}
+
+function filterText({ keys, leftOutByRanges, leftOutBytes, replicatedWhole }: FilterStatus): string {
+  const whole =
+    replicatedWhole.length === 0 ? '' : `; file systems that are replicated whole: ${replicatedWhole.length}`
+  return `leaves out ${formatSize(leftOutByRanges + leftOutBytes)}: ${keys.join('; ')}${whole}`
 }
 
 /** What nobody has to act on is not said: a lease that a session keeps alive. */

@@ -78,8 +78,12 @@ export interface FileRuleStatus {
   bytes: number
 }
 
-/** The rules for files that are in force. */
+/** What is in force, and what it does. */
 export interface FilterStatus {
+  /** All of it, as understudy.toml has it, a key each. */
+  keys: string[]
+  /** Now, by replicate and exclude. */
+  leftOutByRanges: number
   /** Now, by rules for files; in so many ranges. */
   leftOutBytes: number
   rangeCount: number
@@ -139,7 +143,7 @@ export interface VolumeStatus {
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */
   unreadable?: UnreadableRange[]
   peers: PeerStatus[]
-  /** Of a master with rules for files. */
+  /** Of a master that leaves something out, or has rules for it. */
   filter?: FilterStatus
 }
 

@@ -1,17 +1,27 @@
-/** What rules for files do now, for `status`. */
+/** The filter that is in force, and what it does now, for `status`. */
+import type { FilterConfig } from '../core/config-types.js'
 import type { FilterStatus } from '../core/status-types.js'
+import { filterKeys } from './filter-change.js'
 import type { CompiledFilter } from './follow.js'
 import { nameOf } from './live-files.js'
 import { fromTable, totalBytes } from './ranges.js'
 
-export function filterStatus(current: CompiledFilter | undefined, savedBytes: bigint): FilterStatus | undefined {
-  if (current?.files === undefined) return undefined
-  const { fileSystems, ranges, rules } = current.files
+export function filterStatus(
+  config: FilterConfig,
+  current: CompiledFilter | undefined,
+  savedBytes: bigint,
+): FilterStatus | undefined {
+  const keys = filterKeys(config)
+  if (keys.length === 0 || current === undefined) return undefined
+  const leftOutByRanges = Number(totalBytes(fromTable(current.byRanges)))
+  const ranges = { keys, leftOutByRanges, savedBytes: Number(savedBytes) }
+  if (current.files === undefined) return { ...ranges, leftOutBytes: 0, rangeCount: 0, rules: [], replicatedWhole: [] }
+  const { fileSystems, ranges: byFiles, rules } = current.files
   const all = totalBytes(fromTable(current.excluded)) - totalBytes(fromTable(current.byRanges))
   return {
+    ...ranges,
     leftOutBytes: Number(all),
-    rangeCount: ranges.length,
-    savedBytes: Number(savedBytes),
+    rangeCount: byFiles.length,
     rules: rules.map(({ rule, kind, files, bytes }) => ({ rule, kind, files, bytes })),
     replicatedWhole: fileSystems
       .filter(({ replicatedBecause }) => replicatedBecause !== '')

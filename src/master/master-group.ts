@@ -310,6 +310,7 @@ export class MasterGroup {
         lastVerify: volume.lastVerify,
         unreadable: volume.unreadable,
         filter: filterStatus(
+          volume.config,
           volume.follower.current,
           this.#counters.one('volume', volume.counterPage, 'left_out_bytes'),
         ),

@@ -170,7 +170,12 @@ t.test('what the device cannot fulfil is refused in one line, and the filter bef
     stderr: /^understudy: replicate partition=4: not on [^\n]*, whose partitions are: 1, 2, 3\n$/,
   })
   t.match(await observer.status(), {
-    filter: { leftOutBytes: swapPages[1] - swapPages[0], rules: [{ rule: '/swap' }] },
+    filter: {
+      keys: ['exclude_files = ["/swap"]'],
+      leftOutByRanges: 0,
+      leftOutBytes: swapPages[1] - swapPages[0],
+      rules: [{ rule: '/swap' }],
+    },
   })
   await becomes(t, 'as before', without(swapPages))
 })
@@ -192,6 +197,10 @@ t.test('a change while the standby is away holds when it is back', async t => {
   await pair.standby.kill()
   await change({ replicate: ['partition=1', 'partition=2'] })
   await change({ replicate: ['partition=1', 'partition=3'] })
+  t.match((await observer.status())?.filter, {
+    keys: ['replicate = ["partition=1", "partition=3"]'],
+    leftOutByRanges: second[1] - second[0] + 2 * MiB + (tail[0] - swap[1]),
+  })
   await pair.standby.start()
   await observer.until('a session', 20_000, async () => (await observer.status())?.usable === true)
   await becomes(t, 'the last one', only(first, swap), without([6 * MiB, 7 * MiB]))

@@ -252,6 +252,21 @@ t.test('the table says what needs saying beneath a volume', async t => {
   t.match(text, /^ {2}25 % of 1 GiB at 64 MiB\/s, 12\.0 s left$/m)
   t.equal(statusTable({ volumes: [] }, new Date()), 'no volumes yet')
   const lease = { seconds: 10, secondsLeft: 4, inForce: true }
+  const filter = {
+    keys: ['exclude = ["0-4096"]'],
+    leftOutByRanges: 4096,
+    leftOutBytes: 1024,
+    rangeCount: 1,
+    savedBytes: 0,
+  }
+  const filtered = {
+    ...syncing,
+    filter: { ...filter, rules: [], replicatedWhole: [{ place: 'partition 1', why: 'luks' }] },
+  }
+  t.match(
+    statusTable({ volumes: [filtered] }, new Date()),
+    /^ {2}leaves out 5 KiB: exclude = \["0-4096"\]; file systems that are replicated whole: 1$/m,
+  )
   const away = [{ id, address: 'h:1', session: 'away' as const, rttSeconds: null }]
   const leased = (changes: object): string =>
     statusTable({ volumes: [{ ...syncing, lease, peers: away, ...changes }] }, new Date())

@@ -38,7 +38,7 @@ export const masterStatus: VolumeStatus = {
 }
 
 const filter: FilterStatus = {
-  ...{ leftOutBytes: 0, rangeCount: 0, savedBytes: 0, replicatedWhole: [] },
+  ...{ keys: [], leftOutByRanges: 0, leftOutBytes: 0, rangeCount: 0, savedBytes: 0, replicatedWhole: [] },
   rules: [{ rule: '/swap', kind: 'exclude', files: 0, bytes: 0 }],
 }
 
