@@ -3,20 +3,10 @@
 #include <string>
 #include <vector>
 
-#include "filesystem/claims.h"
 #include "filesystem/ext-io.h"
-#include "filesystem/listing.h"
+#include "filesystem/reading.h"
 
 namespace understudy::filesystem {
-
-// What cannot be read or contradicts itself: the first in words, all of them as a number.
-struct Problems {
-  uint64_t count = 0;
-  std::string first;
-  void add(const std::string &what) {
-    if (count++ == 0) first = what;
-  }
-};
 
 struct SeenInode {
   static constexpr uint32_t kDirectory = UINT32_MAX, kVisitedDirectory = UINT32_MAX - 1, kOther = UINT32_MAX - 2;

@@ -1,7 +1,6 @@
 #include "filesystem/ext-names.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace understudy::filesystem {
 namespace {
@@ -16,10 +15,6 @@ struct Walk {
   errcode_t error = 0;
 };
 
-bool is_name(const char *name, size_t bytes) {
-  return bytes > 0 && !memchr(name, '/', bytes) && !memchr(name, 0, bytes);
-}
-
 int visit_entry(ext2_ino_t, int, struct ext2_dir_entry *entry, int, int, char *, void *data) {
   auto *walk = static_cast<Walk *>(data);
   Listing &listing = *walk->listing;
@@ -28,20 +23,19 @@ int visit_entry(ext2_ino_t, int, struct ext2_dir_entry *entry, int, int, char *,
   if (entry->inode == 0 || name == "." || name == "..") return 0;
   const auto here = [&] { return "an entry of the directory with inode " + std::to_string(walk->numbers[walk->current]); };
   SeenInode *seen = walk->inodes->find(entry->inode);
-  if (!seen || !is_name(entry->name, bytes) || seen->what == SeenInode::kVisitedDirectory) return walk->problems->add(here()), 0;
+  if (!seen || !is_name(name) || seen->what == SeenInode::kVisitedDirectory) return walk->problems->add(here()), 0;
   if (seen->what == SeenInode::kOther) return 0;
-  if (!walk->budget->take(bytes + std::max(sizeof(Link), sizeof(Directory) + 4)) || listing.names.size() + bytes > UINT32_MAX) {
-    walk->error = walk->budget->error() ? walk->budget->error() : EXT2_ET_NO_MEMORY;
+  Name added;
+  if (!add_name(listing, *walk->budget, name, std::max(sizeof(Link), sizeof(Directory) + 4), added)) {
+    walk->error = walk->budget->error();
     return DIRENT_ABORT;
   }
-  const auto start = static_cast<uint32_t>(listing.names.size()), end = static_cast<uint32_t>(start + bytes);
-  listing.names.append(name);
   if (seen->what != SeenInode::kDirectory) {
-    listing.links.push_back({seen->what, walk->current, start, end});
+    listing.links.push_back({seen->what, walk->current, added.start, added.end});
     return 0;
   }
   seen->what = SeenInode::kVisitedDirectory;
-  listing.directories.push_back({walk->current, start, end});
+  listing.directories.push_back({walk->current, added.start, added.end});
   walk->numbers.push_back(entry->inode);
   return 0;
 }
@@ -62,18 +56,12 @@ errcode_t read_names(ext2_filsys fs, Budget &budget, Inodes &inodes, Listing &li
     if (error) problems.add("the directory with inode " + std::to_string(number) + " (" + ext_error(error) + ")");
   }
 
-  std::sort(listing.links.begin(), listing.links.end(), [](const Link &a, const Link &b) {
-    return a.file != b.file ? a.file < b.file : a.name_start < b.name_start;
-  });
   listing.files = std::move(inodes.files);
   if (!budget.take((listing.files.size() + walk.numbers.size()) * sizeof(uint32_t))) return budget.error();
   for (const SeenInode &one : inodes.seen)
     if (one.what < listing.files.size()) listing.file_inodes.push_back(one.number);
   listing.directory_inodes = std::move(walk.numbers);
-  for (uint32_t i = 0; i < listing.links.size(); i++) {
-    File &file = listing.files[listing.links[i].file];
-    if (file.link_count++ == 0) file.first_link = i;
-  }
+  give_links_to_files(listing);
   for (size_t i = 0; i < listing.files.size(); i++) {
     File &file = listing.files[i];
     if (file.link_count == 0) listing.nameless_files++;

@@ -1,7 +1,6 @@
 #include "filesystem/ext.h"
 
 #include <cerrno>
-#include <thread>
 
 #include "filesystem/ext-inodes.h"
 #include "filesystem/ext-names.h"
@@ -9,16 +8,10 @@
 namespace understudy::filesystem {
 namespace {
 
-constexpr auto kPause = std::chrono::milliseconds(100);
 constexpr uint64_t kSuperblockOffset = 1024;
 constexpr uint32_t kBlocksPerGroupMin = 256;  // as mke2fs has it
 
-Status failed(errcode_t error) {
-  if (error == ECANCELED) return Status::failed(ECANCELED, "read the file system");
-  if (error == ETIMEDOUT) return Status::failed(ETIMEDOUT, "read the file system");
-  if (error == EOVERFLOW) return Status::failed(EOVERFLOW, "read the file system: it has more files than is kept in memory");
-  return {EIO, "read the file system: " + ext_error(error)};
-}
+Status failed(errcode_t error) { return {EIO, "read the file system: " + ext_error(error)}; }
 
 // Whether it is worth opening: libext2fs allocates what the superblock asks for.
 Status check_superblock(const Space &space, Budget &budget) {
@@ -34,29 +27,8 @@ Status check_superblock(const Space &space, Budget &budget) {
   if (blocks > fits) return bad(std::to_string(blocks) + " blocks, where " + std::to_string(fits) + " are");
   const uint32_t per_group = ext2fs_le32_to_cpu(super.s_blocks_per_group);
   if (per_group < kBlocksPerGroupMin) return bad("size of a block group");
-  if (!budget.take((blocks / per_group + 1) * EXT2_MIN_DESC_SIZE_64BIT)) return failed(budget.error());
+  if (!budget.take((blocks / per_group + 1) * EXT2_MIN_DESC_SIZE_64BIT)) return Status::failed(budget.error(), "read the file system");
   return Status::good();
-}
-
-// What is certain of the claims becomes extents; `held` of the rest says why.
-errcode_t settle(Claims &claims, const Space &space, uint64_t block_bytes, Budget &budget, Listing &listing) {
-  const auto count = static_cast<uint32_t>(listing.files.size());
-  claims.settle([&](uint32_t owner) {
-    if (owner < count) listing.files[owner].held |= kShared;
-  });
-  for (const Claim &claim : claims.all()) {
-    if (claim.owner >= count || listing.files[claim.owner].held) continue;
-    space.map(claim.start * block_bytes, claim.blocks * block_bytes, [&](uint64_t offset, uint64_t bytes) {
-      Extent *last = listing.extents.empty() ? nullptr : &listing.extents.back();
-      if (last && last->file == claim.owner && last->offset + last->bytes == offset) last->bytes += bytes;
-      else if (budget.take(sizeof(Extent))) listing.extents.push_back({offset, bytes, claim.owner});
-    });
-    if (budget.error()) return budget.error();  // of a file on stripes, one claim may be very many extents
-  }
-  const auto by_offset = [](const Extent &a, const Extent &b) { return a.offset < b.offset; };
-  if (!std::is_sorted(listing.extents.begin(), listing.extents.end(), by_offset))
-    std::sort(listing.extents.begin(), listing.extents.end(), by_offset);
-  return 0;
 }
 
 // A journal that is not known is told, and what lies in place is read. One that is torn is a problem.
@@ -85,7 +57,7 @@ errcode_t read_once(const Space &space, Budget &budget, Listing &listing) {
   if (errcode_t error = claim_metadata(fs.get(), claims, problems)) return budget.error() ? budget.error() : error;
   if (errcode_t error = scan_inodes(fs.get(), budget, inodes, claims, problems)) return error;
   if (errcode_t error = read_names(fs.get(), budget, inodes, listing, problems)) return error;
-  if (errcode_t error = settle(claims, space, fs->blocksize, budget, listing)) return error;
+  if (errcode_t error = settle(claims, space, {fs->blocksize}, {}, budget, listing)) return error;
   listing.problems = problems.count, listing.first_problem = problems.first;
   return 0;
 }
@@ -93,24 +65,11 @@ errcode_t read_once(const Space &space, Budget &budget, Listing &listing) {
 }  // namespace
 
 Result<Listing> list_ext(const Space &space, const Limits &limits) {
-  const auto until = std::chrono::steady_clock::now() + limits.time_max;
-  for (int attempt = 1;; attempt++) {
-    Limits left = limits;
-    left.time_max = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
-    Budget budget(left);
-    Listing listing;
-    errcode_t error = 0;
-    Status status = check_superblock(space, budget);
-    if (status.ok() && (error = read_once(space, budget, listing)) != 0) status = failed(error);
-    if (status.ok() && listing.problems == 0) return listing;
-    if (budget.error()) return failed(budget.error());
-    if (attempt < limits.attempts) {
-      std::this_thread::sleep_for(kPause);
-      continue;
-    }
-    if (status.ok()) return listing;
-    return status;
-  }
+  return read_repeatedly(limits, [&](Budget &budget, Listing &listing) {
+    if (auto status = check_superblock(space, budget); !status.ok()) return status;
+    const errcode_t error = read_once(space, budget, listing);
+    return error ? failed(error) : Status::good();
+  });
 }
 
 }  // namespace understudy::filesystem
