@@ -4,8 +4,11 @@
 
 #include <cerrno>
 
+#include "filesystem/exfat.h"
 #include "filesystem/ext.h"
+#include "filesystem/fat.h"
 #include "filesystem/lvm.h"
+#include "filesystem/ntfs.h"
 #include "filesystem/signature.h"
 #include "filesystem/swap.h"
 #include "partition/partitions.h"
@@ -17,6 +20,8 @@ using partition::Partition;
 
 constexpr uint64_t kDeviceBytesMax = 1ull << 53;  // what JavaScript's numbers count exactly; ext4 in blocks of 4 KiB ends at 1 EiB
 constexpr char kNoSignature[] = "no signature that is known";
+
+bool can_be_read(const std::string &kind) { return is_ext(kind) || kind == "swap" || kind == kFat || kind == kExfat || kind == kNtfs; }
 
 // What is in one place. libblkid's words for what has a name of its own here are replaced.
 FileSystem look_into(Space space) {
@@ -34,7 +39,7 @@ FileSystem look_into(Space space) {
   else if (found.kind == "ambiguous") one.kind = "unknown", one.unread = "several signatures, which contradict each other";
   else if (found.kind == "crypto_LUKS") one.kind = "luks", one.unread = "it is encrypted";
   else if (found.kind == "LVM2_member") one.kind = "lvm", one.unread = "a part of volume groups; what is known of their volumes is told there";
-  else if (!is_ext(found.kind) && found.kind != "swap") one.unread = "this kind cannot be read yet";
+  else if (!can_be_read(found.kind)) one.unread = "this kind cannot be read yet";
   return one;
 }
 
@@ -45,6 +50,11 @@ uint32_t overlapping(const std::vector<Partition> &table, const Partition &one) 
     if (other.offset < one.offset + one.size_bytes && one.offset < other.offset + other.size_bytes) return other.number;
   }
   return 0;
+}
+
+// A table without a partition says nothing of what fills the device: a boot sector of exFAT looks like one.
+bool has_partitions(const std::vector<Partition> &table) {
+  return std::any_of(table.begin(), table.end(), [](const Partition &one) { return one.number != partition::kTableArea; });
 }
 
 void append_partitions(int fd, const std::vector<Partition> &table, std::vector<FileSystem> &list) {
@@ -95,7 +105,7 @@ Result<std::vector<FileSystem>> find_filesystems(int fd) {
   if (!table.ok()) return table.status;
   std::vector<FileSystem> list;
   FileSystem whole = look_into(Space(fd, 0, size));
-  if (table.value.empty()) {
+  if (table.value.empty() || (whole.unread.empty() && !has_partitions(table.value))) {
     list.push_back(std::move(whole));
   } else if (whole.unread != kNoSignature) {
     // One of them is left from another life of the disk, or the table belongs to what fills the disk (RAID).
@@ -116,6 +126,9 @@ bool can_be_lasting(const FileSystem &one) { return one.kind == "swap"; }
 Result<Listing> list_files(const FileSystem &one, const Limits &limits) {
   if (one.unread.empty() && is_ext(one.kind)) return list_ext(one.space, limits);
   if (one.unread.empty() && one.kind == "swap") return list_swap(one.space);
+  if (one.unread.empty() && one.kind == kFat) return list_fat(one.space, limits);
+  if (one.unread.empty() && one.kind == kExfat) return list_exfat(one.space, limits);
+  if (one.unread.empty() && one.kind == kNtfs) return list_ntfs(one.space, limits);
   return Status{ENOTSUP, "read the file system: " + one.unread};
 }
 

@@ -21,6 +21,7 @@ enum Held : uint32_t {
   kNamesMissing = 32,  // not all of its names were found
   kShared = 64,        // something else claims a block of it
   kDamaged = 128,      // where its blocks are cannot be read
+  kReparsePoint = 256,  // NTFS: what it reads as is said elsewhere (deduplicated, a link, kept by a cloud)
 };
 
 struct File {
@@ -59,7 +60,7 @@ struct Listing {
   std::string names;
   std::vector<Extent> extents;  // by offset; disjoint
   uint64_t nameless_files = 0;  // regular files without a name (deleted while open): replicated
-  std::vector<uint32_t> file_inodes, directory_inodes;  // one for each; none of a swap area
+  std::vector<uint32_t> file_inodes, directory_inodes;  // one for each; of ext2/3/4 only
   bool journal_pending = false;  // mounted, or not left cleanly: this is as of the last commit, unless
   std::string journal_unread;    // not empty: the journal cannot be read, so that it is what lies in place, and why
   // As long as nobody writes there, all of this stays true, whatever else is written. Empty: nothing says so, as of a file

@@ -9,25 +9,6 @@ using namespace filesystem_test;
 
 namespace {
 
-void image(const std::string &name, uint64_t bytes) {
-  Fd fd = open_image(name, O_RDWR | O_CREAT | O_TRUNC);
-  must(ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0, "ftruncate");
-}
-
-std::string content(const std::string &name) {
-  Fd fd = open_image(name);
-  struct stat info;
-  must(fstat(fd.get(), &info) == 0, "fstat");
-  std::string bytes(static_cast<size_t>(info.st_size), '\0');
-  must(pread(fd.get(), bytes.data(), bytes.size(), 0) == info.st_size, "read " + name);
-  return bytes;
-}
-
-void put(const std::string &name, uint64_t offset, std::string_view bytes) {
-  Fd fd = open_image(name, O_WRONLY);
-  must(pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes.size()), "write " + name);
-}
-
 std::vector<FileSystem> find(const std::string &name) {
   static Fd fd;  // the spaces read from it
   fd = open_image(name);
@@ -49,14 +30,14 @@ bool unread(const FileSystem *one, const std::string &word = "") {
 }
 
 void partitions() {
-  image("disk.img", 64 * kMiB);
+  make_empty("disk.img", 64 * kMiB);
   shell("printf 'label: gpt\\nstart=1MiB,size=20MiB\\nstart=21MiB,size=8MiB\\nstart=30MiB,size=8MiB\\nstart=40MiB,size=8MiB\\n' | sfdisk -q disk.img");
   shell("mke2fs -q -F -t ext4 -b 4096 -L root -d tree -E offset=1048576 disk.img 20M");
-  image("swap.img", 8 * kMiB);
+  make_empty("swap.img", 8 * kMiB);
   shell("mkswap -q -L swapped swap.img");
-  put("disk.img", 21 * kMiB, content("swap.img"));
-  put("disk.img", 30 * kMiB, std::string("LUKS\xba\xbe\0\1", 8));
-  for (uint64_t at = 21 * kMiB + 8192; at < 29 * kMiB; at += kSector) put("disk.img", at, sector_of(9, at));  // what was swapped out
+  put_bytes("disk.img", 21 * kMiB, content_of("swap.img"));
+  put_bytes("disk.img", 30 * kMiB, std::string("LUKS\xba\xbe\0\1", 8));
+  for (uint64_t at = 21 * kMiB + 8192; at < 29 * kMiB; at += kSector) put_bytes("disk.img", at, sector_of(9, at));  // what was swapped out
 
   const auto found = find("disk.img");
   ok(found.size() == 4 && found[0].kind == "ext4" && found[0].label == "root" && found[0].partition == 1 && found[0].block_bytes == 4096,
@@ -75,28 +56,28 @@ void partitions() {
   ok(difference.empty() && swap.extents.size() == 1 && swap.extents[0].offset == 21 * kMiB + 4096 && swap.extents[0].bytes == 8 * kMiB - 4096,
      "extents count from the start of the device; of a swap area everything but its first page is the file /swap");
 
-  put("disk.img", 21 * kMiB + 4086, "S1SUSPEND\0");
+  put_bytes("disk.img", 21 * kMiB + 4086, "S1SUSPEND\0");
   ok(unread(&find("disk.img")[1]), "a swap area with a hibernated system in it is not read");
-  put("disk.img", 21 * kMiB + 4086, "SWAPSPACE2");
-  put("disk.img", 21 * kMiB + 1028, std::string(4, '\xff'));
+  put_bytes("disk.img", 21 * kMiB + 4086, "SWAPSPACE2");
+  put_bytes("disk.img", 21 * kMiB + 1028, std::string(4, '\xff'));
   swap = read_one("disk.img", 1);
   ok(swap.extents.size() == 1 && swap.extents[0].offset + swap.extents[0].bytes == 29 * kMiB, "a swap area that says it is larger ends where its partition does");
 
   shell("printf 'label: dos\\nstart=1MiB,size=20MiB\\nstart=21MiB,size=8MiB\\n' | sfdisk -q --wipe never --wipe-partitions never disk.img");
   const unsigned char longer[4] = {0, 0xf0, 0, 0};  // sectors of the first partition: up to 31 MiB
-  put("disk.img", 446 + 12, {reinterpret_cast<const char *>(longer), 4});
+  put_bytes("disk.img", 446 + 12, {reinterpret_cast<const char *>(longer), 4});
   const auto over = find("disk.img");
   ok(over.size() == 2 && unread(&over[0]) && unread(&over[1]), "partitions that overlap are not read");
 }
 
 void whole_device() {
-  image("whole.img", 24 * kMiB);
+  make_empty("whole.img", 24 * kMiB);
   shell("mke2fs -q -F -t ext4 -b 4096 -d tree whole.img");
   ok(find("whole.img").size() == 1 && differs("whole.img", read_one("whole.img"), {{1, "/data"}, {2, "/holes"}}).empty(), "a file system without a partition table around it");
   shell("printf 'label: dos\\nstart=1MiB,size=20MiB\\n' | sfdisk -q --wipe never whole.img");
   const auto both = find("whole.img");
   ok(both.size() == 1 && unread(&both[0]), "a partition table in the boot sector of a file system: neither is believed");
-  image("empty.img", 4096);
+  make_empty("empty.img", 4096);
   ok(find("empty.img").size() == 1 && unread(&find("empty.img")[0]), "an empty device is unknown");
 }
 
@@ -108,11 +89,6 @@ uint32_t checksum(std::string_view data) {
   }
   return crc;
 }
-template <typename Number>
-void set(std::string &bytes, size_t at, Number value) {
-  memcpy(&bytes[at], &value, sizeof value);
-}
-
 // Label, header and one metadata area of 1020 KiB behind 4 KiB. The text wraps around the end of the area's ring.
 void put_physical_volume(const std::string &name, uint64_t offset, const std::string &uuid, const std::string &text) {
   constexpr uint64_t kArea = 4096, kAreaBytes = (1020 << 10), kText = kAreaBytes - 1000;
@@ -125,11 +101,11 @@ void put_physical_volume(const std::string &name, uint64_t offset, const std::st
   header.replace(4, 16, " LVM2 x[5A%r0N*>"), set<uint32_t>(header, 20, 1), set<uint64_t>(header, 24, kArea), set<uint64_t>(header, 32, kAreaBytes);
   set<uint64_t>(header, 40, kText), set<uint64_t>(header, 48, text.size() + 1), set<uint32_t>(header, 56, checksum(text + '\0'));
   set<uint32_t>(header, 0, checksum(std::string_view(header).substr(4)));
-  put(name, offset + kSector, label);
-  put(name, offset + kArea, header);
+  put_bytes(name, offset + kSector, label);
+  put_bytes(name, offset + kArea, header);
   const std::string whole = text + '\0';
-  put(name, offset + kArea + kText, whole.substr(0, 1000));
-  if (whole.size() > 1000) put(name, offset + kArea + kSector, whole.substr(1000));
+  put_bytes(name, offset + kArea + kText, whole.substr(0, 1000));
+  if (whole.size() > 1000) put_bytes(name, offset + kArea + kSector, whole.substr(1000));
 }
 
 std::string segment(int number, int start, int extents, const std::string &rest) {
@@ -163,21 +139,21 @@ void logical_volumes() {
       logical_volume("mirror_0", "\"READ\"", 1, segment(1, 0, 1, striped("\"pv0\", 7", 1))) +
       logical_volume("origin", visible, 1, segment(1, 0, 1, striped("\"pv0\", 8", 1))) + logical_volume("kept", "\"READ\"", 1, segment(1, 0, 1, striped("\"pv0\", 9", 1))) +
       logical_volume("snapshot0", "\"READ\"", 1, segment(1, 0, 1, "type = \"snapshot\"\norigin = \"origin\"\ncow_store = \"kept\""));
-  image("lvm.img", 130 * kMiB);
+  make_empty("lvm.img", 130 * kMiB);
   shell("printf 'label: gpt\\nstart=1MiB,size=63MiB\\nstart=64MiB,size=64MiB\\n' | sfdisk -q lvm.img");
   put_physical_volume("lvm.img", kMiB, kFirst, group(3, ""));  // not written yet with the others
   put_physical_volume("lvm.img", 64 * kMiB, kSecond, group(4, linear + stripes + others));
 
   const auto place = [](uint64_t disk, uint64_t extent) { return (disk ? 64 : 1) * kMiB + kMiB + extent * 4 * kMiB; };
-  image("inner.img", 32 * kMiB);
+  make_empty("inner.img", 32 * kMiB);
   shell("mke2fs -q -F -t ext4 -b 4096 -d tree inner.img");
-  const std::string inner = content("inner.img");
-  put("lvm.img", place(0, 0), inner.substr(0, 20 * kMiB));
-  put("lvm.img", place(1, 2), inner.substr(20 * kMiB));
-  image("striped.img", 16 * kMiB);
+  const std::string inner = content_of("inner.img");
+  put_bytes("lvm.img", place(0, 0), inner.substr(0, 20 * kMiB));
+  put_bytes("lvm.img", place(1, 2), inner.substr(20 * kMiB));
+  make_empty("striped.img", 16 * kMiB);
   shell("mke2fs -q -F -t ext4 -b 1024 -d tree2 striped.img");
-  const std::string across = content("striped.img");
-  for (uint64_t i = 0; i < 16 * kMiB / 65536; i++) put("lvm.img", place(i % 2, i % 2 ? 0 : 5) + i / 2 * 65536, across.substr(i * 65536, 65536));
+  const std::string across = content_of("striped.img");
+  for (uint64_t i = 0; i < 16 * kMiB / 65536; i++) put_bytes("lvm.img", place(i % 2, i % 2 ? 0 : 5) + i / 2 * 65536, across.substr(i * 65536, 65536));
 
   const auto found = find("lvm.img");
   const FileSystem *one = volume(found, "vg0/linear"), *two = volume(found, "vg0/stripes");
@@ -204,7 +180,7 @@ void logical_volumes() {
   ok(!volume(overlap, "vg0/linear") && unread(volume(overlap, "vg0")), "a group whose volumes overlap has none");
   put_physical_volume("lvm.img", kMiB, kFirst, group(6, logical_volume("far", visible, 1, segment(1, 0, 9, striped("\"pv0\", 7", 1)))));
   ok(unread(volume(find("lvm.img"), "vg0/far")), "a volume that reaches behind its disk's end is not known");
-  put("lvm.img", kMiB + 4096 + (1020 << 10) - 1000, "?");
+  put_bytes("lvm.img", kMiB + 4096 + (1020 << 10) - 1000, "?");
   const auto older = find("lvm.img");
   ok(!volume(older, "vg0/far") && volume(older, "vg0/linear"), "a description whose checksum is wrong is none: the older one of another disk counts");
   put_physical_volume("lvm.img", 64 * kMiB, kFirst, group(7, logical_volume("twice", visible, 1, segment(1, 0, 1, striped("\"pv0\", 0", 1)))));

@@ -85,6 +85,15 @@ inline std::string path_of(const Listing &listing, const Link &link) {
   }
 }
 
+inline std::vector<Extent> extents_of(const Listing &listing, const std::string &path) {
+  std::vector<Extent> found;
+  for (const Link &link : listing.links)
+    if (path_of(listing, link) == path)
+      for (const Extent &extent : listing.extents)
+        if (extent.file == link.file) found.push_back(extent);
+  return found;
+}
+
 // The file that has this path; null: none.
 inline const File *file_at(const Listing &listing, const std::string &path) {
   for (const Link &link : listing.links)
@@ -105,9 +114,10 @@ inline std::string differs(const std::string &image, const Listing &listing, con
   const auto sectors = static_cast<uint64_t>(info.st_size) / kSector;
   std::vector<uint32_t> owner(sectors, UINT32_MAX);
   for (const Extent &extent : listing.extents) {
-    if (extent.offset % kSector || extent.bytes % kSector || extent.bytes == 0) return "an extent that is not whole sectors";
-    if (extent.offset / kSector + extent.bytes / kSector > sectors) return "an extent outside of the image";
-    for (uint64_t i = 0; i < extent.bytes / kSector; i++) {
+    const uint64_t whole = (extent.bytes + kSector - 1) / kSector;  // a file may end within its last one
+    if (extent.offset % kSector || extent.bytes == 0) return "an extent that does not begin with a sector";
+    if (extent.offset / kSector + whole > sectors) return "an extent outside of the image";
+    for (uint64_t i = 0; i < whole; i++) {
       if (owner[extent.offset / kSector + i] != UINT32_MAX) return "extents overlap at " + std::to_string(extent.offset);
       owner[extent.offset / kSector + i] = extent.file;
     }
@@ -134,6 +144,33 @@ inline std::string differs(const std::string &image, const Listing &listing, con
   for (const Extent &extent : listing.extents)
     if (listing.files[extent.file].held) return "an extent of a file that is held";
   return "";
+}
+
+inline std::string content_of(const std::string &image) {
+  Fd fd = open_image(image);
+  struct stat info;
+  must(fstat(fd.get(), &info) == 0, "fstat");
+  std::string bytes(static_cast<size_t>(info.st_size), '\0');
+  must(pread(fd.get(), bytes.data(), bytes.size(), 0) == info.st_size, "read " + image);
+  return bytes;
+}
+inline void put_bytes(const std::string &image, uint64_t offset, std::string_view bytes) {
+  Fd fd = open_image(image, O_WRONLY | O_CREAT);
+  must(pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes.size()), "write " + image);
+}
+inline void make_empty(const std::string &image, uint64_t bytes) {
+  Fd fd = open_image(image, O_RDWR | O_CREAT | O_TRUNC);
+  must(ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0, "ftruncate");
+}
+template <typename Number>
+void set(std::string &bytes, size_t at, Number value) {
+  memcpy(&bytes[at], &value, sizeof value);
+}
+template <typename Number>
+Number get(const std::string &bytes, size_t at) {
+  Number value;
+  memcpy(&value, &bytes[at], sizeof value);
+  return value;
 }
 
 inline Listing read_one(const std::string &image, size_t index = 0, Limits limits = {}) {

@@ -109,22 +109,17 @@ void hard_cases(const std::map<uint32_t, std::string> &tags) {
   ok(listing.journal_pending && differs("fs.img", listing, tags).empty(), "a journal that was not replayed is told");
 }
 
-void put(const std::string &image, uint64_t offset, const std::string &bytes) {
-  Fd fd = open_image(image, O_WRONLY);
-  must(pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes.size()), "write " + image);
-}
-
 void damage() {
   make("fs.img", "-t ext4 -b 4096");
   const std::string table = shell("debugfs -R 'imap /var/tmp/holes' fs.img 2>/dev/null | sed -n 's/.*located at block \\([0-9]*\\), offset \\(0x[0-9a-f]*\\)/\\1 \\2/p'");
   unsigned long long block = 0, offset = 0;
   must(sscanf(table.c_str(), "%llu %llx", &block, &offset) == 2, "imap: " + table);
-  put("fs.img", block * 4096 + offset + 4, "????");
+  put_bytes("fs.img", block * 4096 + offset + 4, "????");
   Listing listing = read_one("fs.img");
   ok(listing.problems > 0 && !file_at(listing, "/var/tmp/holes"), "an inode whose checksum is wrong is a problem: what it owns is not known");
 
   make("fs.img", "-t ext4 -b 4096");
-  put("fs.img", 1024 + 56, "??");
+  put_bytes("fs.img", 1024 + 56, "??");
   Fd fd = open_image("fs.img");
   auto found = find_filesystems(fd.get());
   ok(found.ok() && found.value.size() == 1 && found.value[0].kind == "unknown" && !found.value[0].unread.empty() && !list_files(found.value[0], {}).ok(),
