@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { compileRanges } from '../../src/filter/compile.js'
 import { parseFileRules } from '../../src/filter/file-rules.js'
+import { filterKeys, type FilterWish, setFilter, wantedFilter } from '../../src/filter/filter-change.js'
 import { RangeFollower } from '../../src/filter/follow.js'
 import { FilterError, checkPolicy } from '../../src/filter/policy.js'
 import {
@@ -356,6 +357,40 @@ t.test(
     await follower.close()
     await t.rejects(follower.change(policy([2])), { code: 'CLOSING' })
     t.equal(tables.length, 4, 'nothing after close')
+  },
+)
+
+t.test(
+  'another filter in the words of the command line: what is named is replaced, the rest stays or is cleared',
+  async t => {
+    const nothing = { clear: false, replicate: [], exclude: [], excludeFiles: [], onlyFiles: [], fallback: '' }
+    const before = {
+      ...policy([2], [range(0n, 4096n)]),
+      files: { exclude: ['/swap'], only: [], fallback: 'all' as const },
+    }
+    const keys = (wish: Partial<FilterWish>): string[] => filterKeys(wantedFilter(before, { ...nothing, ...wish }))
+    t.strictSame(keys({ replicate: ['partition=3', 'partition=1', 'partition=3'] }), [
+      'replicate = ["partition=1", "partition=3"]',
+      'exclude = ["0-4096"]',
+      'exclude_files = ["/swap"]',
+      'filter_fallback = "all"',
+    ])
+    t.strictSame(keys({ onlyFiles: ['/a,b'], excludeFiles: ['/"'], fallback: 'refuse' }).slice(2), [
+      'exclude_files = ["/\\""]',
+      'only_files = ["/a,b"]',
+    ])
+    t.strictSame(keys({ clear: true, exclude: ['1MiB+1MiB'] }), ['exclude = ["1048576-2097152"]'])
+    t.strictSame(keys({ clear: true }), [])
+    for (const [wish, message] of [
+      [{ replicate: ['partition=0'] }, /is not a partition/],
+      [{ clear: true, fallback: 'all' }, /about rules for files/],
+      [{ fallback: 'some' }, /one of refuse, all/],
+      [{ excludeFiles: ['x'] }, /absolute path/],
+    ] as const)
+      t.throws(() => keys(wish), { exitCode: 2, message })
+    const config = { name: 'd', device: '/d', readOnly: false, direct: false, ...before }
+    setFilter(config, policy([1]))
+    t.strictSame(config, { name: 'd', device: '/d', readOnly: false, direct: false, ...policy([1]) })
   },
 )
 

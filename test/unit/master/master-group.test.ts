@@ -483,6 +483,8 @@ t.test('another filter counts once everything is given back', async t => {
   })
   next.welcome(stands(first))
   t.notOk(next.fake.calls.includes('setRanges'), 'the standby has what the filter left out at the time')
+  const all = { partitions: [], exclude: [] }
+  await t.rejects(next.group.changeFilter('disk1', all), { code: 'NOT_SERVED', message: /ask again/ })
   next.fake.emit({ type: 'resync-done', group: 1, sequence: 9n, bytes: 65536n })
   t.ok(next.fake.calls.includes('setRanges'))
 })
