@@ -67,6 +67,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::waive_lease>(exports, "waiveLease");
   add<&Addon::watch_ranges>(exports, "watchRanges");
   add<&Addon::set_ranges>(exports, "setRanges");
+  add<&Addon::left_out>(exports, "leftOut");
   add<&Addon::attach>(exports, "attach");
   add<&Addon::part>(exports, "part");
   add<&Addon::detach>(exports, "detach");
@@ -77,7 +78,11 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::mark_ranges>(exports, "markRanges");
   add<&Addon::verify>(exports, "verify");
   add<&Addon::partitions>(exports, "partitions");
-  add<&Addon::filesystems>(exports, "filesystems");
+  add<&Addon::find_filesystems>(exports, "findFilesystems");
+  add<&Addon::read_filesystems>(exports, "readFilesystems");
+  add<&Addon::forget_reading>(exports, "forgetReading");
+  add<&Addon::make_watches>(exports, "makeWatches");
+  add<&Addon::forget_watches>(exports, "forgetWatches");
   add<&Addon::open_endpoint>(exports, "openEndpoint");
   add<&Addon::close_endpoint>(exports, "closeEndpoint");
   add<&Addon::allow>(exports, "allow");
@@ -142,6 +147,8 @@ void Addon::stop() {
   channels_.clear();
   acceptor_.reset();
   groups_.clear();  // engines before what they use
+  readings_.clear();
+  watches_.clear();
   pumps_.reset();   // what the engines have said last is on its way out
   tls_credentials_.clear();
   closing_.reset();

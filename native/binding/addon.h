@@ -72,6 +72,7 @@ class Addon {
   Napi::Value waive_lease(Call call);
   Napi::Value watch_ranges(Call call);
   Napi::Value set_ranges(Call call);
+  Napi::Value left_out(Call call);
   Napi::Value attach(Call call);
   Napi::Value part(Call call);
   Napi::Value detach(Call call);
@@ -83,7 +84,11 @@ class Addon {
   Napi::Value verify(Call call);
   Napi::Value partitions(Call call);
   // filesystem-calls.cc
-  Napi::Value filesystems(Call call);
+  Napi::Value find_filesystems(Call call);
+  Napi::Value read_filesystems(Call call);
+  Napi::Value forget_reading(Call call);
+  Napi::Value make_watches(Call call);
+  Napi::Value forget_watches(Call call);
   // link-calls.cc
   Napi::Value open_endpoint(Call call);
   Napi::Value close_endpoint(Call call);
@@ -106,6 +111,7 @@ class Addon {
   Napi::Value open_log_file(Call call);
 
  private:
+  struct Reading;  // filesystem-calls.cc
   struct GroupEntry {
     std::unique_ptr<link::GroupLink> link;  // null: no standby can be attached
     std::unique_ptr<engine::Group> group;   // goes first
@@ -134,6 +140,7 @@ class Addon {
   static Result<std::vector<uint64_t>> map_from(int fd);  // takeover-calls.cc
   void open_map(engine::Volume &volume, Napi::Object spec);
   std::unique_ptr<engine::Volume> make_volume(Napi::Env env, Napi::Object spec, uint16_t index);
+  std::vector<engine::FollowedFileSystem> take_watches(uint32_t handle);
   GroupEntry &group_of(Call call, size_t argument = 0);
   std::pair<engine::Group *, engine::Volume *> volume_of(Call call, size_t argument = 0);
   link::Link *link_of_session(uint64_t session);
@@ -157,10 +164,14 @@ class Addon {
   std::map<uint32_t, std::shared_ptr<takeover::Channel>> channels_;
   std::unique_ptr<WorkPool> channel_thread_;  // null: there was no hand-over yet
   std::map<uint32_t, std::shared_ptr<log::SpillFile>> log_files_;  // until the group that is to have it is opened
+  std::map<uint32_t, std::shared_ptr<Reading>> readings_;
+  std::map<uint32_t, std::shared_ptr<std::vector<engine::FollowedFileSystem>>> watches_;  // until set_ranges() has them
   uint32_t last_handle_ = 0;
   std::atomic<bool> leaving_ = false;  // read by workers: what takes long ends
 };
 
+// group-calls.cc
+Napi::BigUint64Array array_from(Napi::Env env, const engine::RangeTable &table);  // [start, end) pairs
 // nbd-calls.cc
 engine::Negotiated negotiated_from(const Napi::Object &flags);
 engine::ListenAddress address_from(const Napi::Object &spec);

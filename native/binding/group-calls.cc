@@ -5,6 +5,14 @@
 #include "partition/partitions.h"
 
 namespace understudy::binding {
+
+Napi::BigUint64Array array_from(Napi::Env env, const engine::RangeTable &table) {
+  Napi::BigUint64Array array = Napi::BigUint64Array::New(env, table.size() * 2);
+  size_t at = 0;
+  table.each([&](uint64_t start, uint64_t end) { array[at++] = start, array[at++] = end; });
+  return array;
+}
+
 namespace {
 
 engine::RangeTable table_from(Napi::Env env, const Napi::Value &value) {
@@ -12,9 +20,8 @@ engine::RangeTable table_from(Napi::Env env, const Napi::Value &value) {
   const auto words = value.As<Napi::BigUint64Array>();
   std::vector<engine::Range> ranges;
   for (size_t i = 0; i + 1 < words.ElementLength(); i += 2) ranges.push_back({words[i], words[i + 1]});
-  engine::RangeTable table(std::move(ranges));
-  if (!table.valid()) throw Napi::RangeError::New(env, "ranges must be sorted, disjoint and not empty");
-  return table;
+  if (!engine::RangeTable::valid(ranges)) throw Napi::RangeError::New(env, "ranges must be sorted, disjoint and not empty");
+  return engine::RangeTable(ranges);
 }
 
 engine::Durability durability_from(Napi::Env env, const std::string &name) {
@@ -93,6 +100,8 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
   auto volume = std::make_unique<engine::Volume>(text(spec, "name"), index, std::move(device));
   volume->read_only = flag(spec, "readOnly") || volume->device->traits().read_only;
   volume->excluded = table_from(env, spec.Get("excluded"));
+  volume->fixed = has(spec, "fixed") ? table_from(env, spec.Get("fixed")) : volume->excluded;
+  volume->read_again = has(spec, "fixed");
   volume->watched = table_from(env, spec.Get("watched"));
   volume->handle = ++last_handle_;
   if (has(spec, "map") && !volume->read_only) open_map(*volume, spec.Get("map").As<Napi::Object>());
@@ -116,7 +125,7 @@ void Addon::open_map(engine::Volume &volume, Napi::Object spec) {
   const Status loaded = volume.marks->load(&damaged);
   std::string message;
   if (!loaded.ok()) {
-    volume.excluded.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    volume.each_replicated(0, volume.size_bytes, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
     message = loaded.message + "; all of it will be compared";
   } else if (damaged) {
     message = "dirty map: " + std::to_string(damaged) + " blocks are damaged; what they stood for will be compared";
@@ -254,12 +263,29 @@ Napi::Value Addon::watch_ranges(Call call) {
 
 Napi::Value Addon::set_ranges(Call call) {
   auto [group, volume] = volume_of(call);
-  auto excluded = table_from(call.Env(), call[1]), watched = table_from(call.Env(), call[2]);
+  auto fixed = table_from(call.Env(), call[1]), watched = table_from(call.Env(), call[2]);
   const auto mark = static_cast<uint64_t>(call[3].ToNumber().Int64Value());
-  group->post([group = group, volume = volume, excluded = std::move(excluded), watched = std::move(watched), mark] {
-    group->set_ranges(*volume, excluded, watched, mark);
+  const auto followed = std::make_shared<std::vector<engine::FollowedFileSystem>>(take_watches(call[4].ToNumber().Uint32Value()));
+  const Promise promise(call.Env(), queue_);
+  group->post([group = group, volume = volume, fixed = std::move(fixed), watched = std::move(watched), mark, followed, promise] {
+    promise.resolve([installed = group->set_ranges(*volume, fixed, watched, mark, std::move(*followed))](Napi::Env env) -> Napi::Value {
+      Napi::Object object = Napi::Object::New(env);
+      object.Set("refused", installed.refused);
+      object.Set("why", installed.why);
+      return object;
+    });
   });
-  return call.Env().Undefined();
+  return promise.promise();
+}
+
+Napi::Value Addon::left_out(Call call) {
+  auto [group, volume] = volume_of(call);
+  const Promise promise(call.Env(), queue_);
+  group->post([volume = volume, promise] {
+    const auto table = std::make_shared<engine::RangeTable>(volume->left_out(0, volume->size_bytes));
+    promise.resolve([table](Napi::Env env) -> Napi::Value { return array_from(env, *table); });
+  });
+  return promise.promise();
 }
 
 Napi::Value Addon::attach(Call call) {
@@ -341,8 +367,7 @@ Napi::Value Addon::read_map(Call call) {
 Napi::Value Addon::mark_ranges(Call call) {
   auto [group, volume] = volume_of(call);
   auto ranges = table_from(call.Env(), call[1]);
-  for (const engine::Range &range : ranges.ranges())
-    if (range.end > volume->size_bytes) throw Napi::RangeError::New(call.Env(), "ranges must lie in the volume");
+  if (ranges.touches(volume->size_bytes, UINT64_MAX)) throw Napi::RangeError::New(call.Env(), "ranges must lie in the volume");
   group->post([group = group, volume = volume, ranges = std::move(ranges)] { group->suspect(*volume, ranges); });
   return call.Env().Undefined();
 }

@@ -66,7 +66,7 @@ inline StatusExtents replicated_status(const Volume &volume, uint64_t start, uin
     told = std::max(told, until);
   };
   for (uint64_t from = start; from < end && volume.replicated && !extents.full(); from += kStatusWindowBytes) {
-    volume.excluded.outside(from, std::min(end, from + kStatusWindowBytes), [&](uint64_t piece, uint64_t stop) {
+    volume.each_replicated(from, std::min(end, from + kStatusWindowBytes), [&](uint64_t piece, uint64_t stop) {
       tell(piece / unit * unit, nbd::kStateLeftOut);
       tell((stop + unit - 1) / unit * unit, 0);
     });

@@ -74,6 +74,7 @@ void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint
 void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
                      uint8_t wants) {
   uint64_t left_out = end - start;
+  if (!volume.lapsed.empty()) volume.lapsed.subtract(start, end);
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
     left_out -= to - from;
     if (state_ != CaptureState::kStreaming || !volume.dirty.touches(from, to))
@@ -107,12 +108,16 @@ void Capture::dirty_again(Volume &volume, uint64_t start, uint64_t end) {
 
 void Capture::refused(Volume &volume, uint64_t start, uint64_t end) {
   dirty_again(volume, start, end);
+  volume.lapsed.subtract(start, end);  // nobody knows what is there now
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { volume.dirty.mark(from, to); });
   if (state_ == CaptureState::kStreaming && volume.dirty.any()) open_step(false);
 }
 
 void Capture::watched_write(Volume &volume, uint64_t start, uint64_t end) {
-  if (!volume.watched.touches(start, end)) return;
+  if (volume.watched.touches(start, end)) doubt(volume);
+}
+
+void Capture::doubt(Volume &volume) {
   if (state_ == CaptureState::kStreaming && !BROKEN(kSwapFilterUnplaced)) open_step(false);
   volume.watched_writes++;
   if (std::exchange(volume.watch_outstanding, true)) return;
@@ -129,6 +134,13 @@ void Capture::record_zeroes(Volume &volume, uint64_t start, uint64_t end) {
   CHECK(state_ == CaptureState::kStreaming && step_open_);
   sequence_++;
   append(volume, RecordType::kTrim, 0, start, end - start, nullptr, 0);
+}
+
+void Capture::record_left_out(Volume &volume, uint64_t start, uint64_t end) {
+  const bool crowded = log_->bytes_used() > log_->bytes_max() / 2;
+  if (!crowded && spare_room(sizeof(wire::RecordHeader))) return record_zeroes(volume, start, end);
+  dirty_again(volume, start, end);
+  volume.dirty.mark(start, end);
 }
 
 void Capture::record_verify(Volume &volume, uint64_t start, uint64_t end, const wire::VerifyPayload &payload) {
@@ -187,8 +199,7 @@ Result<Capture::Attached> Capture::attach(const AttachRequest &request) {
   if (spilling_) spilling_->begin(log_);
   if (request.fresh || request.all_dirty)
     for (auto &volume : volumes_)
-      volume->excluded.outside(0, volume->size_bytes,
-                               [&](uint64_t start, uint64_t end) { volume->dirty.mark(start, end); });
+      volume->each_replicated(0, volume->size_bytes, [&](uint64_t start, uint64_t end) { volume->dirty.mark(start, end); });
   state_ = CaptureState::kStreaming;
   logged_ = request.peer.sequence;  // what the standby has; kBegin may jump from there
   if (request.peer.incarnation != options_.incarnation) logged_ = 0;
@@ -196,7 +207,7 @@ Result<Capture::Attached> Capture::attach(const AttachRequest &request) {
   // What is left out reads as zeroes there, whatever the filter was when the standby last heard of it.
   if (!request.fresh)
     for (auto &volume : volumes_)
-      for (const Range &range : volume->excluded.ranges()) record_zeroes(*volume, range.start, range.end);
+      volume->each_left_out(0, volume->size_bytes, [&](uint64_t start, uint64_t end) { record_left_out(*volume, start, end); });
   return Attached{false, 0};
 }
 
@@ -210,8 +221,8 @@ void Capture::mark_unacknowledged(uint64_t durable) {
     if (!changes || header.sequence <= durable) continue;
     // A zero record may stand for a range that has left the filter: only what is replicated can be dirty.
     Volume &volume = *volumes_[header.volume_index];
-    volume.excluded.outside(header.offset, header.offset + header.length,
-                            [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+    volume.each_replicated(header.offset, header.offset + header.length,
+                      [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
   }
   if (spilling_) spilling_->mark_dirty();
 }

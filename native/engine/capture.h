@@ -70,13 +70,18 @@ class Capture {
   // The device failed an operation: its range may differ from the standby's.
   void refused(Volume &volume, uint64_t start, uint64_t end);
 
-  // A write is about to touch a watched range: opens a step first, so that no cut shows the new partition table
-  // without the contents that belong to it.
+  // A write is about to touch a watched range.
   void watched_write(Volume &volume, uint64_t start, uint64_t end);
+  // What the filter was made from does not hold any more: opens a step before the next record, so that no cut shows the new
+  // partition table, or name of a file, without the contents that belong to it; whoever reads it is told.
+  void doubt(Volume &volume);
 
   // Made by a resynchronisation or a verify; they pass the dirty map by.
   void record_sync(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data);
   void record_zeroes(Volume &volume, uint64_t start, uint64_t end);
+  // The standby must have zeroes where the filter leaves something out, whatever it has now: a record says so, or, while the
+  // log has no room to spare, the resynchronisation of this step when it comes by.
+  void record_left_out(Volume &volume, uint64_t start, uint64_t end);
   void record_verify(Volume &volume, uint64_t start, uint64_t end, const wire::VerifyPayload &payload);
 
   void open_step(bool initial);

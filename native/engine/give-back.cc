@@ -7,6 +7,10 @@
 //
 //   nothing is dirty any more -> a flush of each device -> the step closes
 //
+// What rules for files left out is known as a superset only: part of it may have been freed, and written, since that was
+// stored. So what the standby has there and is not zero is taken as well; then the file systems, which are whole again,
+// are read (Volume::read_again), and what they leave out no more is compared as everything else.
+//
 // The master serves nobody meanwhile. A failure leaves the run dirty and the step open: it is told once, and the next
 // start, or the operator, decides.
 #include <algorithm>
@@ -21,6 +25,7 @@ namespace {
 constexpr uint64_t kRegion = log::DirtyMap::kRegion;
 constexpr uint64_t kAskAgainNs = 200'000'000;
 constexpr size_t kPutsMax = 3;
+constexpr uint64_t kSector = 512;  // no file system has smaller blocks
 
 void clear(Volume &volume, uint64_t start, uint64_t end) {
   if (volume.marks) volume.marks->keep(start, end);
@@ -90,10 +95,23 @@ void Resync::put(Taking &taking) {
   volume.unflushed.mark(job->start, job->end);
   flushes_.clear();
   puts_++;
-  host_.pool.submit([this, job, &volume, excluded = volume.excluded, epoch = epoch_] {
+  RangeTable fixed, doubtful;
+  volume.fixed.inside(job->start, job->end, [&](uint64_t start, uint64_t end) { fixed.add(start, end); });
+  volume.left_out(job->start, job->end).without(fixed, [&](uint64_t start, uint64_t end) { doubtful.add(start, end); });
+  host_.pool.submit([this, job, &volume, fixed, doubtful, epoch = epoch_] {
     int error = 0;
-    excluded.outside(job->start, job->end, [&](uint64_t start, uint64_t end) {
+    const auto write = [&](uint64_t start, uint64_t end) {
       if (!error) error = volume.device->write(job->bytes.data() + (start - job->start), end - start, start);
+    };
+    const auto write_data = [&](uint64_t start, uint64_t end) {
+      for (uint64_t stop; start < end; start = stop) {
+        stop = std::min(end, (start / kSector + 1) * kSector);
+        if (!all_zero(job->bytes.data() + (start - job->start), stop - start)) write(start, stop);
+      }
+    };
+    fixed.outside(job->start, job->end, [&](uint64_t start, uint64_t end) {
+      doubtful.outside(start, end, write);
+      doubtful.inside(start, end, write_data);
     });
     host_.post([this, job, &volume, error, epoch] {
       puts_--;
@@ -107,9 +125,12 @@ void Resync::put(Taking &taking) {
 }
 
 bool Resync::follow_staged(const Taking &taking) {
-  const uint64_t edges = 2 * (taking.volume->excluded.ranges().size() + 1);
+  uint64_t edges = 1;
+  taking.volume->fixed.inside(taking.start, taking.end, [&](uint64_t, uint64_t) { edges++; });
   if (!capture_.spare_room(taking.end - taking.start + edges * sizeof(wire::RecordHeader))) return false;
-  emit_region(*taking.volume, taking.start, taking.end, taking.bytes.data(), false);
+  taking.volume->fixed.outside(taking.start, taking.end, [&](uint64_t start, uint64_t end) {
+    capture_.record_sync(*taking.volume, start, end, taking.bytes.data() + (start - taking.start));
+  });
   return true;
 }
 

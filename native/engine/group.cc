@@ -377,41 +377,11 @@ void Group::repair(Volume &volume, const std::vector<Range> &ranges) {
   for (const Range &range : ranges) {
     volume.resent.mark(range.start, range.end);
     volume.distrusted.mark(range.start, range.end);  // what was compared is what is sent
-    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
-    volume.excluded.inside(range.start, range.end, [&](uint64_t start, uint64_t end) {
-      if (capture_.spare_room(sizeof(wire::RecordHeader))) capture_.record_zeroes(volume, start, end);
-    });
+    volume.each_replicated(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
+    volume.each_left_out(range.start, range.end, [&](uint64_t start, uint64_t end) { capture_.record_left_out(volume, start, end); });
   }
   resync_.start(session_, Resync::Way::kSend);
   resync_.replan();
-}
-
-uint64_t Group::watch(Volume &volume, RangeTable watched) {
-  volume.watched = std::move(watched);
-  return volume.watched_writes;
-}
-
-void Group::set_ranges(Volume &volume, RangeTable excluded, RangeTable watched, uint64_t mark) {
-  const RangeTable before = std::exchange(volume.excluded, std::move(excluded));
-  volume.watched = std::move(watched);
-  // Newly included: whatever the standby has there is stale. Newly left out: it must read as zeroes.
-  for (const Range &range : before.ranges())
-    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
-  uint64_t left = 0;
-  before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
-    volume.excluded.inside(start, end, [&](uint64_t, uint64_t) { left++; });
-  });
-  const bool again = volume.watched_writes != mark;
-  volume.watch_outstanding = again;
-  if (capture_.state() == CaptureState::kStreaming && (left || capture_.any_dirty() || capture_.step_open())) {
-    capture_.open_step(false);
-    before.outside(0, volume.size_bytes, [&](uint64_t start, uint64_t end) {
-      volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
-    });
-    resync_.start(session_, Resync::Way::kSend);
-    resync_.replan();
-  }
-  if (again) events_({"watched", {{"volume", static_cast<double>(volume.handle)}}, ""});
 }
 
 }  // namespace understudy::engine

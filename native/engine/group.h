@@ -73,8 +73,15 @@ class Group {
   // From here on writes to these ranges are told. The mark stands for what was written there until now, all of which is
   // on the device: what is read after this call is true as long as set_ranges() finds that the mark is.
   uint64_t watch(Volume &volume, RangeTable watched);
-  // What was read with this mark. If something was written there since: `watched` is raised again, and the step stays open.
-  void set_ranges(Volume &volume, RangeTable excluded, RangeTable watched, uint64_t mark);
+  // What was read with this mark: `fixed`, and what is followed, is left out from here on. If something was written there
+  // since: `watched` is raised again, and the step stays open. So it does, with nothing in force of it, if a watch says that
+  // it has to be read again: refused is which, or -1.
+  struct Installed {
+    int refused = -1;
+    std::string why;
+  };
+  Installed set_ranges(Volume &volume, RangeTable fixed, RangeTable watched, uint64_t mark,
+                       std::vector<FollowedFileSystem> followed = {});
   // It is on disk that the standby may lack what is acknowledged from here on (pairing.h).
   void part() { pairing_.part(); }
   void hashes_arrived(const wire::HashReplyBody &reply, const std::vector<wire::HashEntry> &entries) {
@@ -134,6 +141,7 @@ class Group {
   void zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error);
   void write_on_worker(Connection &connection, const ParsedRequest &request);
   void write_ended(Connection &connection, const ParsedRequest &request, int error);
+  void follow(Volume &volume, uint64_t start, uint64_t end);
   void on_device_late(Volume &volume, uint64_t start, uint64_t end, bool payload);
   void refused(Volume &volume, uint64_t start, uint64_t end);
   void failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);
@@ -141,6 +149,9 @@ class Group {
               uint64_t bytes, uint64_t start_ns, int error);
   void run_on_worker(Connection &connection, const ParsedRequest &request, bool writes, uint64_t held,
                      std::function<int()> job, std::function<void(int)> ended);
+
+  // filtering.cc
+  void lapse(Volume &volume, const std::vector<filesystem::ByteRange> &freed);
 
   // marking.cc
   void bind_marks();

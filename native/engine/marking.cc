@@ -22,8 +22,9 @@ void Group::note_dirty(Volume &volume, uint64_t start, uint64_t end) {
 }
 
 void Group::suspect(Volume &volume, const RangeTable &ranges) {
-  for (const Range &range : ranges.ranges())
-    volume.excluded.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
+  ranges.each([&](uint64_t from, uint64_t to) {
+    volume.each_replicated(from, to, [&](uint64_t start, uint64_t end) { note_dirty(volume, start, end); });
+  });
 }
 
 MarkClock Group::mark_clock() const {

@@ -16,12 +16,13 @@ bool all_zero(const uint8_t *data, size_t bytes) {
   return bytes == 0 || (data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0);
 }
 
-RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end, ReadFrom from) {
+RegionData read_regions(Device &device, const RangeTable &left_out, uint64_t start, uint64_t end, ReadFrom from) {
   RegionData result;
   const auto read = [&](void *data, size_t bytes, uint64_t offset) {
     return from == ReadFrom::kStored ? device.read_stored(data, bytes, offset) : device.read(data, bytes, offset);
   };
   result.bytes.resize(end - start);
+  if (left_out.bytes() == end - start) return result;
   if (read(result.bytes.data(), end - start, start) != 0) {
     for (uint64_t at = start; at < end; at += wire::kRegionBytes) {
       const size_t bytes = std::min<uint64_t>(wire::kRegionBytes, end - at);
@@ -32,7 +33,7 @@ RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t sta
       if (!result.error) result.error = error;
     }
   }
-  excluded.inside(start, end, [&](uint64_t from, uint64_t to) {
+  left_out.inside(start, end, [&](uint64_t from, uint64_t to) {
     memset(result.bytes.data() + (from - start), 0, to - from);
   });
   return result;

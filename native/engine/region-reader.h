@@ -19,7 +19,7 @@ struct RegionData {
 };
 // kCached: through the page cache. kStored: past it.
 enum class ReadFrom : uint8_t { kCached, kStored };
-// [start, end) of the device with `excluded` blanked; region by region where the whole cannot be read.
-RegionData read_regions(Device &device, const RangeTable &excluded, uint64_t start, uint64_t end, ReadFrom from);
+// [start, end) of the device with `left_out` blanked; region by region where the whole cannot be read.
+RegionData read_regions(Device &device, const RangeTable &left_out, uint64_t start, uint64_t end, ReadFrom from);
 
 }  // namespace understudy::engine

@@ -79,8 +79,10 @@ bool Resync::turn() {
   return true;
 }
 
-bool Resync::may_finish() const {
-  if (!chunks_.empty() || busy() || capture_.any_dirty()) return false;
+bool Resync::may_finish() {
+  if (!chunks_.empty() || busy() || capture_.any_dirty() || take_failed_) return false;
+  for (auto &volume : volumes_)
+    if (std::exchange(volume->read_again, false)) capture_.doubt(*volume);
   return std::none_of(volumes_.begin(), volumes_.end(), [](const auto &volume) { return volume->watch_outstanding; });
 }
 
@@ -122,10 +124,8 @@ bool Resync::plan_next() {
 bool Resync::skip_hole(Volume &volume, uint64_t start, uint64_t end) {
   if (!volume.flights.may_read(start, end, monotonic_ns())) return false;
   if (way_ != Way::kFresh) {
-    uint64_t parts = 0;
-    volume.excluded.outside(start, end, [&](uint64_t, uint64_t) { parts++; });
-    if (!capture_.spare_room(parts * sizeof(wire::RecordHeader))) return false;
-    volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
+    if (!capture_.spare_room(sizeof(wire::RecordHeader))) return false;
+    capture_.record_zeroes(volume, start, end);  // what is left out is zeroes there, too
   }
   if (volume.marks) volume.marks->keep(start, end);
   volume.dirty.clear(start, end);
@@ -166,7 +166,8 @@ void Resync::read(Chunk &chunk) {
     return;
   const auto &log = capture_.log();
   const uint64_t regions = (chunk.end - chunk.start + kRegion - 1) / kRegion;
-  const uint64_t edges = 2 * (volume.excluded.ranges().size() + 1);  // a region may be cut by the filter
+  const RangeTable left_out = volume.left_out(chunk.start, chunk.end);
+  const uint64_t edges = 2 * (left_out.size() + 1);  // a region may be cut by the filter
   const uint64_t bytes = chunk.end - chunk.start + (regions + edges) * sizeof(wire::RecordHeader);
   const bool crowded = log->bytes_used() && log->bytes_used() + bytes > log->bytes_max() / 2;
   if (crowded || !capture_.spare_room(bytes) || !pace_.open(monotonic_ns())) return;
@@ -180,11 +181,11 @@ void Resync::read(Chunk &chunk) {
   // The log lives as long as this read: its held room is given back to the same log.
   const bool doubts = volume.served_before || volume.distrusted.contains(chunk.start);
   const ReadFrom from = doubts ? ReadFrom::kStored : ReadFrom::kCached;
-  host_.pool.submit([this, result, log, from, excluded = volume.excluded] {
+  host_.pool.submit([this, result, log, from, left_out] {
     Device &device = *result->volume->device;
     // So that clients read what the standby is sent: a page whose write failed would show its old contents later.
     if (from == ReadFrom::kStored) device.forget_cached(result->start, result->end - result->start);
-    result->data = read_regions(device, excluded, result->start, result->end, from);
+    result->data = read_regions(device, left_out, result->start, result->end, from);
     for (uint64_t at = result->start; at < result->end; at += kRegion) {
       const size_t index = (at - result->start) / kRegion, size = std::min<uint64_t>(kRegion, result->end - at);
       const uint8_t *data = result->data.bytes.data() + (at - result->start);
@@ -203,7 +204,10 @@ void Resync::read(Chunk &chunk) {
       result->volume->flights.remove(result->flight);
       // 1. a client writes a partition table  2. it is read, from the page cache  3. its flush fails  4. the page is forgotten
       // here, and what the disk has is the old table: it counts from here on, and nobody wrote it.
-      if (from == ReadFrom::kStored) capture_.watched_write(*result->volume, result->start, result->end);
+      if (from == ReadFrom::kStored) {
+        capture_.watched_write(*result->volume, result->start, result->end);
+        if (!result->volume->followed.empty()) result->volume->read_again = true;
+      }
       if (result->epoch != epoch_) return;
       way_ == Way::kTake ? take(*result) : emit(result);
     });
@@ -242,9 +246,12 @@ void Resync::emit(const std::shared_ptr<ReadResult> &result) {
 }
 
 void Resync::emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero) {
-  volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
-    if (zero && way_ == Way::kFresh) return;
-    if (zero) return capture_.record_zeroes(volume, from, to);
+  if (zero) {
+    if (way_ != Way::kFresh) capture_.record_zeroes(volume, start, end);
+    return;
+  }
+  volume.each_left_out(start, end, [&](uint64_t from, uint64_t to) { capture_.record_zeroes(volume, from, to); });
+  volume.each_replicated(start, end, [&](uint64_t from, uint64_t to) {
     capture_.record_sync(volume, from, to, data + (from - start));
     page_.add(kGroup_resync_sent_bytes, to - from);
   });

@@ -76,7 +76,7 @@ class Resync {
   void read(Chunk &chunk);
   void emit(const std::shared_ptr<ReadResult> &result);
   void emit_region(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data, bool zero);
-  bool may_finish() const;
+  bool may_finish();
   // give-back.cc
   void take(const ReadResult &result);
   void take_turn();

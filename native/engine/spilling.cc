@@ -80,8 +80,7 @@ void Spilling::mark_dirty() const {
     const log::DirtyMap &ranges = ranges_[index];
     const auto next = [&](uint64_t from) { return ranges.next_run(from, volume.size_bytes); };
     for (auto run = next(0); run.start < run.end; run = next(run.end))
-      volume.excluded.outside(run.start, run.end,
-                              [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
+      volume.each_replicated(run.start, run.end, [&](uint64_t start, uint64_t end) { volume.dirty.mark(start, end); });
   }
 }
 

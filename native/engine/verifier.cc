@@ -19,16 +19,6 @@ constexpr uint64_t kPauses = 3;                  // then each read is followed b
 constexpr uint64_t kPauseNsMax = 1'000'000'000;
 constexpr size_t kDifferentMax = 4096;           // ranges; beyond, the last one grows: more is compared, no less
 constexpr int kRetryMs = 5;
-
-std::vector<Range> left_out_of(const Volume &volume, uint64_t start, uint64_t end) {
-  std::vector<Range> ranges;
-  volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) { ranges.push_back({from, to}); });
-  return ranges;
-}
-
-bool same(const std::vector<Range> &a, const std::vector<Range> &b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Range &x, const Range &y) { return x.start == y.start && x.end == y.end; });
-}
 }  // namespace
 
 struct Verifier::Chunk {
@@ -125,9 +115,9 @@ void Verifier::read(uint64_t start, uint64_t end) {
   log->hold(held);
   reads_++;
   host_.pool.submit([this, volume = volume_, start, end, flight, log, held, run = run_,
-                     left_out = left_out_of(*volume_, start, end)] {
+                     left_out = volume_->left_out(start, end)] {
     const uint64_t began_ns = monotonic_ns();
-    const RegionData data = read_regions(*volume->device, RangeTable(left_out), start, end, ReadFrom::kStored);
+    const RegionData data = read_regions(*volume->device, left_out, start, end, ReadFrom::kStored);
     Chunk chunk{{}, data.unreadable, start, end, data.error, 0};
     for (uint64_t at = start; at < end;) {
       const bool readable = std::find(data.unreadable.begin(), data.unreadable.end(), at) == data.unreadable.end();
@@ -148,7 +138,7 @@ void Verifier::read(uint64_t start, uint64_t end) {
       volume->flights.remove(flight);
       if (run != run_ || !volume_ || capture_.state() != CaptureState::kStreaming) return;
       // 1. the chunk is read, zeroes for what is left out  2. the filter changes  3. this would be compared behind the change.
-      if (volume->dirty.touches(chunk.start, chunk.end) || !same(left_out, left_out_of(*volume, chunk.start, chunk.end)))
+      if (volume->dirty.touches(chunk.start, chunk.end) || left_out != volume->left_out(chunk.start, chunk.end))
         again(chunk.start, chunk.end);
       else
         record(chunk);

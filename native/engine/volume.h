@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "core/counters.h"
+#include "core/fd.h"
 #include "engine/device.h"
 #include "engine/marks.h"
 #include "engine/range-table.h"
+#include "filesystem/watch.h"
 #include "log/dirty-map.h"
 
 namespace understudy::engine {
@@ -120,6 +122,13 @@ class ExtentSet {
   std::vector<uint64_t> list_;
 };
 
+// Rules for its files are in force (filesystem/watch.h).
+struct FollowedFileSystem {
+  std::shared_ptr<Fd> fd;  // the watch reads through it
+  std::unique_ptr<filesystem::Watch> watch;
+  RangeTable place;
+};
+
 struct Volume {
   Volume(std::string volume_name, uint16_t volume_index, std::unique_ptr<Device> volume_device)
       : name(std::move(volume_name)),
@@ -138,7 +147,17 @@ struct Volume {
   uint32_t handle = 0;  // of the addon
   CounterPage page;
 
-  RangeTable excluded, watched;
+  // Not captured. What comes in or goes out does so at one position: Group::set_ranges().
+  RangeTable excluded;
+  RangeTable fixed;  // of it, what no file system has a say in
+  // Was left out, belongs to nobody now, and was not written since: zeroes at the standby, anything here. Captured when it
+  // is written, and in sync from then on. Disjoint from `excluded`.
+  RangeTable lapsed;
+  RangeTable watched;
+  std::vector<FollowedFileSystem> followed;  // the files of which are in `excluded`
+  // Before a step ends, what the rest of `excluded` was made from must be read once more: by who asks for `watched`.
+  bool read_again = false;
+  bool look_outstanding = false;  // `look` was raised, and nothing has been read since
   uint64_t watched_writes = 0;     // to `watched`, since the group was opened: who read it can tell whether that still holds
   bool watch_outstanding = false;  // `watched` was raised and not answered by set_ranges yet
   log::DirtyMap dirty;
@@ -154,6 +173,25 @@ struct Volume {
   ExtentSet resent{size_bytes};  // in this step, what is dirty here is sent without asking for the standby's hashes
   FlightTable flights;
   FlushState flush;
+
+  // What the standby is to have as it is here: neither excluded nor lapsed.
+  template <typename Visit>
+  void each_replicated(uint64_t start, uint64_t end, Visit visit) const {
+    excluded.outside(start, end, [&](uint64_t from, uint64_t to) { lapsed.outside(from, to, visit); });
+  }
+  // All else: zeroes there.
+  template <typename Visit>
+  void each_left_out(uint64_t start, uint64_t end, Visit visit) const {
+    excluded.inside(start, end, visit);
+    lapsed.inside(start, end, visit);
+  }
+  // For a worker: this changes meanwhile.
+  RangeTable left_out(uint64_t start, uint64_t end) const {
+    RangeTable table;
+    each_left_out(start, end, [&](uint64_t from, uint64_t to) { table.add(from, to); });
+    return table;
+  }
+
   std::deque<Waiter> received_waiters, flush_waiters;  // each in the order of submission
 };
 

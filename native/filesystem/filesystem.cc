@@ -121,8 +121,6 @@ Result<std::vector<FileSystem>> find_filesystems(int fd) {
   return list;
 }
 
-bool can_be_lasting(const FileSystem &one) { return one.kind == "swap"; }
-
 Result<Listing> list_files(const FileSystem &one, const Limits &limits) {
   if (one.unread.empty() && is_ext(one.kind)) return list_ext(one.space, limits);
   if (one.unread.empty() && one.kind == "swap") return list_swap(one.space);

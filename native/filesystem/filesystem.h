@@ -36,9 +36,6 @@ struct FileSystem {
 // open while the spaces are used.
 Result<std::vector<FileSystem>> find_filesystems(int fd);
 
-// Whether a listing of it can say how long it holds (Listing::holds_until).
-bool can_be_lasting(const FileSystem &one);
-
 // All files of one that can be read (unread is empty).
 Result<Listing> list_files(const FileSystem &one, const Limits &limits);
 

@@ -63,9 +63,6 @@ struct Listing {
   std::vector<uint32_t> file_inodes, directory_inodes;  // one for each; of ext2/3/4 only
   bool journal_pending = false;  // mounted, or not left cleanly: this is as of the last commit, unless
   std::string journal_unread;    // not empty: the journal cannot be read, so that it is what lies in place, and why
-  // As long as nobody writes there, all of this stays true, whatever else is written. Empty: nothing says so, as of a file
-  // system whose files come and go, so that it is true of the moment only.
-  std::vector<Place> holds_until;
   // What could not be read or contradicts itself. While there is anything, something may own blocks that nobody knows of:
   // nothing of the file system may be left out.
   uint64_t problems = 0;

@@ -33,7 +33,6 @@ Result<Listing> list_swap(const Space &space) {
   listing.links.push_back({0, 0, 0, 4});
   listing.files.push_back({.size_bytes = bytes, .data_bytes = bytes, .link_count = 1});
   space.map(start, bytes, [&](uint64_t offset, uint64_t run) { listing.extents.push_back({offset, run, 0}); });
-  space.map(0, start, [&](uint64_t offset, uint64_t run) { listing.holds_until.push_back({offset, run}); });
   std::sort(listing.extents.begin(), listing.extents.end(), [](const Extent &a, const Extent &b) { return a.offset < b.offset; });
   return listing;
 }

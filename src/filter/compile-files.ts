@@ -1,13 +1,12 @@
 /**
- * From rules for files, and what the device holds, to the ranges that they leave out, and an account of it.
+ * From rules for files, and what the device holds, to the files that they leave out, and an account of it.
  *
- *   names -> which rules match -> per file: left out by all of its names? -> its extents, joined
+ *   names -> which rules match -> per file: left out by all of its names?
  *
- * Guarantees: a range holds nothing but data of files that are left out by every name they have. All else is
- * replicated: what is not in a listing, files that are held, and all of a file system that could not be read whole.
+ * Guarantees: what is left out are files that are left out by every name they have. All else is replicated: what is not in
+ * a listing, files that are held, and all of a file system that could not be read whole.
  * Gives the thread away again and again: a listing may have millions of names.
  */
-import type { ByteRange } from '../core/units.js'
 import type { FileListing, FileSystemContent } from '../native/binding.js'
 import type { FileRule } from './file-rules.js'
 
@@ -50,18 +49,22 @@ export interface FileSystemAccount {
 export interface FileAccount {
   fileSystems: FileSystemAccount[]
   rules: RuleAccount[]
-  /** Sorted, disjoint. */
-  ranges: ByteRange[]
+}
+
+export interface CompiledFiles {
+  account: FileAccount
+  /** For each file system: one byte a file, 1 is left out; undefined: none is. */
+  leftOut: (Uint8Array | undefined)[]
 }
 
 /** All of a volume, for whoever asks what rules would do. */
-export interface FilterExplanation extends Omit<FileAccount, 'ranges'> {
+export interface FilterExplanation extends FileAccount {
   sizeBytes: number
   /** By --replicate and --exclude, which are in force. */
   leftOutByRanges: number
   /** By the rules for files, of what these leave. */
   leftOutByFiles: number
-  /** Pieces that the rules for files leave out. */
+  /** Pieces that the rules for files leave out, where these can be in force. */
   rangeCount: number
   /** By the rules for files that are in force. */
   leftOutNow: number
@@ -69,21 +72,21 @@ export interface FilterExplanation extends Omit<FileAccount, 'ranges'> {
 
 export const largestMax = 10
 const filesAtOnce = 2000
-const extentsAtOnce = 20_000
-const [fileWords, linkWords, directoryWords, extentWords] = [6, 4, 3, 3]
+const [fileWords, linkWords, directoryWords] = [6, 4, 3]
 
 export async function compileFiles(
   rules: readonly FileRule[],
   contents: readonly FileSystemContent[],
-): Promise<FileAccount> {
+): Promise<CompiledFiles> {
   const accounts = rules.map(({ text, kind }): RuleAccount => ({
     ...{ rule: text, kind, files: 0, bytes: 0, heldFiles: 0, heldBytes: 0, largest: [] },
   }))
   const fileSystems: FileSystemAccount[] = []
-  const ranges: ByteRange[] = []
+  const leftOut: (Uint8Array | undefined)[] = []
   for (const content of contents) {
     const account = accountOf(content)
     fileSystems.push(account)
+    leftOut.push(undefined)
     if (content.listing === undefined) continue
     const applying = rules.flatMap((rule, index) => {
       const own = accounts[index]
@@ -91,11 +94,10 @@ export async function compileFiles(
       return applies && own !== undefined ? [{ rule, account: own }] : []
     })
     const chosen = rules.some(rule => rule.kind === 'only')
-    const leftOut = await decide(content.listing, applying, chosen, account)
-    await append(ranges, content.listing, leftOut)
+    const decided = await decide(content.listing, applying, chosen, account)
+    if (account.leftOutFiles > 0) leftOut[leftOut.length - 1] = decided
   }
-  ranges.sort((a, b) => (a.start < b.start ? -1 : 1))
-  return { fileSystems, rules: accounts, ranges }
+  return { account: { fileSystems, rules: accounts }, leftOut }
 }
 
 function accountOf({ listing, ...content }: FileSystemContent): FileSystemAccount {
@@ -181,22 +183,6 @@ function count(account: RuleAccount, file: NamedFile, out: boolean): void {
   largest.push(file)
   largest.sort((a, b) => b.bytes - a.bytes)
   largest.length = Math.min(largest.length, largestMax)
-}
-
-/** Extents come by offset, so those that are left out only need to be joined. */
-async function append(ranges: ByteRange[], { extents }: FileListing, leftOut: Uint8Array): Promise<void> {
-  let [start, end] = [-1, -1]
-  for (let at = 0; at < extents.length; at += extentWords) {
-    if (at % (extentWords * extentsAtOnce) === extentWords * (extentsAtOnce - 1)) await pause()
-    const [offset = 0, bytes = 0, file = 0] = extents.subarray(at, at + extentWords)
-    if (leftOut[file] !== 1) continue
-    if (offset !== end) {
-      if (end > start) ranges.push({ start: BigInt(start), end: BigInt(end) })
-      start = offset
-    }
-    end = offset + bytes
-  }
-  if (end > start) ranges.push({ start: BigInt(start), end: BigInt(end) })
 }
 
 /** Puts paths together; those of directories are kept. */

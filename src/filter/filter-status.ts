@@ -16,12 +16,12 @@ export function filterStatus(
   const leftOutByRanges = Number(totalBytes(fromTable(current.byRanges)))
   const ranges = { keys, leftOutByRanges, savedBytes: Number(savedBytes) }
   if (current.files === undefined) return { ...ranges, leftOutBytes: 0, rangeCount: 0, rules: [], replicatedWhole: [] }
-  const { fileSystems, ranges: byFiles, rules } = current.files
-  const all = totalBytes(fromTable(current.excluded)) - totalBytes(fromTable(current.byRanges))
+  const { account, bytes, rangeCount } = current.files
+  const { fileSystems, rules } = account
   return {
     ...ranges,
-    leftOutBytes: Number(all),
-    rangeCount: byFiles.length,
+    leftOutBytes: bytes,
+    rangeCount,
     rules: rules.map(({ rule, kind, files, bytes }) => ({ rule, kind, files, bytes })),
     replicatedWhole: fileSystems
       .filter(({ replicatedBecause }) => replicatedBecause !== '')

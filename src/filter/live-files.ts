@@ -1,64 +1,119 @@
 /**
- * The rules for files that are in force: of which file systems a listing may be believed while clients write, and whether
- * the device can fulfil the rules at all.
+ * The rules for files that are in force: which file systems can be followed while clients write, and whether the device
+ * can fulfil the rules at all.
  *
- *   a swap area     what its header says holds until somebody writes to the header (FileListing.holdsUntil)
- *   ext2/3/4        files come and go with every commit: nothing of them is left out
+ *   reading -> compile-files.ts: which files are left out -> makeWatches: of which file systems that can be kept right
  *
- * Guarantees: whatever moves or remakes what is left out here touches a range of `watchedFor()`, or is found by the
- * follower's glances; what cannot be believed has no listing, and so is replicated.
+ * Guarantees: what cannot be followed is replicated whole, and the account says why. What moves a file system, or puts
+ * another one in its place, touches a range of `watched`, or is seen by its watch.
  */
 import type { ByteRange } from '../core/units.js'
-import type { FileSystemContent } from '../native/binding.js'
+import type { FileSystemContent, MadeWatches } from '../native/binding.js'
 import { compileFiles } from './compile-files.js'
-import type { FileAccount, FileSystemAccount } from './compile-files.js'
+import type { CompiledFiles, FileAccount, FileSystemAccount } from './compile-files.js'
 import { watchedRanges } from './compile.js'
 import type { FileRule } from './file-rules.js'
 import { FilterError } from './policy.js'
 import type { FilePolicy } from './policy.js'
-import { normalize } from './ranges.js'
+import { fromTable, normalize } from './ranges.js'
 import type { PartitionTable } from './table.js'
 
-const notFollowed = 'its files come and go, and are not followed yet'
+/** What the addon has read of a device, and keeps until it is forgotten. */
+export interface FileReading {
+  contents: readonly FileSystemContent[]
+  makeWatches: (leftOut: readonly (Uint8Array | undefined)[], rangesMax: number) => Promise<MadeWatches>
+  forgetWatches: (watches: number) => void
+  forget: () => void
+}
 
-/** As they are, and what the rules leave out of those that hold. */
 export interface LiveFiles {
   account: FileAccount
-  /** Where a write may change that. */
+  /** For setRanges(). */
+  watches: number
+  /** When no setRanges() gets them. Any number of times. */
+  forget: () => void
+  /** What the watches leave out. */
+  bytes: number
+  rangeCount: number
+  /** Holds all of it, and may hold more. */
+  around: ByteRange[]
+  /** Where a write may move or remake it. */
   watched: ByteRange[]
+  /** Those that the watches follow, in their order. */
+  followed: FileSystemContent[]
+  /** Out of which the rules leave files, and that cannot be followed. */
+  unfollowed: string[]
 }
 
+/** What is left out is stored as at most so many ranges. */
+export const rangesMax = 4096
+
+/** `held`: why this one is not to be followed now; ''. */
 export async function compileLiveFiles(
   rules: readonly FileRule[],
-  contents: readonly FileSystemContent[],
+  reading: FileReading,
   table: PartitionTable | undefined,
   sizeBytes: bigint,
+  held: (content: FileSystemContent) => string = () => '',
 ): Promise<LiveFiles> {
-  const held = contents.map(onlyLasting)
-  const account = await compileFiles(rules, held)
-  const used = held.filter((_, index) => (account.fileSystems[index]?.leftOutBytes ?? 0) > 0)
-  return { account, watched: used.length === 0 ? [] : watchedFor(used, table, sizeBytes) }
+  const contents = reading.contents.map(content => unread(content, held(content)))
+  let compiled = await compileFiles(rules, contents)
+  const made = await reading.makeWatches(compiled.leftOut, rangesMax)
+  const lost = notFollowed(compiled, made)
+  if (lost.some(why => why !== ''))
+    compiled = await compileFiles(
+      rules,
+      contents.map((content, index) => unread(content, lost[index] ?? '')),
+    )
+  const { account } = compiled
+  const unfollowed = lost.flatMap((why, index) => {
+    const one = account.fileSystems[index]
+    return why === '' || one === undefined ? [] : [`the rules leave files out of ${nameOf(one)}: ${why}`]
+  })
+  const followed = contents.filter((_, index) => made.fileSystems[index]?.followed === true)
+  for (const [index, one] of account.fileSystems.entries()) keepTo(one, made.fileSystems[index])
+  return {
+    account,
+    watches: made.watches,
+    forget: () => reading.forgetWatches(made.watches),
+    bytes: made.bytes,
+    rangeCount: made.rangeCount,
+    around: fromTable(made.around),
+    watched: followed.length === 0 ? [] : watchedFor(followed, table, sizeBytes),
+    followed,
+    unfollowed,
+  }
 }
 
-function onlyLasting(content: FileSystemContent): FileSystemContent {
-  const { listing, ...place } = content
-  if (listing === undefined || isFollowed(content)) return content
-  return { ...place, unread: notFollowed }
+function unread({ listing, ...place }: FileSystemContent, why: string): FileSystemContent {
+  if (listing === undefined) return place
+  return why === '' ? { ...place, listing } : { ...place, unread: why }
 }
 
-/** Whether rules for its files can be in force. */
-function isFollowed({ listing }: FileSystemContent): boolean {
-  return listing !== undefined && listing.holdsUntil.length > 0
+/** For each file system out of which files are left: why it cannot be followed; else ''. */
+function notFollowed({ leftOut }: CompiledFiles, { fileSystems }: MadeWatches): string[] {
+  return leftOut.map((files, index) => {
+    const one = fileSystems[index]
+    return files === undefined || one?.followed === true ? '' : (one?.why ?? '')
+  })
 }
 
-/** For an account of all files: where rules for them cannot be in force. */
-export function remarkUnfollowed(
-  { fileSystems }: Pick<FileAccount, 'fileSystems'>,
-  contents: readonly FileSystemContent[],
-): void {
-  for (const [index, content] of contents.entries())
-    if (content.listing !== undefined && !isFollowed(content))
-      fileSystems[index]?.remarks.push(`${notFollowed}: no rule for them can be in force, all of it is replicated`)
+/** What is in force may be less than the files have: some cannot be followed one by one. */
+function keepTo(account: FileSystemAccount, outcome: MadeWatches['fileSystems'][number] | undefined): void {
+  if (outcome?.followed !== true || outcome.bytes >= account.leftOutBytes) return
+  const less = account.leftOutBytes - outcome.bytes
+  account.remarks.push(`${less} bytes of files that cannot be followed while they are in use are replicated`)
+  account.leftOutBytes = outcome.bytes
+}
+
+/** For an account of all files: where rules for them cannot be in force. Returns how many ranges they are where they can. */
+export async function remarkUnfollowed({ account, leftOut }: CompiledFiles, reading: FileReading): Promise<number> {
+  const made = await reading.makeWatches(leftOut, rangesMax)
+  reading.forgetWatches(made.watches)
+  for (const [index, why] of notFollowed({ account, leftOut }, made).entries())
+    if (why !== '')
+      account.fileSystems[index]?.remarks.push(`${why}: no rule for them can be in force, all of it is replicated`)
+  return made.rangeCount
 }
 
 function watchedFor(
@@ -66,11 +121,8 @@ function watchedFor(
   table: PartitionTable | undefined,
   sizeBytes: bigint,
 ): ByteRange[] {
-  const places = used.flatMap(({ locatedBy, listing }) => [
-    ...placesOf(locatedBy),
-    ...placesOf(listing?.holdsUntil ?? new Float64Array()),
-  ])
-  // Without a table the file system begins where one would be written to.
+  const places = used.flatMap(({ locatedBy }) => placesOf(locatedBy))
+  // Without a table the file system begins where one would be written to: its watch sees that.
   return normalize([...places, ...(table === undefined ? [] : watchedRanges(table, sizeBytes))])
 }
 
@@ -84,19 +136,15 @@ function placesOf(pairs: Float64Array): ByteRange[] {
 }
 
 /**
- * At start, from a reading of everything: throws FilterError for a rule that cannot be kept, unless the policy has such
- * file systems replicated whole. Returns what the operator is to be told.
+ * At start: throws FilterError for a rule that cannot be kept, unless the policy has such file systems replicated whole.
+ * Returns what the operator is to be told.
  */
-export async function checkFiles(
+export function checkFiles(
   { rules, fallback }: FilePolicy,
-  contents: readonly FileSystemContent[],
+  { account, unfollowed }: LiveFiles,
   device: string,
-): Promise<string[]> {
-  const account = await compileFiles(rules, contents)
-  const problems = [
-    ...rules.flatMap(rule => unkept(rule, account.fileSystems, device)),
-    ...unfollowed(account, contents),
-  ]
+): string[] {
+  const problems = [...rules.flatMap(rule => unkept(rule, account.fileSystems, device)), ...unfollowed]
   const [first] = problems
   if (first !== undefined && fallback === 'refuse')
     throw new FilterError('FILES_NOT_FOLLOWED', `${first}; --filter-fallback all starts, and replicates that whole`)
@@ -115,21 +163,16 @@ function unkept(rule: FileRule, fileSystems: readonly FileSystemAccount[], devic
     const what = rule.partition === undefined ? 'file system' : `partition ${rule.partition}`
     return [`${flag}: ${device} has no ${what}`]
   }
-  const [unread] = meant.filter(({ replicatedBecause }) => replicatedBecause !== '')
-  if (unread === undefined || meant.some(({ replicatedBecause }) => replicatedBecause === '')) return []
-  return [`${flag}: ${nameOf(unread)} on ${device}: ${unread.replicatedBecause}`]
+  const [unreadOne] = meant.filter(({ replicatedBecause }) => replicatedBecause !== '')
+  if (unreadOne === undefined || meant.some(({ replicatedBecause }) => replicatedBecause === '')) return []
+  return [`${flag}: ${nameOf(unreadOne)} on ${device}: ${unreadOne.replicatedBecause}`]
 }
 
-/** File systems out of which the rules leave files, and that cannot be followed. */
-function unfollowed({ fileSystems }: FileAccount, contents: readonly FileSystemContent[]): string[] {
-  return fileSystems.flatMap((one, index) => {
-    const content = contents[index]
-    if (one.leftOutFiles === 0 || content === undefined || isFollowed(content)) return []
-    return [`the rules leave ${one.leftOutFiles} files out of ${nameOf(one)}: ${notFollowed}`]
-  })
-}
-
-export function nameOf({ partition, logicalVolume, kind }: FileSystemAccount): string {
+export function nameOf({
+  partition,
+  logicalVolume,
+  kind,
+}: Pick<FileSystemAccount, 'partition' | 'logicalVolume' | 'kind'>): string {
   if (logicalVolume !== '') return `volume ${logicalVolume} (${kind})`
   return partition === 0 ? `the whole device (${kind})` : `partition ${partition} (${kind})`
 }

@@ -39,6 +39,37 @@ export function totalBytes(ranges: readonly ByteRange[]): bigint {
   return normalize(ranges).reduce((sum, range) => sum + range.end - range.start, 0n)
 }
 
+/** What is in both of two normal sets. */
+export function intersection(a: readonly ByteRange[], b: readonly ByteRange[]): ByteRange[] {
+  const result: ByteRange[] = []
+  for (let i = 0, j = 0; i < a.length && j < b.length;) {
+    const [one, other] = [a[i], b[j]]
+    if (one === undefined || other === undefined) break
+    const start = one.start > other.start ? one.start : other.start
+    const end = one.end < other.end ? one.end : other.end
+    if (start < end) result.push({ start, end })
+    if (one.end < other.end) i++
+    else j++
+  }
+  return result
+}
+
+/** At most `rangesMax` ranges that hold all of a normal set: the smallest gaps are filled. */
+export function coarse(ranges: readonly ByteRange[], rangesMax: number): ByteRange[] {
+  if (ranges.length <= rangesMax) return [...ranges]
+  const gapBefore = (index: number): bigint => (ranges[index]?.start ?? 0n) - (ranges[index - 1]?.end ?? 0n)
+  const widest = ranges.map((_, index) => index).slice(1)
+  widest.sort((a, b) => (gapBefore(a) > gapBefore(b) ? -1 : 1))
+  const kept = new Set([0, ...widest.slice(0, rangesMax - 1)])
+  const result: ByteRange[] = []
+  for (const [index, range] of ranges.entries()) {
+    const last = result.at(-1)
+    if (last === undefined || kept.has(index)) result.push({ ...range })
+    else last.end = range.end
+  }
+  return result
+}
+
 /** The form the engine takes: [start, end) pairs, flattened. The ranges must be normal. */
 export function toTable(ranges: readonly ByteRange[]): BigUint64Array {
   return BigUint64Array.from(ranges.flatMap(range => [range.start, range.end]))

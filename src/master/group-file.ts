@@ -40,6 +40,8 @@ export interface GroupRecord {
   leaseWaived?: true
   /** By volume uuid: what was left out of replication last, [start, end) pairs. */
   excluded: Record<string, bigint[]>
+  /** By volume uuid, where files are left out: of `excluded`, what is so by ranges; the rest may be more than is left out. */
+  fixed?: Record<string, bigint[]>
   live?: LiveMaps
   clean?: CleanStop
   /** In this start of the host's kernel (bootId) the standby had everything that was acknowledged: give-back.ts. */
@@ -60,7 +62,8 @@ export function encodeGroup(record: GroupRecord): object {
 export function readGroup(state: string, group: string): GroupRecord | undefined {
   const stored = readJson(groupPath(state, group))
   if (stored === undefined) return undefined
-  const excluded = asTable(stored['excluded'])
+  const rangesOf = (key: string): Record<string, bigint[]> =>
+    Object.fromEntries(Object.entries(asTable(stored[key])).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []]))
   const generation = typeof stored['generation'] === 'string' ? stored['generation'] : ''
   const record: GroupRecord = {
     incarnation: asBig(stored['incarnation']) ?? 0n,
@@ -68,7 +71,8 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
     history: decodeReigns(stored['history']) ?? (generation === '' ? [] : [firstReign(generation, '')]),
     ...(typeof stored['pausedSince'] === 'string' ? { pausedSince: stored['pausedSince'] } : {}),
     ...(stored['leaseWaived'] === true ? { leaseWaived: true as const } : {}),
-    excluded: Object.fromEntries(Object.entries(excluded).map(([uuid, pairs]) => [uuid, asBigs(pairs) ?? []])),
+    excluded: rangesOf('excluded'),
+    ...(stored['fixed'] === undefined ? {} : { fixed: rangesOf('fixed') }),
   }
   if (typeof stored['paired'] === 'string') record.paired = stored['paired']
   const clean = decodeClean(stored['clean'])

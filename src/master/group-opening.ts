@@ -11,6 +11,7 @@ import { describe, errnoOf, NativeError, SafetyRefusal, UsageError } from '../co
 import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
+import type { CompiledFilter } from '../filter/follow.js'
 import type { PreparedGroup } from './group-preparation.js'
 import { leaseSpec } from './held-lease.js'
 import { encodeVolume, volumePath } from './volume-file.js'
@@ -37,13 +38,14 @@ export function openNative(
   try {
     return deps.addon.openGroup({
       name: config.name,
-      volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore }, index) => ({
+      volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore, fixedBefore }, index) => ({
         name: volume.name,
         device: { path: volume.device },
         readOnly: volume.readOnly,
         direct: volume.direct,
         // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
         excluded: excludedBefore ?? ranges.excluded,
+        ...fixedAtOpen(ranges, excludedBefore, fixedBefore),
         watched: ranges.watched,
         map: {
           path: dirtyMapPath(deps.stateDirectory, volume.name),
@@ -74,6 +76,17 @@ export function openNative(
       error,
     )
   }
+}
+
+/** With rules for files, now or before, what is known to be left out is a superset. */
+function fixedAtOpen(
+  ranges: CompiledFilter,
+  excludedBefore: BigUint64Array | undefined,
+  fixedBefore: BigUint64Array | undefined,
+): { fixed?: BigUint64Array } {
+  if (excludedBefore === undefined) return ranges.policy.files === undefined ? {} : { fixed: ranges.byRanges }
+  if (fixedBefore !== undefined) return { fixed: fixedBefore }
+  return ranges.policy.files === undefined ? {} : { fixed: excludedBefore }
 }
 
 /** The file is the group's alone: what cannot be ours is refused, not overwritten. */
@@ -137,6 +150,15 @@ export function excludedOf(prepared: PreparedGroup): Record<string, bigint[]> {
       [...(excludedBefore ?? ranges.excluded)],
     ]),
   )
+}
+
+export function fixedOf({ volumes, before }: PreparedGroup): Pick<GroupRecord, 'fixed'> {
+  const fixed: Record<string, bigint[]> = {}
+  for (const { identity, ranges, excludedBefore, fixedBefore } of volumes) {
+    const { fixed: at } = fixedAtOpen(ranges, excludedBefore, fixedBefore)
+    if (at !== undefined) fixed[identity.uuid] = [...at]
+  }
+  return before?.fixed === undefined && Object.keys(fixed).length === 0 ? {} : { fixed }
 }
 
 export function carriedSince(prepared: PreparedGroup, clock: Clock): number | undefined {

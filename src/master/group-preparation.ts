@@ -10,12 +10,13 @@ import type { Logger } from '../core/log.js'
 import { random64 } from '../core/random64.js'
 import { firstReign, type Reign } from '../core/reigns.js'
 import { parseFileRules } from '../filter/file-rules.js'
-import { type CompiledFilter, RangeFollower } from '../filter/follow.js'
+import { type CompiledFilter, type Installed, RangeFollower } from '../filter/follow.js'
 import type { FilterPolicy } from '../filter/policy.js'
 import type { Addon } from '../native/binding.js'
 import type { KnownCopy } from './attach-decision.js'
 import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
 import { decodeHanded, type HandedGroup } from './handed-group.js'
+import { readFiles, type ReadingCalls } from './read-files.js'
 import { identifyVolume, type VolumeIdentity } from './volume-file.js'
 
 export interface PreparedVolume {
@@ -29,6 +30,8 @@ export interface PreparedVolume {
   ranges: CompiledFilter
   /** What was left out when the group ran last, if it did. */
   excludedBefore: BigUint64Array | undefined
+  /** Of that, with rules for files, what these had no say in. */
+  fixedBefore: BigUint64Array | undefined
 }
 
 export interface PreparedGroup {
@@ -53,12 +56,14 @@ export interface EngineRanges {
   /** addon.watchRanges */
   watchRanges: (index: number, watched: BigUint64Array) => Promise<number>
   /** addon.setRanges */
-  setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number) => void
+  setRanges: (index: number, compiled: CompiledFilter, mark: number) => Promise<Installed>
 }
 
 export interface PreparationDeps {
-  addon: Pick<Addon, 'partitions' | 'filesystems'>
+  addon: Pick<Addon, 'partitions' | 'findFilesystems' | ReadingCalls>
   state: string
+  /** Of this start of the host's kernel. */
+  bootId: string
   log: Logger
   /** Of the group, once it is open; volumes by their place in it. */
   engine: EngineRanges
@@ -84,9 +89,10 @@ export async function prepareGroup(
   const handed = decoded?.incarnation === stored?.incarnation ? decoded : undefined
   const before = stored === undefined || handed === undefined ? stored : asHanded(stored, handed)
   const volumes: PreparedVolume[] = []
-  const isHanded = fromPredecessor !== undefined
+  // Clients wait; or file systems are whole only when the standby has given back what this host has lost.
+  const isQuick = fromPredecessor !== undefined || (before?.paired !== undefined && before.paired !== deps.bootId)
   for (const [index, volume] of config.volumes.entries())
-    volumes.push(await prepareVolume(volume, index, before, deps, isHanded))
+    volumes.push(await prepareVolume(volume, index, before, deps, isQuick))
   const left = before?.clean ?? before?.live
   const doubt = left === undefined ? undefined : whatHasChanged(left, volumes, handed !== undefined)
   if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
@@ -116,7 +122,7 @@ async function prepareVolume(
   index: number,
   before: GroupRecord | undefined,
   deps: PreparationDeps,
-  isHanded: boolean,
+  isQuick: boolean,
 ): Promise<PreparedVolume> {
   const facts = readDeviceFacts(config.device, `volume ${config.name}`)
   const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
@@ -125,17 +131,19 @@ async function prepareVolume(
     sizeBytes: facts.sizeBytes,
     device: config.device,
     readEntries: () => deps.addon.partitions(config.device),
-    readFileSystems: lasting =>
-      deps.addon.filesystems(config.device, lasting).catch((error: unknown) => {
+    findFileSystems: () => deps.addon.findFilesystems(config.device),
+    readFiles: () =>
+      readFiles(deps.addon, config.device).catch((error: unknown) => {
         throw new NativeError(`volume ${config.name}`, error)
       }),
     isWritten: () => deps.engine.isWritten(index),
     watchRanges: watched => deps.engine.watchRanges(index, watched),
-    setRanges: (excluded, watched, mark) => deps.engine.setRanges(index, excluded, watched, mark),
+    setRanges: (compiled, mark) => deps.engine.setRanges(index, compiled, mark),
     log: (level, message) => deps.log[level](`volume ${config.name}: ${message}`),
   })
-  const ranges = await follower.start(isHanded)
   const excluded = before?.excluded[identity.uuid]
+  const fixed = before?.fixed?.[identity.uuid]
+  const ranges = await follower.start(isQuick && excluded !== undefined)
   return {
     config,
     identity,
@@ -144,6 +152,7 @@ async function prepareVolume(
     follower,
     ranges,
     excludedBefore: excluded === undefined ? undefined : BigUint64Array.from(excluded),
+    fixedBefore: fixed === undefined ? undefined : BigUint64Array.from(fixed),
   }
 }
 

@@ -32,8 +32,9 @@ export function helloOf(
       sizeBytes: identity.sizeBytes,
       blockMin: device.blockMin,
       // Of a standby that becomes the master nobody reads file systems: files are replicated then, whatever rules there were.
-      excluded:
-        follower.current?.files === undefined ? (record.excluded[identity.uuid] ?? []) : [...follower.current.byRanges],
+      excluded: follower.hasFileRules
+        ? [...(follower.current?.byRanges ?? [])]
+        : (record.excluded[identity.uuid] ?? []),
     })),
   }
 }

@@ -20,7 +20,8 @@ import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FileRule } from '../filter/file-rules.js'
 import type { FilterOutcome } from '../filter/filter-change.js'
 import { filterStatus } from '../filter/filter-status.js'
-import { sameTable } from '../filter/ranges.js'
+import type { CompiledFilter, Installed, RangeFollower } from '../filter/follow.js'
+import { fromTable, sameTable } from '../filter/ranges.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
@@ -42,13 +43,23 @@ import { changeFilter } from './change-filter.js'
 import { explainFilter } from './filter-explanation.js'
 import { GiveBack } from './give-back.js'
 import { type CleanStop, dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
-import { carriedSince, excludedOf, knownAtOpen, liveAtOpen, openNative, persist, restore } from './group-opening.js'
+import {
+  carriedSince,
+  excludedOf,
+  fixedOf,
+  knownAtOpen,
+  liveAtOpen,
+  openNative,
+  persist,
+  restore,
+} from './group-opening.js'
 import { GroupProgress, groupState, type GroupState, type LinkFacts, marksOf, withReason } from './group-progress.js'
 import { type PreparedGroup, prepareGroup, type Seed } from './group-preparation.js'
 import { encodeHanded } from './handed-group.js'
 import { HeldLease } from './held-lease.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
+import { isMuchMore, narrow, widen } from './left-out-record.js'
 import { MapTrust } from './map-trust.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
@@ -112,6 +123,7 @@ const answerMs = 3_000
 /** And so long for what it gives back, so that clients who come back at once find their volume. */
 const givenBackMs = 10_000
 const suspectsMax = 256
+const inForce: Installed = { refused: -1, why: '' }
 
 export class MasterGroup {
   readonly config: GroupConfig
@@ -137,6 +149,8 @@ export class MasterGroup {
   readonly #unsubscribe: () => void
   readonly #stopSampling: () => void
   #known: KnownCopy | undefined
+  /** How often. */
+  #rangesSet = 0
   readonly #writesSeen = new Map<OpenVolume, bigint>()
   /** The most the standby ever acknowledged as durable in this incarnation. */
   #durable = 0n
@@ -161,13 +175,14 @@ export class MasterGroup {
     const preparation = {
       addon: deps.addon,
       state: deps.stateDirectory,
+      bootId: deps.bootId ?? bootId(),
       log,
       engine: {
         isWritten: (index: number): boolean => opened?.isWritten(index) === true,
         watchRanges: (index: number, watched: BigUint64Array): Promise<number> =>
           opened?.watchRanges(index, watched) ?? Promise.resolve(0),
-        setRanges: (index: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number): void =>
-          opened?.setRanges(index, excluded, watched, mark),
+        setRanges: async (index: number, compiled: CompiledFilter, mark: number): Promise<Installed> =>
+          (await opened?.setRanges(index, compiled, mark)) ?? inForce,
       },
     }
     const prepared = await prepareGroup(config, preparation, seed, deps.handed?.(config.name))
@@ -179,6 +194,7 @@ export class MasterGroup {
       ...(before?.pausedSince === undefined ? {} : { pausedSince: before.pausedSince }),
       ...(seed?.isOnlyCopy === true || before?.leaseWaived === true ? { leaseWaived: true as const } : {}),
       excluded: excludedOf(prepared),
+      ...fixedOf(prepared),
       // A predecessor of this host has flushed its devices.
       ...(before?.paired === undefined || prepared.handed !== undefined ? {} : { paired: before.paired }),
       ...liveAtOpen(prepared),
@@ -467,15 +483,39 @@ export class MasterGroup {
   }
 
   /** `mark`: of watchRanges; 0: nothing was written to the volume yet. */
-  setRanges(index: number, excluded: BigUint64Array, watched: BigUint64Array, mark = 0): void {
+  async setRanges(index: number, compiled: CompiledFilter, mark = 0): Promise<Installed> {
     const volume = this.#volumes[index]
-    if (volume === undefined) return
+    if (volume === undefined) return inForce
+    const { addon } = this.#deps
+    const { uuid } = volume.identity
+    const { byRanges, watched, files } = compiled
+    this.#rangesSet++
+    if (files !== undefined || this.#record.fixed?.[uuid] !== undefined) {
+      if (widen(this.#record, uuid, compiled)) this.#saveRecord()
+      return addon.setRanges(volume.handle, byRanges, watched, mark, files?.watches ?? 0)
+    }
     const trusted = this.#record.live !== undefined
     this.#trust.distrust()
-    this.#deps.addon.setRanges(volume.handle, excluded, watched, mark)
-    this.#record.excluded[volume.identity.uuid] = [...excluded]
+    const installed = addon.setRanges(volume.handle, byRanges, watched, mark, 0)
+    this.#record.excluded[uuid] = [...byRanges]
     this.#saveRecord()
     if (trusted) void this.#trust.complete(() => this.#known) // what entered is dirty, and is stored first
+    return installed
+  }
+
+  /** Where files are left out the group's file says more than is; with the maps whole it may say what is. */
+  async #narrow(): Promise<void> {
+    for (const volume of this.#volumes) {
+      const { uuid } = volume.identity
+      if (this.isOwed || this.#record.fixed?.[uuid] === undefined) continue
+      const set = this.#rangesSet
+      const left = fromTable(await this.#deps.addon.leftOut(volume.handle))
+      if (!isMuchMore(this.#record, uuid, left)) continue
+      await this.#deps.addon.fillMap(this.#group)
+      if (set !== this.#rangesSet || this.#closing !== undefined) return
+      narrow(this.#record, uuid, left, volume.follower.current)
+      this.#saveRecord()
+    }
   }
 
   #makeTrust(): MapTrust {
@@ -521,11 +561,27 @@ export class MasterGroup {
 
   #followRanges(): void {
     for (const [index, volume] of this.#volumes.entries()) {
-      const { excludedBefore, ranges } = volume
+      const { excludedBefore, ranges, follower } = volume
+      if (follower.hasFileRules) {
+        if (ranges.files === undefined) follower.watched()
+        else void this.#setFirst(index, ranges, follower)
+        continue
+      }
       if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
       this.#log.info(`volume ${volume.config.name}: what is replicated has changed since the last start`)
-      this.setRanges(index, ranges.excluded, ranges.watched)
+      void this.#setFirst(index, ranges, follower)
     }
+  }
+
+  /** What was read before the group was opened. */
+  async #setFirst(index: number, ranges: CompiledFilter, follower: RangeFollower): Promise<void> {
+    try {
+      const { refused } = await this.setRanges(index, ranges)
+      if (refused < 0) return
+    } catch (error) {
+      this.#log.error(describe(error))
+    }
+    follower.watched()
   }
 
   /** The device is whole: what its partition table says counts from here on, and it may be another than at the start. */
@@ -677,10 +733,13 @@ export class MasterGroup {
         `resynchronisation is complete at sequence ${sequence}: ${formatSize(bytes)} were compared or sent`,
       )
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
+      this.#narrow().catch((error: unknown) => this.#log.warn(describe(error)))
     } else if (event.type === 'map-failed') {
       this.#trust.failed(event.message, () => this.#known)
     } else if (event.type === 'watched') {
       this.#volumes.find(volume => volume.handle === event.volume)?.follower.watched()
+    } else if (event.type === 'look') {
+      this.#volumes.find(volume => volume.handle === event.volume)?.follower.look()
     } else if (event.type === 'device-error') {
       const volume = this.#volumes.find(({ handle }) => handle === event.volume)
       if (event.operation === 'resync read' && volume !== undefined) noteUnreadable(volume, event)

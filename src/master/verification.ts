@@ -14,7 +14,7 @@ import { Scrub } from './scrub.js'
 import { type VerifyReport, type VerifyRequest, verifyVolume } from './verify-run.js'
 
 export interface VerificationOptions {
-  addon: Pick<Addon, 'verify'>
+  addon: Pick<Addon, 'verify' | 'leftOut'>
   events: EventSource
   clock: Clock
   log: Logger

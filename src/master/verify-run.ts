@@ -37,7 +37,7 @@ export interface VerifyReport {
 }
 
 export interface VerifyOptions extends VerifyRequest {
-  addon: Pick<Addon, 'verify'>
+  addon: Pick<Addon, 'verify' | 'leftOut'>
   events: EventSource
   clock: Clock
   group: number
@@ -57,7 +57,7 @@ export async function verifyVolume(volume: OpenVolume, options: VerifyOptions): 
   volume.verifying = true
   try {
     const found = await runVerify(volume.handle, options)
-    const left = fromTable(volume.follower.current?.excluded ?? new BigUint64Array())
+    const left = fromTable(await options.addon.leftOut(volume.handle))
     const report = {
       ...found,
       leftOut: left.slice(0, rangesMax).map(({ start, end }) => ({ offset: start, length: end - start })),

@@ -50,6 +50,16 @@ export interface FileSystemContent {
   listing?: FileListing
 }
 
+export interface MadeWatches {
+  watches: number
+  /** In the order of the reading. Why: it cannot be followed while it is in use, and all of it is replicated. */
+  fileSystems: { followed: boolean; why: string; bytes: number }[]
+  bytes: number
+  rangeCount: number
+  /** At most rangesMax ranges that hold all of it, and may hold more. */
+  around: BigUint64Array
+}
+
 /** All regular files of a file system as flat arrays; native/filesystem/listing.h says what they promise. */
 export interface FileListing {
   /** Six numbers a file: its size, bytes of data, of these reserved and never written, held, first link, links. */
@@ -61,8 +71,6 @@ export interface FileListing {
   names: Uint8Array
   /** Three an extent, by offset: offset, bytes, file. */
   extents: Float64Array
-  /** Two a place: offset, bytes. As long as nobody writes there all of this stays true; empty: it is true of the moment. */
-  holdsUntil: Float64Array
   /** Deleted while open. */
   namelessFiles: number
   /** In use, or not left cleanly: this is as of the last commit. */
@@ -83,6 +91,11 @@ export interface VolumeSpec {
   direct?: boolean
   /** What is not replicated: sorted, disjoint [start, end) pairs in bytes, flattened. */
   excluded?: BigUint64Array
+  /**
+   * Absent: all of `excluded`. Of it, what no rule for files has a say in; the rest holds what those left out, and may hold
+   * more. Before the first step ends `watched` is raised, so that it is read anew and setRanges() says what it is.
+   */
+  fixed?: BigUint64Array
   /** Writes that touch these [start, end) pairs raise `watched` and open a step first (partition tables). */
   watched?: BigUint64Array
   /**
@@ -214,8 +227,10 @@ export type AddonEvent =
   | { type: 'pairing'; group: number; paired: boolean }
   /** The dirty map could not be written. Removed: no start will believe it; until fillMap() it is in memory only. */
   | { type: 'map-failed'; group: number; volume: number; message: string; removed: boolean }
-  /** A client wrote to a watched range of a volume (a step is open until setRanges is called). */
+  /** What the filter was made from does not hold any more (a step is open until setRanges is called). */
   | { type: 'watched'; group: number; volume: number }
+  /** Files have come or grown that could be left out, too. Once, until watchRanges is called. */
+  | { type: 'look'; group: number; volume: number }
   | {
       type: 'device-error'
       group: number
@@ -396,10 +411,20 @@ export interface Addon {
    */
   watchRanges(volume: number, watched: BigUint64Array): Promise<number>
   /**
-   * Swaps the filter table of a volume at the current position and closes the step that `watched` opened; not if there
-   * were watched writes after the mark: then `watched` comes again.
+   * Swaps the filter of a volume at the current position: `fixed`, and what the watches follow (of makeWatches, which are
+   * gone with it; 0: none). Closes the step that `watched` opened; not if there were watched writes after the mark: then
+   * `watched` comes again. Refused: this file system, of those that are followed, has changed too much since it was read:
+   * nothing of it comes into force, and an open step stays open; else -1.
    */
-  setRanges(volume: number, excluded: BigUint64Array, watched: BigUint64Array, mark: number): void
+  setRanges(
+    volume: number,
+    fixed: BigUint64Array,
+    watched: BigUint64Array,
+    mark: number,
+    watches: number,
+  ): Promise<{ refused: number; why: string }>
+  /** What is left out now: zeroes at the standby. */
+  leftOut(volume: number): Promise<BigUint64Array>
   attach(group: number, request: AttachRequest): void
   /** It is on disk that the standby may lack what is acknowledged from here on: after `pairing` with paired = false. */
   part(group: number): void
@@ -443,12 +468,22 @@ export interface Addon {
   ): Promise<
     { number: number; offset: bigint; sizeBytes: bigint; type: string; name: string; uuid: string; scheme: string }[]
   >
+  /** The file systems of a device, without their files; takes milliseconds. Rejects when the device cannot be read. */
+  findFilesystems(path: string): Promise<FileSystemContent[]>
   /**
    * The file systems of a device, and the files of those that can be read (native/filesystem): bytes count from the
-   * start of the device. Reads on a worker, for two minutes at most each. Rejects when the device cannot be read.
-   * Lasting: only what can say how long it holds is listed, which takes milliseconds.
+   * start of the device. Reads on a worker, for two minutes at most each. Rejects when the device cannot be read. Until
+   * forgetReading() the addon keeps what it has read.
    */
-  filesystems(path: string, lasting?: boolean): Promise<FileSystemContent[]>
+  readFilesystems(path: string): Promise<{ reading: number; contents: FileSystemContent[] }>
+  forgetReading(reading: number): void
+  /**
+   * For setRanges(): follows, from the moment of the reading on, the files that are to be left out: for each file system
+   * one byte a file (not 0: left out), or undefined.
+   */
+  makeWatches(reading: number, leftOut: readonly (Uint8Array | undefined)[], rangesMax: number): Promise<MadeWatches>
+  /** Of makeWatches(), that no setRanges() got. */
+  forgetWatches(watches: number): void
 
   /** A UDP socket and its link thread. A standby's listens; a master's only connects. */
   openEndpoint(spec: {

@@ -79,7 +79,7 @@ void MasterDaemon::open_group(bool trusted, bool served_before) {
   volume_ = volumes.front().get();
   volume_->handle = 1;
   volume_->served_before = served_before;
-  volume_->excluded = engine::RangeTable(record_.excluded);
+  volume_->excluded = volume_->fixed = engine::RangeTable(record_.excluded);
   volume_->watched = watched_by(run_.settings.filters);
   volume_->marks = std::make_unique<engine::Marks>(*volume_, "/sim/state/v.map", "uuid");
   uint64_t damaged = 0;

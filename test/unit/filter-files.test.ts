@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { compileFiles, largestMax } from '../../src/filter/compile-files.js'
+import type { CompiledFiles } from '../../src/filter/compile-files.js'
 import { parseFileRules } from '../../src/filter/file-rules.js'
 import type { FileListing, FileSystemContent } from '../../src/native/binding.js'
 
@@ -66,14 +67,27 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
       directories: Uint32Array.from(directories.flat()),
       names: Uint8Array.from(names),
       extents: Float64Array.from(extents.flat()),
-      holdsUntil: new Float64Array(),
       ...{ namelessFiles, journalPending, journalUnread, problems, firstProblem: problems > 0 ? 'inode 12' : '' },
     },
   }
 }
 
-const spans = (ranges: readonly { start: bigint; end: bigint }[]): [number, number][] =>
-  ranges.map(({ start, end }) => [Number(start), Number(end)])
+/** What is left out, by offset, joined. */
+function spans(leftOut: CompiledFiles['leftOut'], contents: readonly FileSystemContent[]): [number, number][] {
+  const all = contents.flatMap(({ listing }, index) => {
+    const extents = [...(listing?.extents ?? [])]
+    return extents.flatMap((offset, at): [number, number][] =>
+      at % 3 === 0 && leftOut[index]?.[extents[at + 2] ?? 0] === 1 ? [[offset, offset + (extents[at + 1] ?? 0)]] : [],
+    )
+  })
+  const joined: [number, number][] = []
+  for (const [start, end] of all.sort((a, b) => a[0] - b[0])) {
+    const last = joined.at(-1)
+    if (last?.[1] === start) last[1] = end
+    else joined.push([start, end])
+  }
+  return joined
+}
 
 t.test(
   'a glob is an absolute path inside a file system; hidden files, braces and a partition are understood',
@@ -99,28 +113,25 @@ t.test(
   },
 )
 
-t.test(
-  'extents of left-out files are joined; those of others, and of files that are held, are not among them',
-  async t => {
-    const content = made([
-      { paths: ['/var/tmp/a'], extents: [[4096, 8192], [16384, 20480]] }, // prettier-ignore
-      { paths: ['/var/tmp/b'], extents: [[8192, 12288]] },
-      { paths: ['/srv/c'], extents: [[12288, 16384]] },
-      { paths: ['/var/tmp/held'], extents: [[20480, 24576]], held: 64 },
-      { paths: ['/var/tmp/empty'] },
-    ])
-    const account = await compileFiles(parseFileRules(['/var/tmp/**', '/none'], []), [content])
-    t.strictSame(spans(account.ranges), [[4096, 12288], [16384, 20480]]) // prettier-ignore
-    t.match(account.rules, [
-      { rule: '/var/tmp/**', kind: 'exclude', files: 4, bytes: 12288, heldFiles: 1, heldBytes: 4096 },
-      { rule: '/none', files: 0, bytes: 0 },
-    ])
-    t.match(account.rules[0]?.largest[0], { path: '/var/tmp/a', bytes: 8192 })
-    t.match(account.fileSystems, [
-      { files: 5, fileBytes: 20480, leftOutFiles: 3, leftOutBytes: 12288, replicatedBecause: '' },
-    ])
-  },
-)
+t.test('what a rule matches is left out; others, and files that are held, are not', async t => {
+  const content = made([
+    { paths: ['/var/tmp/a'], extents: [[4096, 8192], [16384, 20480]] }, // prettier-ignore
+    { paths: ['/var/tmp/b'], extents: [[8192, 12288]] },
+    { paths: ['/srv/c'], extents: [[12288, 16384]] },
+    { paths: ['/var/tmp/held'], extents: [[20480, 24576]], held: 64 },
+    { paths: ['/var/tmp/empty'] },
+  ])
+  const { account, leftOut } = await compileFiles(parseFileRules(['/var/tmp/**', '/none'], []), [content])
+  t.strictSame(spans(leftOut, [content]), [[4096, 12288], [16384, 20480]]) // prettier-ignore
+  t.match(account.rules, [
+    { rule: '/var/tmp/**', kind: 'exclude', files: 4, bytes: 12288, heldFiles: 1, heldBytes: 4096 },
+    { rule: '/none', files: 0, bytes: 0 },
+  ])
+  t.match(account.rules[0]?.largest[0], { path: '/var/tmp/a', bytes: 8192 })
+  t.match(account.fileSystems, [
+    { files: 5, fileBytes: 20480, leftOutFiles: 3, leftOutBytes: 12288, replicatedBecause: '' },
+  ])
+})
 
 t.test('a file is left out only when all of its names are', async t => {
   const content = made([
@@ -128,13 +139,13 @@ t.test('a file is left out only when all of its names are', async t => {
     { paths: ['/var/tmp/b', '/var/tmp/c'], extents: [[4096, 8192]] },
   ])
   const exclude = await compileFiles(parseFileRules(['/var/tmp/**'], []), [content])
-  t.strictSame(spans(exclude.ranges), [[4096, 8192]])
-  t.match(exclude.rules[0], { files: 2, bytes: 4096, heldFiles: 1, heldBytes: 4096 })
+  t.strictSame(spans(exclude.leftOut, [content]), [[4096, 8192]])
+  t.match(exclude.account.rules[0], { files: 2, bytes: 4096, heldFiles: 1, heldBytes: 4096 })
   const both = await compileFiles(parseFileRules(['/var/tmp/**', '/srv/*'], []), [content])
-  t.strictSame(spans(both.ranges), [[0, 8192]], 'each name by a rule of its own')
+  t.strictSame(spans(both.leftOut, [content]), [[0, 8192]], 'each name by a rule of its own')
   const only = await compileFiles(parseFileRules([], ['/srv/**']), [content])
-  t.strictSame(spans(only.ranges), [[4096, 8192]])
-  t.match(only.rules[0], { kind: 'only', files: 1, bytes: 4096 })
+  t.strictSame(spans(only.leftOut, [content]), [[4096, 8192]])
+  t.match(only.account.rules[0], { kind: 'only', files: 1, bytes: 4096 })
 })
 
 t.test('only-rules leave all others out, on every partition; an exclude-rule goes before them', async t => {
@@ -144,8 +155,9 @@ t.test('only-rules leave all others out, on every partition; an exclude-rule goe
     { paths: ['/etc/b'], extents: [[20, 30]] },
   ])
   const second = made([{ paths: ['/srv/db/a'], extents: [[40, 50]] }], { partition: 2 })
-  const account = await compileFiles(parseFileRules(['/srv/db/log'], ['partition=1:/srv/db/**']), [second, first])
-  t.strictSame(spans(account.ranges), [[10, 30], [40, 50]]) // prettier-ignore
+  const contents = [second, first]
+  const { account, leftOut } = await compileFiles(parseFileRules(['/srv/db/log'], ['partition=1:/srv/db/**']), contents)
+  t.strictSame(spans(leftOut, contents), [[10, 30], [40, 50]]) // prettier-ignore
   t.match(account.rules[1], { files: 2, bytes: 10 })
 })
 
@@ -153,21 +165,21 @@ t.test('nothing of a file system is left out that was not read whole, or not at 
   const rules = parseFileRules(['/**'], [])
   const files: MadeFile[] = [{ paths: ['/a'], extents: [[0, 4096]] }]
   const broken = await compileFiles(rules, [made(files, { problems: 2 })])
-  t.strictSame(broken.ranges, [])
-  t.match(broken.fileSystems[0], { replicatedBecause: /^2 things .* inode 12/, leftOutFiles: 0, files: 1 })
-  t.match(broken.rules[0], { files: 1, heldFiles: 1 })
+  t.strictSame(broken.leftOut, [undefined])
+  t.match(broken.account.fileSystems[0], { replicatedBecause: /^2 things .* inode 12/, leftOutFiles: 0, files: 1 })
+  t.match(broken.account.rules[0], { files: 1, heldFiles: 1 })
   const { listing: _, ...unread } = made(files, { unread: 'it is encrypted' })
   const luks = await compileFiles(rules, [unread])
-  t.strictSame(luks.ranges, [])
-  t.match(luks.fileSystems[0], { replicatedBecause: 'it is encrypted' })
+  t.strictSame(luks.leftOut, [undefined])
+  t.match(luks.account.fileSystems[0], { replicatedBecause: 'it is encrypted' })
   const live = await compileFiles(rules, [made(files, { journalPending: true, namelessFiles: 3 })])
-  t.match(live.fileSystems[0]?.remarks, [/in use.*last commit/, /^3 files without a name/])
-  t.equal(live.ranges.length, 1)
+  t.match(live.account.fileSystems[0]?.remarks, [/in use.*last commit/, /^3 files without a name/])
+  t.strictSame(live.leftOut, [Uint8Array.of(1)])
   const late = await compileFiles(rules, [made(files, { journalPending: true, journalUnread: 'it has fast commits' })])
-  t.match(late.fileSystems[0]?.remarks, [/in use.*written back.*fast commits/])
+  t.match(late.account.fileSystems[0]?.remarks, [/in use.*written back.*fast commits/])
 })
 
-t.test('the ranges are exactly the extents of the files that are left out, whatever their order', async () => {
+t.test('what is left out are exactly the files all of whose names match, and that are not held', async () => {
   const anyFile = fc.record({
     names: fc.uniqueArray(fc.constantFrom('/a/x', '/a/y', '/b/x', '/b/y'), { minLength: 1, maxLength: 2 }),
     held: fc.constantFrom(0, 0, 0, 64),
@@ -181,9 +193,10 @@ t.test('the ranges are exactly the extents of the files that are left out, whate
         held,
         extents: blocks.flatMap((owner, block): [number, number][] => (owner === file ? [[block, block + 1]] : [])),
       }))
-      const { ranges } = await compileFiles(parseFileRules(['/a/**'], []), [made(list)])
+      const content = made(list)
+      const { leftOut } = await compileFiles(parseFileRules(['/a/**'], []), [content])
       const out = new Set(
-        spans(ranges).flatMap(([start, end]) => Array.from({ length: end - start }, (_, i) => start + i)),
+        spans(leftOut, [content]).flatMap(([start, end]) => Array.from({ length: end - start }, (_, i) => start + i)),
       )
       return blocks.every((owner, block) => {
         const file = list[owner]
@@ -197,7 +210,7 @@ t.test('the ranges are exactly the extents of the files that are left out, whate
 
 t.test('of many files the largest are named', async t => {
   const files = Array.from({ length: 5000 }, (_, i): MadeFile => ({ paths: [`/f${i}`], extents: [[i * 10_000, i * 10_000 + ((i * 7919) % 5000) + 1]] })) // prettier-ignore
-  const account = await compileFiles(parseFileRules(['/**'], []), [made(files)])
+  const { account } = await compileFiles(parseFileRules(['/**'], []), [made(files)])
   t.equal(account.rules[0]?.files, 5000)
   t.strictSame(account.rules[0]?.largest.map(({ bytes }) => bytes), Array.from({ length: largestMax }, (_, i) => 5000 - i)) // prettier-ignore
 })

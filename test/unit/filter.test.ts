@@ -4,6 +4,7 @@ import { compileRanges } from '../../src/filter/compile.js'
 import { parseFileRules } from '../../src/filter/file-rules.js'
 import { filterKeys, type FilterWish, setFilter, wantedFilter } from '../../src/filter/filter-change.js'
 import { RangeFollower } from '../../src/filter/follow.js'
+import type { FileReading } from '../../src/filter/live-files.js'
 import { FilterError, checkPolicy } from '../../src/filter/policy.js'
 import {
   clip,
@@ -190,6 +191,29 @@ t.test('whatever table and policy: sorted, disjoint, inside the device; chosen b
 
 // --- following a live table
 
+/** Each file system's files are followed, at its extents. */
+function reading(contents: readonly FileSystemContent[], refuses = ''): FileReading {
+  return {
+    contents,
+    makeWatches: async leftOut => {
+      const ranges = contents.flatMap(({ listing }, index) => {
+        const [start = 0, bytes = 0] = listing?.extents ?? []
+        return leftOut[index] === undefined || refuses !== ''
+          ? []
+          : [{ start: BigInt(start), end: BigInt(start + bytes) }]
+      })
+      const bytes = Number(ranges.reduce((sum, { start, end }) => sum + end - start, 0n))
+      const followed = refuses === ''
+      return {
+        ...{ watches: 7, bytes, rangeCount: ranges.length, around: toTable(ranges) },
+        fileSystems: leftOut.map(files => ({ followed: files !== undefined && followed, why: refuses, bytes })),
+      }
+    },
+    forgetWatches: () => undefined,
+    forget: () => undefined,
+  }
+}
+
 interface Rig {
   follower: RangeFollower
   tables: ByteRange[][]
@@ -204,10 +228,14 @@ function rig(read: () => readonly TableEntry[], settleMsMax = 400): Rig {
     sizeBytes: disk,
     device: 'disk.img',
     readEntries: async () => read(),
-    readFileSystems: async () => [],
+    findFileSystems: async () => [],
+    readFiles: async () => reading([]),
     isWritten: () => false,
     watchRanges: async () => 0,
-    setRanges: excluded => void tables.push(fromTable(excluded)),
+    setRanges: async ({ excluded }) => {
+      tables.push(fromTable(excluded))
+      return { refused: -1, why: '' }
+    },
     log: (level, message) => void messages.push(`${level}: ${message}`),
     settleMs: 20,
     settleMsMax,
@@ -270,65 +298,121 @@ t.test('a change between the read and setRanges is found by the second read', as
   t.equal(tables.length, 2)
 })
 
+const swapAt = (start: number, located = start): FileSystemContent => ({
+  ...{ partition: 0, logicalVolume: 'vg/swap', kind: 'swap', label: '', uuid: '', sizeBytes: 65536, blockBytes: 4096 },
+  ...{ unread: '', locatedBy: Float64Array.of(located, 4096) },
+  listing: {
+    files: Float64Array.of(61440, 61440, 0, 0, 0, 1),
+    links: Uint32Array.of(0, 0, 0, 4),
+    directories: Uint32Array.of(0, 0, 0),
+    names: new TextEncoder().encode('swap'),
+    extents: Float64Array.of(start + 4096, 61440, 0),
+    ...{ namelessFiles: 0, journalPending: false, journalUnread: '', problems: 0, firstProblem: '' },
+  },
+})
+
+interface FileRig {
+  follower: RangeFollower
+  events: string[]
+  /** What is on the device, and what the engine says. */
+  device: { contents: FileSystemContent[]; isWritten: boolean; refusals: number; unfollowed: string }
+}
+
+function fileRig(): FileRig {
+  const events: string[] = []
+  const device: FileRig['device'] = { contents: [swapAt(0)], isWritten: false, refusals: 0, unfollowed: '' }
+  let mark = 6
+  const text = (ranges: BigUint64Array): string => fromTable(ranges).map(({ start, end }) => `${start}-${end}`).join(' ') // prettier-ignore
+  const follower = new RangeFollower({
+    policy: { partitions: [], exclude: [], files: { rules: parseFileRules(['/swap'], []), fallback: 'refuse' } },
+    ...{ sizeBytes: disk, device: 'disk.img', settleMs: 20, glanceMs: 20, lookMs: 50 },
+    readEntries: async () => [],
+    findFileSystems: async () => device.contents,
+    readFiles: async () => {
+      events.push('read')
+      return reading(device.contents, device.unfollowed)
+    },
+    isWritten: () => device.isWritten,
+    watchRanges: async watched => {
+      events.push(`watch ${text(watched)}`)
+      return ++mark
+    },
+    setRanges: async ({ excluded, watched, files }, given) => {
+      const refused = device.refusals-- > 0 && (files?.followed.length ?? 0) > 0
+      events.push(`${refused ? 'refused' : 'set'} ${text(excluded)} / ${text(watched)} / ${given}`)
+      return { refused: refused ? 0 : -1, why: '' }
+    },
+    log: (_, message) => void events.push(message),
+  })
+  return { follower, events, device }
+}
+const setOf = (events: string[]): string[] => events.filter(event => event.startsWith('set'))
+
 t.test(
   'what depends on a range that is not watched yet is read again when it is, and goes in force with that mark',
   async t => {
-    const swapAt = (start: number): FileSystemContent => ({
-      ...{ partition: 0, logicalVolume: '', kind: 'swap', label: '', uuid: '', sizeBytes: 65536, blockBytes: 4096 },
-      ...{ unread: '', locatedBy: new Float64Array() },
-      listing: {
-        files: Float64Array.of(61440, 61440, 0, 0, 0, 1),
-        links: Uint32Array.of(0, 0, 0, 4),
-        directories: Uint32Array.of(0, 0, 0),
-        names: new TextEncoder().encode('swap'),
-        extents: Float64Array.of(start + 4096, 61440, 0),
-        ...{ namelessFiles: 0, journalPending: false, journalUnread: '', problems: 0, firstProblem: '' },
-        holdsUntil: Float64Array.of(start, 4096),
-      },
-    })
-    const events: string[] = []
-    let contents: FileSystemContent[] = []
-    let isWritten = false
-    let mark = 6
-    const text = (ranges: BigUint64Array): string => fromTable(ranges).map(({ start, end }) => `${start}-${end}`).join(' ') // prettier-ignore
-    const follower = new RangeFollower({
-      policy: { partitions: [], exclude: [], files: { rules: parseFileRules(['/swap'], []), fallback: 'refuse' } },
-      ...{ sizeBytes: disk, device: 'disk.img', settleMs: 20, glanceMs: 20 },
-      readEntries: async () => [],
-      readFileSystems: async lasting => {
-        events.push(lasting ? 'read' : 'read all')
-        return contents
-      },
-      isWritten: () => isWritten,
-      watchRanges: async watched => {
-        events.push(`watch ${text(watched)}`)
-        return ++mark
-      },
-      setRanges: (excluded, watched, given) => void events.push(`set ${text(excluded)} / ${text(watched)} / ${given}`),
-      log: () => undefined,
-    })
-    contents = [{ ...swapAt(0), unread: 'no', listing: undefined }]
+    const { follower, events, device } = fileRig()
+    device.contents = [{ ...swapAt(0), unread: 'no', listing: undefined }]
     await t.rejects(follower.start(), { code: 'FILES_NOT_FOLLOWED', exitCode: 2 })
+    device.contents = [swapAt(0)]
+    device.unfollowed = 'it has no journal'
+    await t.rejects(follower.start(), { code: 'FILES_NOT_FOLLOWED', exitCode: 2, message: /it has no journal/ })
+    device.unfollowed = ''
     events.length = 0
-    contents = [swapAt(0)]
-    await follower.start(true)
-    t.equal(events.pop(), 'read', 'clients wait: only what can be in force is read')
+    t.equal((await follower.start(true)).files, undefined)
+    t.same(events, [], 'clients wait: nothing is read')
     const { excluded, watched } = await follower.start()
-    t.same([text(excluded), text(watched)], ['4096-65536', '0-4096'])
+    const text = (ranges: BigUint64Array): string[] => fromTable(ranges).map(({ start, end }) => `${start}-${end}`)
+    t.same([text(excluded), text(watched)], [['4096-65536'], ['0-4096']])
+    events.length = 0
     follower.begin()
-    contents = [swapAt(1 << 20)]
+    device.contents = [swapAt(1 << 20)]
     await new Promise(resolve => setTimeout(resolve, 100))
-    t.same(events, ['read all'], 'nobody writes: nobody looks')
-    isWritten = true
-    await until(() => events.some(event => event.startsWith('set')))
-    isWritten = false
+    t.same(events, [], 'nobody writes: nobody looks')
+    device.isWritten = true
+    await until(() => setOf(events).length > 0)
+    device.isWritten = false
     await follower.close()
-    t.same(events.filter(event => !event.startsWith('read')), [
-    'watch 0-4096',
-    'watch 0-4096 1048576-1052672',
-    'set 1052672-1114112 / 1048576-1052672 / 8',
-  ]) // prettier-ignore
+    t.same(events.filter(event => /^(watch|set)/.test(event)), [
+      'watch 0-4096',
+      'watch 0-4096 1048576-1052672',
+      'set 1052672-1114112 / 1048576-1052672 / 8',
+    ]) // prettier-ignore
     t.equal(events[events.indexOf('watch 0-4096 1048576-1052672') + 1], 'read')
+  },
+)
+
+t.test('files that have grown are read in the background, once in a while, without waiting for quiet', async t => {
+  const { follower, events } = fileRig()
+  await follower.start()
+  events.length = 0
+  const began = Date.now()
+  for (let i = 0; i < 20; i++) follower.look()
+  await until(() => setOf(events).length === 1)
+  for (let i = 0; i < 20; i++) follower.look()
+  await until(() => setOf(events).length === 2)
+  t.ok(Date.now() - began >= 50, 'not sooner than lookMs')
+  await follower.close()
+  t.equal(setOf(events).length, 2)
+})
+
+t.test(
+  'a file system that the engine refuses again and again is replicated whole, so that the step closes',
+  async t => {
+    const { follower, events, device } = fileRig()
+    await follower.start()
+    events.length = 0
+    device.refusals = 2
+    follower.watched()
+    await until(() => setOf(events).length > 0)
+    t.match(setOf(events), [/^set 4096-65536 /], 'it is tried again')
+    device.refusals = 100
+    follower.watched()
+    await until(() => setOf(events).length > 1)
+    t.match(setOf(events)[1], /^set {2}\/ {2}\/ /, 'nothing is left out')
+    t.match(events.join('\n'), /changes faster than it can be read/)
+    t.match(follower.current?.files?.account.fileSystems[0], { replicatedBecause: /^it changes faster/ })
+    await follower.close()
   },
 )
 
@@ -396,23 +480,27 @@ t.test(
 
 t.test('what a round has read for the policy before never comes into force', async t => {
   const holds: Promise<void>[] = []
-  let reading = (): void => undefined
+  let begun = (): void => undefined
   const tables: ByteRange[][] = []
   const follower = new RangeFollower({
     ...{ policy: policy([3]), sizeBytes: disk, device: 'disk.img', settleMs: 5 },
     readEntries: async () => {
-      reading()
+      begun()
       await holds.at(-1)
       return gpt
     },
-    readFileSystems: async () => [],
+    findFileSystems: async () => [],
+    readFiles: async () => reading([]),
     isWritten: () => false,
     watchRanges: async () => 0,
-    setRanges: excluded => void tables.push(fromTable(excluded)),
+    setRanges: async ({ excluded }) => {
+      tables.push(fromTable(excluded))
+      return { refused: -1, why: '' }
+    },
     log: () => undefined,
   })
   await follower.start()
-  const held = new Promise<void>(resolve => (reading = resolve))
+  const held = new Promise<void>(resolve => (begun = resolve))
   let release = (): void => undefined
   holds.push(new Promise(resolve => (release = resolve)))
   follower.watched()

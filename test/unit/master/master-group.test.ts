@@ -554,7 +554,11 @@ t.test('while the filter changes a crash means that everything is compared', asy
   const { place, second } = await crashed(t, { durable: 6n })
   let during: unknown = 'nothing'
   Object.assign(second.fake, { setRanges: () => (during = readGroup(place.state, 'disk1')?.live) })
-  second.group.setRanges(0, BigUint64Array.of(0n, 65536n), new BigUint64Array())
+  const byRanges = BigUint64Array.of(0n, 65536n)
+  await second.group.setRanges(0, {
+    ...{ policy: { partitions: [], exclude: [] }, excluded: byRanges, byRanges, watched: new BigUint64Array() },
+    ...{ missing: [], tableKnown: true, places: '' },
+  })
   t.equal(during, undefined)
   await new Promise(resolve => setImmediate(resolve))
   t.ok(readGroup(place.state, 'disk1')?.live, 'believed again once what entered is stored')

@@ -223,8 +223,28 @@ export class FakeAddon {
     return Promise.resolve([])
   }
 
-  filesystems(): Promise<never[]> {
+  findFilesystems(): Promise<never[]> {
     return Promise.resolve([])
+  }
+
+  readFilesystems(): ReturnType<Addon['readFilesystems']> {
+    return Promise.resolve({ reading: 1, contents: [] })
+  }
+
+  forgetReading(): void {
+    this.#call('forgetReading')
+  }
+
+  makeWatches(): ReturnType<Addon['makeWatches']> {
+    return Promise.resolve({ watches: 1, fileSystems: [], bytes: 0, rangeCount: 0, around: new BigUint64Array() })
+  }
+
+  forgetWatches(): void {
+    this.#call('forgetWatches')
+  }
+
+  leftOut(): Promise<BigUint64Array> {
+    return Promise.resolve(new BigUint64Array())
   }
 
   openGroup(spec: GroupSpec): ReturnType<Addon['openGroup']> {
@@ -308,8 +328,9 @@ export class FakeAddon {
     return Promise.resolve(0)
   }
 
-  setRanges(): void {
+  setRanges(): Promise<{ refused: number; why: string }> {
     this.#call('setRanges')
+    return Promise.resolve({ refused: -1, why: '' })
   }
 
   openReplica(spec: ReplicaSpec): ReturnType<Addon['openReplica']> {

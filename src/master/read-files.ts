@@ -1,0 +1,15 @@
+/** The addon's reading of a device's file systems, as the filter takes it. */
+import type { FileReading } from '../filter/live-files.js'
+import type { Addon } from '../native/binding.js'
+
+export type ReadingCalls = 'readFilesystems' | 'forgetReading' | 'makeWatches' | 'forgetWatches'
+
+export async function readFiles(addon: Pick<Addon, ReadingCalls>, path: string): Promise<FileReading> {
+  const { reading, contents } = await addon.readFilesystems(path)
+  return {
+    contents,
+    makeWatches: (leftOut, rangesMax) => addon.makeWatches(reading, leftOut, rangesMax),
+    forgetWatches: watches => addon.forgetWatches(watches),
+    forget: () => addon.forgetReading(reading),
+  }
+}
