@@ -38,6 +38,7 @@ FileSystem look_into(Space space) {
   if (found.kind.empty()) one.kind = "unknown", one.unread = kNoSignature;
   else if (found.kind == "ambiguous") one.kind = "unknown", one.unread = "several signatures, which contradict each other";
   else if (found.kind == "crypto_LUKS") one.kind = "luks", one.unread = "it is encrypted";
+  else if (found.kind == "BitLocker") one.unread = "it is encrypted";
   else if (found.kind == "LVM2_member") one.kind = "lvm", one.unread = "a part of volume groups; what is known of their volumes is told there";
   else if (!can_be_read(found.kind)) one.unread = "this kind cannot be read yet";
   return one;

@@ -192,7 +192,7 @@ void Reader::check_extensions() {
 void Reader::make_files() {
   for (Seen &seen : seen_) {
     if (seen.kind != Kind::kFile) continue;
-    if (listing_.files.size() >= kOfTheSystem || !budget_.take(sizeof(File) + sizeof(Tail))) return;
+    if (!budget_.take(sizeof(File) + sizeof(Tail))) return;
     seen.index = static_cast<uint32_t>(listing_.files.size());
     listing_.files.push_back({.held = seen.held});
     tails_.push_back({});

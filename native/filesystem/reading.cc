@@ -40,7 +40,7 @@ bool is_name(std::string_view name) {
 }
 
 bool add_name(Listing &listing, Budget &budget, std::string_view name, uint64_t more_bytes, Name &added) {
-  if (listing.names.size() + name.size() > UINT32_MAX) return budget.take(UINT32_MAX), false;
+  if (listing.names.size() + name.size() > UINT32_MAX) return budget.take(UINT64_MAX / 2), false;
   if (!budget.take(name.size() + more_bytes)) return false;
   added.start = static_cast<uint32_t>(listing.names.size());
   listing.names.append(name);

@@ -223,11 +223,14 @@ void exfat() {
   ok(held(listing, "/a") == 0 && extents_of(listing, "/a").size() == 1, "exFAT: clusters behind the end of a file are nobody's");
   listing = with_set(row_entry, [&](std::string &entries) { entries[64] = '\xe1', entries[65] = 1, set(entries, 84, b[0]), set<uint64_t>(entries, 88, 4096); });
   ok(listing.problems > 0 && held(listing, "/b") == kShared, "exFAT: what has a type that is not known keeps its clusters");
-  listing = with_set(a_entry, [&](std::string &entries) { entries[0] = '\xa5', set<uint16_t>(entries, 4, 0), entries[32] = '\xe1', entries[64] = '\xe2', entries[65] = 0; });
+  const auto with_type = [&](char type) {
+    return with_set(a_entry, [&](std::string &entries) { entries[0] = type, set<uint16_t>(entries, 4, 0), entries[32] = '\xe1', entries[33] = 0, entries[64] = '\xe2', entries[65] = 0; });
+  };
+  listing = with_type('\xa5');
   ok(listing.problems == 0 && !file_at(listing, "/a"), "exFAT: what may be gone past is gone past");
-  listing = with_set(a_entry, [&](std::string &entries) { entries[0] = '\x87'; });
+  listing = with_type('\x87');
   ok(listing.problems > 0, "exFAT: what may not is a problem");
-  listing = changed(good, [&](std::string &image) { image[a_entry + 40] ^= 1; });
+  listing = changed(good, [&](std::string &image) { image[a_entry + 8] ^= 1; });
   ok(listing.problems > 0 && !file_at(listing, "/a"), "exFAT: an entry whose checksum is wrong is a problem: what it owns is not known");
   listing = changed(good, [&](std::string &image) { image[106] |= 2; });
   expect(listing, tags, listing.journal_pending && listing.problems == 0, "exFAT: a file system that was not left cleanly is told");

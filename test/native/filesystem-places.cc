@@ -77,6 +77,9 @@ void whole_device() {
   shell("printf 'label: dos\\nstart=1MiB,size=20MiB\\n' | sfdisk -q --wipe never whole.img");
   const auto both = find("whole.img");
   ok(both.size() == 1 && unread(&both[0]), "a partition table in the boot sector of a file system: neither is believed");
+  make_empty("bitlocker.img", 4 * kMiB);
+  put_bytes("bitlocker.img", 0, "\xeb\x52\x90-FVE-FS-");
+  ok(unread(&find("bitlocker.img")[0], "encrypted"), "what BitLocker has encrypted is not read, and said to be that");
   make_empty("empty.img", 4096);
   ok(find("empty.img").size() == 1 && unread(&find("empty.img")[0]), "an empty device is unknown");
 }
