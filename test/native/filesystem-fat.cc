@@ -108,7 +108,7 @@ void fat_damage(const std::map<uint32_t, std::string> &tags) {
   listing = changed(good.bytes, [&](std::string &image) { good.link(image, in_big, good.first(big)); });
   ok(held(listing, "/var/tmp/big.dat") == kShared, "so is a file whose chain comes back to itself");
   listing = changed(good.bytes, [&](std::string &image) { good.link(image, in_big, good.first(deep)); });
-  ok((held(listing, "/var/tmp/big.dat") & kShared) != 0 && listing.problems > 0, "and one whose chain leads into a directory");
+  ok(file_at(listing, "/var/tmp/big.dat") && (held(listing, "/var/tmp/big.dat") & kShared) && listing.problems > 0, "and one whose chain leads into a directory");
 
   listing = changed(good.bytes, [&](std::string &image) { set<uint32_t>(image, good.entry(table) + 28, 1000); });
   const auto rest = extents_of(listing, "/srv/db/table");
