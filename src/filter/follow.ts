@@ -159,10 +159,12 @@ export class RangeFollower {
     const { compiled, warnings } = await this.#check(policy)
     this.#forget(compiled)
     if (!this.#closed) {
-      this.#policy = { ...policy }
+      const wanted = { ...policy }
+      this.#policy = wanted
       this.begin()
       this.watched()
-      await this.#round
+      // A round that had read for the policy before, and was about to bring that into force, is followed by another one.
+      while (!this.#closed && this.#policy === wanted && this.#current?.policy !== wanted) await this.#round
     }
     if (this.#closed) throw new OperationError('CLOSING', `filter: ${this.#options.device} is being closed`)
     return warnings

@@ -32,9 +32,11 @@ export function helloOf(
       sizeBytes: identity.sizeBytes,
       blockMin: device.blockMin,
       // Of a standby that becomes the master nobody reads file systems: files are replicated then, whatever rules there were.
-      excluded: follower.hasFileRules
-        ? [...(follower.current?.byRanges ?? [])]
-        : (record.excluded[identity.uuid] ?? []),
+      // Where such rules were in force, the record holds more than is left out.
+      excluded:
+        follower.hasFileRules || record.fixed?.[identity.uuid] !== undefined
+          ? [...(follower.current?.byRanges ?? [])]
+          : (record.excluded[identity.uuid] ?? []),
     })),
   }
 }

@@ -349,7 +349,7 @@ export class MasterGroup {
     // The device is not what its file systems and tables are to be read from.
     if (this.isOwed || this.#waitsForBegin)
       throw new OperationError('NOT_SERVED', `filter: group ${group} is not served yet; ask again when it is`)
-    const outcome = await changeFilter(volume, filter, dryRun)
+    const outcome = await changeFilter(this.#deps.addon, volume, filter, dryRun)
     if (!dryRun) for (const warning of outcome.warnings) this.#log.warn(`volume ${name}: ${warning}`)
     return outcome
   }

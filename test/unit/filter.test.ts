@@ -514,6 +514,40 @@ t.test('what a round has read for the policy before never comes into force', asy
   await follower.close()
 })
 
+t.test('a change waits for the round after one that is bringing the policy before into force', async t => {
+  const tables: ByteRange[][] = []
+  let begun = (): void => undefined
+  let release = (): void => undefined
+  const [held, hold] = [begun, release].map((_, index) =>
+    new Promise<void>(resolve => (index === 0 ? (begun = resolve) : (release = resolve))),
+  ) // prettier-ignore
+  const follower = new RangeFollower({
+    ...{ policy: policy([3]), sizeBytes: disk, device: 'disk.img', settleMs: 5 },
+    readEntries: async () => gpt,
+    findFileSystems: async () => [],
+    readFiles: async () => reading([]),
+    isWritten: () => false,
+    watchRanges: async () => 0,
+    setRanges: async ({ excluded }) => {
+      begun()
+      await hold
+      tables.push(fromTable(excluded))
+      return { refused: -1, why: '' }
+    },
+    log: () => undefined,
+  })
+  await follower.start()
+  follower.watched()
+  await held
+  const change = follower.change(policy([], [range(0n, 5n)]))
+  await new Promise(resolve => setTimeout(resolve, 30))
+  release()
+  await change
+  t.strictSame(tables.at(-1), [range(0n, 5n)])
+  t.equal(tables.length, 2)
+  await follower.close()
+})
+
 t.test('a read that fails is a table that is not known: the step is closed all the same', async t => {
   let broken = false
   const { follower, tables, messages } = rig(() => {
