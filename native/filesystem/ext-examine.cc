@@ -5,13 +5,98 @@
 
 namespace understudy::filesystem {
 
-void Examination::run(std::vector<uint64_t> blocks) {
+namespace {
+
+// visit(run) for what is left out in a group, and free as its bitmap has it; until it says false.
+template <typename Visit>
+void visit_free(const ExtState &state, uint32_t group, const uint8_t *bitmap, Visit visit) {
+  const Geometry &geometry = state.geometry;
+  const uint64_t begin = geometry.first_block + uint64_t{group} * geometry.blocks_per_group, end = begin + geometry.blocks_per_group;
+  auto at = state.left_out.upper_bound(begin);
+  if (at != state.left_out.begin()) --at;
+  Run free{0, 0};
+  for (; at != state.left_out.end() && at->first < end; ++at) {
+    const uint64_t to = std::min(at->first + at->second.blocks, end);
+    for (uint64_t one = std::max(at->first, begin); one < to; one++) {
+      const uint64_t bit = (one - begin) / geometry.cluster_blocks;
+      if (bitmap[bit / 8] >> bit % 8 & 1) continue;
+      if (free.blocks && free.start + free.blocks == one) {
+        free.blocks++;
+        continue;
+      }
+      if (free.blocks && !visit(free)) return;
+      free = {one, 1};
+    }
+  }
+  if (free.blocks) visit(free);
+}
+
+// visit(index, inode) for inodes that are watched and are not as they were; until it says false.
+template <typename Visit>
+void visit_changed(const ExtState &state, uint32_t first, const uint8_t *table, Visit visit) {
+  const Geometry &geometry = state.geometry;
+  const uint32_t end = first + geometry.block_bytes / geometry.inode_bytes;
+  auto at = std::lower_bound(state.inodes.begin(), state.inodes.end(), first, [](const WatchedInode &one, uint32_t number) { return one.number < number; });
+  for (; at != state.inodes.end() && at->number < end; ++at) {
+    if (at->gone) continue;
+    struct ext2_inode inode;
+    memcpy(&inode, &table[size_t{at->number - first} * geometry.inode_bytes], sizeof inode);
+    const bool kind = at->directory ? LINUX_S_ISDIR(inode.i_mode) : LINUX_S_ISREG(inode.i_mode);
+    if (kind && inode.i_generation == at->generation && inode.i_links_count == at->links && hash_map(inode) == at->map_hash && !is_deleted(inode, geometry)) continue;
+    if (!visit(static_cast<uint32_t>(at - state.inodes.begin()), inode)) return;
+  }
+}
+
+bool has_all_names(const ExtState &state, const DirectoryBlock &own, const uint8_t *content) {
+  std::vector<uint64_t> wanted;
+  for (const uint32_t index : own.names)
+    if (!state.names[index].gone) wanted.push_back(state.names[index].hash);
+  std::sort(wanted.begin(), wanted.end());
+  std::vector<bool> found(wanted.size());
+  size_t left = wanted.size();
+  const bool good = visit_entries(content, state.geometry.block_bytes, [&](uint32_t inode, std::string_view name) {
+    const auto at = std::lower_bound(wanted.begin(), wanted.end(), hash_name(inode, name));
+    if (at == wanted.end() || *at != hash_name(inode, name) || found[static_cast<size_t>(at - wanted.begin())]) return;
+    found[static_cast<size_t>(at - wanted.begin())] = true, left--;
+  });
+  return good && left == 0;
+}
+
+}  // namespace
+
+Glance glance(const ExtState &state, uint64_t block, const LoadContent &load, std::vector<uint8_t> &content) {
+  if (block == 1024 / state.geometry.block_bytes) return Glance::kMatters;
+  const auto group = state.bitmap_groups.find(block);
+  bool look = group != state.bitmap_groups.end();
+  if (!state.may_watch(block)) return look ? Glance::kLook : Glance::kNothing;
+  const auto node = state.nodes.find(block);
+  if (node != state.nodes.end() && !state.inodes[node->second].gone) return Glance::kMatters;
+  const auto table = state.inode_blocks.find(block);
+  const auto own = state.directory_blocks.find(block);
+  const bool live = own != state.directory_blocks.end() && state.inodes[own->second.directory].users > 0;
+  if (!look && !live && table == state.inode_blocks.end()) return Glance::kNothing;
+  if (!load(content.data())) return Glance::kMatters;
+  bool matters = live && !has_all_names(state, own->second, content.data());
+  if (look) visit_free(state, group->second, content.data(), [&](const Run &) { return matters = true, false; });
+  if (table != state.inode_blocks.end()) visit_changed(state, table->second, content.data(), [&](uint32_t, const struct ext2_inode &) { return matters = true, false; });
+  return matters ? Glance::kMatters : look || live ? Glance::kLook : Glance::kNothing;
+}
+
+void Examination::run(const std::vector<uint64_t> &blocks, const std::vector<Glance> &glances) {
   const uint64_t super_block = 1024 / state_.geometry.block_bytes;
   std::vector<uint64_t> watched;
-  for (const uint64_t block : blocks) {
+  bool live = false;
+  for (size_t i = 0; i < blocks.size(); i++) {
+    const uint64_t block = blocks[i];
+    const Glance seen = i < glances.size() ? glances[i] : Glance::kUnseen;
+    if (seen == Glance::kNothing) continue;
+    if (seen == Glance::kLook) {
+      findings_.look = true;
+      continue;
+    }
     if (block == super_block) superblock(block);
-    if (const auto group = state_.bitmap_groups.find(block); group != state_.bitmap_groups.end()) findings_.look = true;
-    if (state_.watches(block)) watched.push_back(block);
+    if (state_.bitmap_groups.count(block)) findings_.look = true;
+    if (state_.watches(block)) watched.push_back(block), live |= is_live_directory(block);
   }
   if (watched.size() > kWatchedMax) findings_.stale = "a transaction with more metadata than is looked at";
   // What is free first: then whatever a file has lost besides has gone to somebody.
@@ -33,8 +118,8 @@ void Examination::run(std::vector<uint64_t> blocks) {
     memcpy(&inode, &content_[place.offset], sizeof inode);
     touch(node->second, inode);
   }
-  // Directories have been walked: their new blocks are known.
-  if (findings_.goes_on()) names(blocks);
+  // Directories have been walked: their new blocks are known. A name may have moved to any block of the transaction.
+  if (findings_.goes_on() && live) names(blocks);
   if (findings_.goes_on()) settle();
   if (findings_.goes_on()) state_.drop(dropped_, findings_.freed);
 }
@@ -46,27 +131,20 @@ void Examination::superblock(uint64_t block) {
   if (identity_of(super) != state_.geometry.identity) findings_.stale = "its superblock has changed";
 }
 
+bool Examination::is_live_directory(uint64_t block) const {
+  const auto own = state_.directory_blocks.find(block);
+  return own != state_.directory_blocks.end() && state_.inodes[own->second.directory].users > 0;
+}
+
 void Examination::bitmap(uint32_t group, uint64_t block) {
   if (!load_(block, content_.data())) return findings_.stale = "metadata cannot be read", void();
-  const Geometry &geometry = state_.geometry;
-  const uint64_t begin = geometry.first_block + uint64_t{group} * geometry.blocks_per_group, end = begin + geometry.blocks_per_group;
-  auto at = state_.left_out.upper_bound(begin);
-  if (at != state_.left_out.begin()) --at;
   std::vector<Run> freed;
-  for (; at != state_.left_out.end() && at->first < end; ++at) {
-    const uint64_t to = std::min(at->first + at->second.blocks, end);
-    for (uint64_t one = std::max(at->first, begin); one < to; one++) {
-      const uint64_t bit = (one - begin) / geometry.cluster_blocks;
-      if (content_[bit / 8] >> bit % 8 & 1) continue;
-      if (!freed.empty() && freed.back().start + freed.back().blocks == one) freed.back().blocks++;
-      else freed.push_back({one, 1});
-    }
-  }
+  visit_free(state_, group, content_.data(), [&](const Run &run) { return freed.push_back(run), true; });
   for (const Run &run : freed) take_out(run);
 }
 
 void Examination::take_out(const Run &run) {
-  findings_.freed.push_back(run);
+  findings_.freed.push_back(run), findings_.changed = true;
   const uint64_t end = run.start + run.blocks;
   auto at = state_.left_out.upper_bound(run.start);
   if (at != state_.left_out.begin()) --at;
@@ -88,23 +166,12 @@ void Examination::take_out(const Run &run) {
 
 void Examination::inode_table(uint64_t block, uint32_t first) {
   if (!load_(block, content_.data())) return findings_.stale = "metadata cannot be read", void();
-  const Geometry &geometry = state_.geometry;
   const std::vector<uint8_t> table = content_;
-  const uint32_t end = first + geometry.block_bytes / geometry.inode_bytes;
-  const auto from = std::lower_bound(state_.inodes.begin(), state_.inodes.end(), first, [](const WatchedInode &one, uint32_t number) { return one.number < number; });
-  for (auto at = from; at != state_.inodes.end() && at->number < end && findings_.goes_on(); ++at) {
-    const auto index = static_cast<uint32_t>(at - state_.inodes.begin());
-    if (at->gone) continue;
-    struct ext2_inode inode;
-    memcpy(&inode, &table[size_t{at->number - first} * geometry.inode_bytes], sizeof inode);
-    const bool kind = at->directory ? LINUX_S_ISDIR(inode.i_mode) : LINUX_S_ISREG(inode.i_mode);
-    if (kind && inode.i_generation == at->generation && inode.i_links_count == at->links && hash_map(inode) == at->map_hash && !is_deleted(inode, geometry)) continue;
-    touch(index, inode);
-  }
+  visit_changed(state_, first, table.data(), [&](uint32_t index, const struct ext2_inode &inode) { return touch(index, inode), findings_.goes_on(); });
 }
 
 void Examination::touch(uint32_t index, const struct ext2_inode &inode) {
-  touched_[index] = true;
+  touched_[index] = findings_.changed = true;
   if (state_.inodes[index].directory) directory(index, inode);
   else file(index, inode);
 }
@@ -200,9 +267,9 @@ void Examination::names(const std::vector<uint64_t> &blocks) {
       if (at != found.end() && at->second == block) {
         stay.push_back(index);
       } else if (at != found.end()) {
-        state_.directory_blocks[at->second].names.push_back(index);
+        state_.directory_blocks[at->second].names.push_back(index), findings_.changed = true;
       } else {
-        name.gone = true;
+        name.gone = findings_.changed = true;
         state_.inodes[name.target].names_left--;
         counted_.push_back(name.target);
         if (--state_.inodes[name.directory].users == 0) state_.release(name.directory);

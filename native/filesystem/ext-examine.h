@@ -8,10 +8,17 @@
 
 namespace understudy::filesystem {
 
+// What a block of a transaction says by itself, when it comes into the log: most change nothing for the files that are left
+// out, and need not be looked at when their commit comes, which clients wait for.
+enum class Glance : uint8_t { kUnseen, kNothing, kLook, kMatters };
+using LoadContent = std::function<bool(uint8_t *data)>;
+Glance glance(const ExtState &state, uint64_t block, const LoadContent &load, std::vector<uint8_t> &content);
+
 struct Findings {
   std::vector<Run> freed;
   std::string step, stale;  // why
   bool look = false;
+  bool changed = false;  // what is known is not what it was: no glance holds any more
   bool goes_on() const { return step.empty() && stale.empty(); }
 };
 
@@ -20,13 +27,15 @@ class Examination {
   // load: blocks as they are behind it. building: files in doubt are given up (and told as freed), which takes no step.
   Examination(ExtState &state, LoadBlock load, bool building, Findings &findings)
       : state_(state), load_(std::move(load)), building_(building), findings_(findings), content_(state.geometry.block_bytes) {}
-  void run(std::vector<uint64_t> blocks);
+  // glances: one for each of the first blocks, of this state.
+  void run(const std::vector<uint64_t> &blocks, const std::vector<Glance> &glances);
 
  private:
   // What is looked at of one transaction.
   static constexpr size_t kWatchedMax = 32'768, kTreeBlocksMax = 1024, kDirectoryBlocksMax = 1u << 18;
 
   void superblock(uint64_t block);
+  bool is_live_directory(uint64_t block) const;
   void bitmap(uint32_t group, uint64_t block);
   void take_out(const Run &run);
   void inode_table(uint64_t block, uint32_t first);

@@ -224,9 +224,12 @@ class Reader {
 
 uint64_t hash_name(uint32_t inode, std::string_view name) {
   // What begins with the inode's number alone would let it and a short name make up for each other.
-  uint64_t hash = (0xcbf29ce484222325 ^ inode) * 0x9e3779b97f4a7c15;
-  hash ^= hash >> 32;
-  for (const char byte : name) hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
+  uint64_t hash = (0xcbf29ce484222325 ^ inode ^ name.size() << 32) * 0x9e3779b97f4a7c15;
+  for (size_t at = 0; at < name.size(); at += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    memcpy(&word, name.data() + at, std::min(sizeof word, name.size() - at));
+    hash = (hash ^ hash >> 32 ^ word) * 0x9e3779b97f4a7c15;
+  }
   return (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9;
 }
 

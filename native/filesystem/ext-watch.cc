@@ -60,7 +60,7 @@ class ExtWatch final : public Watch {
   Verdict wrote(uint64_t offset, uint64_t bytes) override {
     if (spent_ || bytes == 0) return {};
     bool super = false, head = false, log = false;
-    in_place_.clear(), torn_ = false;
+    in_place_.clear(), log_pieces_.clear(), torn_ = false;
     const uint64_t size = state_.geometry.block_bytes;
     space_.unmap(offset, bytes, [&](uint64_t at, uint64_t run) {
       const uint64_t first = at / size, last = (at + run - 1) / size;
@@ -68,7 +68,7 @@ class ExtWatch final : public Watch {
       recent_.add(first, last);
       super = super || (at < kSuperblockOffset + sizeof super_ && at + run > kSuperblockOffset);
       head = head || holds(committed_.journal.place(0));
-      if (committed_.cursor.at != 0) log = touches_log(at, run) || log;
+      if (committed_.cursor.at != 0 && committed_.journal.spans(first, last)) log = touches_log(at, run) || log, log_pieces_.push_back({at, run});
       for (uint64_t block = first; block <= last;) {
         if (!state_.may_watch(block)) {
           block = (block / ExtState::kChunkBlocks + 1) * ExtState::kChunkBlocks;
@@ -78,7 +78,7 @@ class ExtWatch final : public Watch {
         block++;
       }
     });
-    if (!super && !head && !log && in_place_.empty()) return {};
+    if (!super && !head && !log && in_place_.empty()) return glance_at_log(), Verdict{};
     Findings findings;
     const uint32_t before = committed_.cursor.sequence;
     if (in_place_.size() > kInPlaceMax) findings.stale = "more metadata than is looked at was written at once";
@@ -86,6 +86,7 @@ class ExtWatch final : public Watch {
     if (head) look_at_head(findings), log = true;
     if (!in_place_.empty() && findings.goes_on()) examine_in_place(findings);
     if (log && findings.goes_on()) read_log(findings);
+    if (findings.goes_on()) glance_at_log();
     Verdict said = verdict(findings, true);
     if (committed_.cursor.sequence != before) recent_.clear();
     return said;
@@ -216,7 +217,22 @@ class ExtWatch final : public Watch {
       if (meets(block)) return torn_ |= torn(block), restart_transaction(), true;
     return false;
   }
-  void restart_transaction() { at_ = committed_.cursor, transaction_ = {}, steps_.clear(); }
+  void restart_transaction() { at_ = committed_.cursor, transaction_ = {}, steps_.clear(), glances_.clear(), logged_at_.clear(); }
+
+  // What has come into the log with this write and is no descriptor.
+  void glance_at_log() {
+    const uint64_t size = state_.geometry.block_bytes;
+    for (const ByteRange &piece : log_pieces_) {
+      for (uint64_t block = piece.offset / size; block * size < piece.offset + piece.bytes; block++) {
+        const auto at = logged_at_.find(block);
+        if (at == logged_at_.end()) continue;
+        const Logged &logged = transaction_.blocks[at->second];
+        const bool whole = block * size >= piece.offset && (block + 1) * size <= piece.offset + piece.bytes;
+        content_.resize(size);
+        glances_[at->second] = whole ? glance(state_, logged.block, [&](uint8_t *data) { return committed_.journal.load(logged, data).ok(); }, content_) : Glance::kUnseen;
+      }
+    }
+  }
 
   void read_log(Findings &findings) {
     while (findings.goes_on() && committed_.cursor.at != 0) {
@@ -227,12 +243,18 @@ class ExtWatch final : public Watch {
       if (step == Journal::Step::kBad && torn_) return transaction_.blocks.resize(blocks_before), transaction_.revoked.resize(revoked_before);
       if (step == Journal::Step::kBad) return stale(findings, "its journal: " + committed_.journal.bad());
       steps_.push_back(place);
+      for (size_t i = glances_.size(); i < transaction_.blocks.size(); i++) {
+        glances_.push_back(Glance::kUnseen);
+        if (!building_) logged_at_[committed_.journal.place(transaction_.blocks[i].where)] = static_cast<uint32_t>(i);
+      }
       if (step == Journal::Step::kMore) continue;
-      committed_.take(transaction_), committed_.cursor = at_, steps_.clear();
-      const Transaction whole = std::exchange(transaction_, {});
+      committed_.take(transaction_), committed_.cursor = at_;
+      const Transaction whole = std::move(transaction_);
+      const std::vector<Glance> glances = std::exchange(glances_, {});
+      restart_transaction();
       std::vector<uint64_t> blocks;
       for (const Logged &one : whole.blocks) blocks.push_back(one.block);
-      Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, building_, findings).run(std::move(blocks));
+      Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, building_, findings).run(blocks, glances);
     }
   }
 
@@ -243,7 +265,8 @@ class ExtWatch final : public Watch {
       const bool here = std::binary_search(in_place_.begin(), in_place_.end(), block);
       return (here ? space_.read(block * size, data, size) : committed_.read_block(block, data)).ok();
     };
-    Examination(state_, load, building_, findings).run(in_place_);
+    Examination(state_, load, building_, findings).run(in_place_, {});
+    if (findings.changed) std::fill(glances_.begin(), glances_.end(), Glance::kUnseen);
     findings.look = false;  // a checkpoint says nothing new
   }
 
@@ -275,6 +298,10 @@ class ExtWatch final : public Watch {
   Journal::Cursor at_;             // in the transaction that has begun
   Transaction transaction_;
   std::vector<uint64_t> steps_;    // blocks of the file system with its descriptors
+  std::vector<Glance> glances_;    // of its blocks
+  std::unordered_map<uint64_t, uint32_t> logged_at_;  // block of the file system in the log -> which of its blocks
+  std::vector<ByteRange> log_pieces_;                 // of the file system: what the write that is looked at has of the log
+  std::vector<uint8_t> content_;
   bool torn_ = false;              // the write that is looked at is a piece of a block of the log
   RecentWrites recent_;
   ExtState state_;

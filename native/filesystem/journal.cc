@@ -1,11 +1,12 @@
 #include "filesystem/journal.h"
 
 #include <endian.h>
-#include <ext2fs/ext2fs.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+
+#include "core/crc32c.h"
 
 namespace understudy::filesystem {
 namespace {
@@ -26,12 +27,15 @@ uint32_t be32(const uint8_t *at) {
   return be32toh(value);
 }
 
+// As jbd2_chksum(): not inverted at either end.
+uint32_t checksum_of(uint32_t seed, const void *data, size_t bytes) { return ~crc32c(~seed, data, bytes); }
+
 // With the checksum's own place taken for zeroes.
 uint32_t checksum_without(uint32_t seed, const uint8_t *data, size_t bytes, size_t own) {
   static const uint8_t zeroes[4] = {};
-  uint32_t sum = ext2fs_crc32c_le(seed, data, own);
-  sum = ext2fs_crc32c_le(sum, zeroes, sizeof zeroes);
-  return ext2fs_crc32c_le(sum, data + own + sizeof zeroes, bytes - own - sizeof zeroes);
+  uint32_t sum = checksum_of(seed, data, own);
+  sum = checksum_of(sum, zeroes, sizeof zeroes);
+  return checksum_of(sum, data + own + sizeof zeroes, bytes - own - sizeof zeroes);
 }
 
 Status refused(const std::string &why) { return {ENOTSUP, "read the journal: " + why}; }
@@ -39,7 +43,9 @@ Status refused(const std::string &why) { return {ENOTSUP, "read the journal: " +
 }  // namespace
 
 Journal::Journal(Space space, std::vector<Run> runs, uint32_t block_bytes, uint64_t file_system_blocks)
-    : space_(std::move(space)), runs_(std::move(runs)), block_bytes_(block_bytes), file_system_blocks_(file_system_blocks), block_(block_bytes) {}
+    : space_(std::move(space)), runs_(std::move(runs)), block_bytes_(block_bytes), file_system_blocks_(file_system_blocks), block_(block_bytes) {
+  for (const Run &run : runs_) start_ = end_ == 0 ? run.start : std::min(start_, run.start), end_ = std::max(end_, run.start + run.count);
+}
 
 uint64_t Journal::place(uint32_t block) const {
   auto run = std::upper_bound(runs_.begin(), runs_.end(), block, [](uint32_t at, const Run &one) { return at < one.first; });
@@ -70,7 +76,7 @@ Result<JournalHead> Journal::read_head() const {
     if ((head.features & ~kKnown) != 0 || be32(super + 44) != 0) return refused("it has features that are not known");
     if (be32(super + 64) > 1) return refused("it is shared by several file systems");
   }
-  head.seed = ext2fs_crc32c_le(~0u, super + kSuperblockUuid, kUuidBytes);
+  head.seed = checksum_of(~0u, super + kSuperblockUuid, kUuidBytes);
   if (head.features & (kChecksumV2 | kChecksumV3)) {
     if ((head.features & kChecksumV2) && (head.features & kChecksumV3)) return refused("it has two kinds of checksums");
     if (super[80] != kCrc32c) return refused("its checksums are of a kind that is not known");
@@ -142,8 +148,8 @@ Status Journal::load(const Logged &logged, uint8_t *data) const {
   if (auto status = read(logged.where, data, block_bytes_); !status.ok()) return status;
   if (has_checksums()) {
     const uint32_t sequence = htobe32(logged.sequence);
-    uint32_t sum = ext2fs_crc32c_le(head_.seed, reinterpret_cast<const uint8_t *>(&sequence), sizeof sequence);
-    sum = ext2fs_crc32c_le(sum, data, block_bytes_);
+    uint32_t sum = checksum_of(head_.seed, &sequence, sizeof sequence);
+    sum = checksum_of(sum, data, block_bytes_);
     if (logged.checksum != (head_.features & kChecksumV3 ? sum : sum & 0xffff)) return {EIO, "read the journal: the checksum of a block is wrong"};
   }
   const uint32_t magic = htobe32(kMagic);

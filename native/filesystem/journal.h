@@ -68,6 +68,8 @@ class Journal {
   void adopt(const JournalHead &head) { head_ = head; }
   const JournalHead &head() const { return head_; }
   uint64_t place(uint32_t block) const;  // of the file system
+  // Whether something of it may lie in blocks [first, last] of the file system.
+  bool spans(uint64_t first, uint64_t last) const { return first < end_ && last >= start_; }
   // Looks at the block at the cursor. Why it is bad: bad().
   Step step(Cursor &cursor, Transaction &transaction);
   const std::string &bad() const { return bad_; }
@@ -86,6 +88,7 @@ class Journal {
 
   Space space_;
   std::vector<Run> runs_;
+  uint64_t start_ = 0, end_ = 0;  // all of them, and what lies between
   uint32_t block_bytes_ = 0;
   uint64_t file_system_blocks_ = 0;
   JournalHead head_;

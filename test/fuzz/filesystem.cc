@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // File systems on a device that a client writes as it likes: mutated images of ext4, ext2, FAT, exFAT (made at the start) and
 // NTFS, volume groups. Whatever lies there, the reading ends soon, every extent lies in its file system's place,
 // and no byte is two files'.

@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // The journal of an ext4 that a client writes as it likes, and the watch over it: images of mke2fs with transactions of
 // debugfs in their logs, mutated before they are read and while they are watched. Whatever lies there, each step ends,
 // and what a watch tells lies in its place: ranges are of the listing's files, what is freed was left out before.

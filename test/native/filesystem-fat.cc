@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // FAT12, FAT16 and FAT32 as mkfs.fat and mtools make them, exFAT as mkfs.exfat does (its files are written here, and
 // fsck.exfat finds nothing wrong with them): what is listed as a file's is that file's data, up to its last byte;
 // everything else is left to be replicated.

@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // timeout: 200
 // The watch under a real kernel: a user-mode-linux guest mounts an ext4 that this program serves (NBD), and changes it at
 // random. Each write goes to the master's image, then to the watch, then to the standby's image, less what is left out.

@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // NTFS: as mkfs.ntfs and ntfscp make it, as the driver ntfs-3g has left it (images/ntfs.img.gz), and with records of its
 // file table changed: what is listed as a file's is that file's data, up to its last byte; everything else is left to be replicated.
 #include <algorithm>

@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // Where file systems lie: in partitions, beside what cannot be read, and in LVM2's logical volumes. The volume groups
 // are written here as LVM2 2.03 writes them (the image that lvm2 itself made is read in the same way; it takes root and loop devices).
 #include "filesystem-support.h"

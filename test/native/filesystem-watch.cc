@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // What a watch says to the writes of a client: which ranges may still be left out.
 #include "filesystem-support.h"
 
@@ -101,8 +101,14 @@ class Client {
       if (now.compare(block * block_, block_, before, block * block_, block_) != 0) blocks.push_back(block);
     for (const uint64_t block : blocks) put("fs.img", block * block_, before.substr(block * block_, block_));
     Verdict all;
-    const auto piece = [&](uint64_t offset, uint64_t bytes) {
-      put("fs.img", offset, now.substr(offset, bytes));
+    // What lay in the place of a logged block before.
+    const auto home = [&](uint64_t block) {
+      for (const auto &[place, bytes] : committed_)
+        if (now.compare(block * block_, block_, bytes) == 0) return before.substr(place * block_, block_);
+      return now.substr(block * block_, block_);
+    };
+    const auto piece = [&](uint64_t offset, uint64_t bytes, const std::string &other = "") {
+      put("fs.img", offset, other.empty() ? now.substr(offset, bytes) : other);
       const Verdict verdict = watch.wrote(offset, bytes);
       if (!verdict.why.empty()) printf("# %s\n", verdict.why.c_str());
       all.freed.insert(all.freed.end(), verdict.freed.begin(), verdict.freed.end());
@@ -117,8 +123,12 @@ class Client {
     if (how == "in halves" || how == "in halves, the second one first")
       for (const uint64_t block : log)
         for (const uint64_t into : how == "in halves" ? std::vector<uint64_t>{0, half} : std::vector<uint64_t>{half, 0}) piece(block * block_ + into, half);
-    if (how == "twice")
-      for (const uint64_t block : log) piece(block * block_, block_), piece(block * block_, block_);
+    if (how == "twice, as they were before first")
+      for (const uint64_t block : log) {
+        const std::string first = home(block);
+        if (now.compare(block * block_, block_, first) != 0) piece(block * block_, block_, first);
+        piece(block * block_, block_);
+      }
     if (how == "as one write") piece(log.front() * block_, (commit + 1 - log.front()) * block_);
     else if (how.find("halves") != std::string::npos) piece(commit * block_, half), piece(commit * block_ + half, half);
     else piece(commit * block_, block_);
@@ -439,7 +449,7 @@ void growing() {
 // A transaction with several descriptors, as it may come from a client.
 void orders_of_writes() {
   for (const char *journal : {"", "-c -v 3"}) {
-    for (const char *how : {"backwards", "in halves", "in halves, the second one first", "twice", "as one write"}) {
+    for (const char *how : {"backwards", "in halves", "in halves, the second one first", "twice, as they were before first", "as one write"}) {
       Client client(*journal ? "" : "-O ^metadata_csum,^64bit,^metadata_csum_seed", "tree", 1024, journal);
       const Listing listing = client.list();
       auto watch = client.watch(listing, "/tmp/");

@@ -1,4 +1,4 @@
-// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc  libs: -lblkid -lext2fs -lcom_err
+// sources: native/filesystem/*.cc native/partition/*.cc native/core/core.cc native/core/crc32c.cc  libs: -lblkid -lext2fs -lcom_err
 // ext2/3/4 as mke2fs and debugfs make them: what is listed as a file's is that file's data, and all of it; everything
 // else is left to be replicated.
 #include "filesystem-support.h"
