@@ -440,7 +440,12 @@ void growing() {
   client.commit("ln /tmp/holes /tmp/moved\\nunlink /tmp/holes\\n");
   ok(client.logged(*watch.value).kind == Verdict::kStep, "and a name that goes from it is still seen");
 
-  // Names that move into a new block: a block of a directory is copied behind it, and emptied.
+  Client empty("", "tree", 4096, "-c -v 3");
+  auto nothing = empty.watch("/nothing-yet/");
+  nothing.value->start();
+  empty.commit("mkdir /nothing-yet\\nwrite tree/tmp/big /nothing-yet/new\\n");
+  ok(nothing.value->ranges().empty() && empty.logged(*nothing.value).look, "a watch over no file at all says when to look for some");
+
   Client inline_data("-O inline_data -I 256", "tree", 4096, "-c -v 3");
   auto none = inline_data.watch("/tmp/");
   ok(none.ok() && within(none.value->ranges(), inline_data.list(), "/tmp/big", false), "what lies below a directory whose names are in its inode is replicated");
