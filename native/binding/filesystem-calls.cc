@@ -139,10 +139,11 @@ Napi::Value Addon::find_filesystems(Call call) {
 Napi::Value Addon::read_filesystems(Call call) {
   need_started(call.Env());
   const std::string path = call[0].ToString().Utf8Value();
+  const bool followed = call[1].ToBoolean();
   const Promise promise(call.Env(), queue_);
   filesystem::Limits limits;
   limits.cancelled = &leaving_;
-  pool_->submit([this, path, promise, limits] {
+  pool_->submit([this, path, followed, promise, limits] {
     auto fd = open_device(path);
     if (!fd.ok()) return promise.reject(fd.status);
     auto found = find_all(*fd.value, path);
@@ -152,6 +153,7 @@ Napi::Value Addon::read_filesystems(Call call) {
     for (FileSystem &one : reading->found) {
       reading->listings.emplace_back();
       packed->emplace_back();
+      if (followed && one.unread.empty() && !filesystem::can_be_followed(one)) one.unread = one.kind + " cannot be followed while it is in use";
       if (!one.unread.empty()) continue;
       auto listing = filesystem::list_files(one, limits);
       if (listing.status.error == ECANCELED) return promise.reject(listing.status);

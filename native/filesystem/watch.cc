@@ -9,6 +9,8 @@
 
 namespace understudy::filesystem {
 
+bool can_be_followed(const FileSystem &one) { return one.kind == "swap" || is_ext(one.kind); }
+
 Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,
                                           const Limits &limits) {
   CHECK(left_out.size() == listing.files.size());

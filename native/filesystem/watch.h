@@ -57,6 +57,9 @@ class Watch {
   virtual Verdict wrote(uint64_t offset, uint64_t bytes) = 0;
 };
 
+// Whether there is a watch for file systems of its kind.
+bool can_be_followed(const FileSystem &one);
+
 // left_out: one byte for each of listing.files; not 0: is left out. An error says why nothing of this file system can be
 // left out while it is in use ("it has no journal"): all of it is replicated.
 Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,

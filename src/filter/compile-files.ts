@@ -53,7 +53,7 @@ export interface FileAccount {
 
 export interface CompiledFiles {
   account: FileAccount
-  /** For each file system: one byte a file, 1 is left out; undefined: none is. */
+  /** For each file system of which a rule speaks: one byte a file, 1 is left out; undefined: none can be. */
   leftOut: (Uint8Array | undefined)[]
 }
 
@@ -95,7 +95,8 @@ export async function compileFiles(
     })
     const chosen = rules.some(rule => rule.kind === 'only')
     const decided = await decide(content.listing, applying, chosen, account)
-    if (account.leftOutFiles > 0) leftOut[leftOut.length - 1] = decided
+    // With none of them now there may be some tomorrow.
+    if (applying.length > 0 && account.replicatedBecause === '') leftOut[leftOut.length - 1] = decided
   }
   return { account: { fileSystems, rules: accounts }, leftOut }
 }

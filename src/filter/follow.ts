@@ -44,8 +44,8 @@ export interface FollowerOptions {
   readEntries: () => Promise<readonly TableEntry[]>
   /** addon.findFilesystems(path). */
   findFileSystems: () => Promise<readonly FileSystemContent[]>
-  /** addon.readFilesystems(path). */
-  readFiles: () => Promise<FileReading>
+  /** addon.readFilesystems(path, followed). */
+  readFiles: (followed: boolean) => Promise<FileReading>
   /** Whether clients have written since it was asked last. */
   isWritten: () => boolean
   /** addon.watchRanges(volume, ...). */
@@ -140,7 +140,7 @@ export class RangeFollower {
     const table = asksTable(policy) ? tableOf(await readEntries()) : undefined
     checkPolicy(policy, table, sizeBytes, device)
     const reads = policy.files !== undefined && !quick
-    const compiled = await this.#compile({ table, reading: reads ? await readFiles() : undefined }, policy)
+    const compiled = await this.#compile({ table, reading: reads ? await readFiles(false) : undefined }, policy)
     this.#keepPlaces(table, policy)
     if (policy.files === undefined || compiled.files === undefined) return { compiled, warnings: [] }
     try {
@@ -388,7 +388,7 @@ export class RangeFollower {
     try {
       const table = asksTable(policy) ? tableOf(await readEntries()) : undefined
       what = 'file systems'
-      return { table, reading: policy.files === undefined ? undefined : await readFiles() }
+      return { table, reading: policy.files === undefined ? undefined : await readFiles(true) }
     } catch (error) {
       log('warn', `read the ${what} of ${device}: ${describe(error)}`)
       return { table: undefined, reading: policy.files === undefined ? undefined : nothingRead }

@@ -91,10 +91,10 @@ function unread({ listing, ...place }: FileSystemContent, why: string): FileSyst
 }
 
 /** For each file system out of which files are left: why it cannot be followed; else ''. */
-function notFollowed({ leftOut }: CompiledFiles, { fileSystems }: MadeWatches): string[] {
-  return leftOut.map((files, index) => {
+function notFollowed({ account }: CompiledFiles, { fileSystems }: MadeWatches): string[] {
+  return account.fileSystems.map(({ leftOutFiles }, index) => {
     const one = fileSystems[index]
-    return files === undefined || one?.followed === true ? '' : (one?.why ?? '')
+    return leftOutFiles === 0 || one?.followed === true ? '' : (one?.why ?? '')
   })
 }
 

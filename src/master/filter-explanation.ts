@@ -26,7 +26,7 @@ export async function explainFilter(
   const rules = asked.length > 0 ? asked : (policyOf(volume.config).files?.rules ?? [])
   try {
     const { device, name } = volume.config
-    const reading = await readFiles(addon, device).catch((error: unknown) => {
+    const reading = await readFiles(addon, device, false).catch((error: unknown) => {
       throw new NativeError(`filter: volume '${name}'`, error)
     })
     try {

@@ -132,8 +132,8 @@ async function prepareVolume(
     device: config.device,
     readEntries: () => deps.addon.partitions(config.device),
     findFileSystems: () => deps.addon.findFilesystems(config.device),
-    readFiles: () =>
-      readFiles(deps.addon, config.device).catch((error: unknown) => {
+    readFiles: followed =>
+      readFiles(deps.addon, config.device, followed).catch((error: unknown) => {
         throw new NativeError(`volume ${config.name}`, error)
       }),
     isWritten: () => deps.engine.isWritten(index),

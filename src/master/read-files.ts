@@ -4,8 +4,12 @@ import type { Addon } from '../native/binding.js'
 
 export type ReadingCalls = 'readFilesystems' | 'forgetReading' | 'makeWatches' | 'forgetWatches'
 
-export async function readFiles(addon: Pick<Addon, ReadingCalls>, path: string): Promise<FileReading> {
-  const { reading, contents } = await addon.readFilesystems(path)
+export async function readFiles(
+  addon: Pick<Addon, ReadingCalls>,
+  path: string,
+  followed: boolean,
+): Promise<FileReading> {
+  const { reading, contents } = await addon.readFilesystems(path, followed)
   return {
     contents,
     makeWatches: (leftOut, rangesMax) => addon.makeWatches(reading, leftOut, rangesMax),

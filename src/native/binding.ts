@@ -473,9 +473,9 @@ export interface Addon {
   /**
    * The file systems of a device, and the files of those that can be read (native/filesystem): bytes count from the
    * start of the device. Reads on a worker, for two minutes at most each. Rejects when the device cannot be read. Until
-   * forgetReading() the addon keeps what it has read.
+   * forgetReading() the addon keeps what it has read. `followed`: not the files of those that cannot be followed.
    */
-  readFilesystems(path: string): Promise<{ reading: number; contents: FileSystemContent[] }>
+  readFilesystems(path: string, followed: boolean): Promise<{ reading: number; contents: FileSystemContent[] }>
   forgetReading(reading: number): void
   /**
    * For setRanges(): follows, from the moment of the reading on, the files that are to be left out: for each file system

@@ -59,6 +59,7 @@ function made(files: MadeFile[], other: Partial<FileSystemContent & FileListing>
       sizeBytes: 1 << 20,
       blockBytes: 4096,
       unread,
+
       locatedBy: new Float64Array(),
     },
     listing: {

@@ -382,6 +382,21 @@ t.test(
   },
 )
 
+t.test(
+  'a file system out of which nothing is left out yet is followed, and none that cannot be is refused',
+  async t => {
+    const { follower, device } = fileRig()
+    const empty = swapAt(0)
+    if (empty.listing !== undefined) empty.listing.names = new TextEncoder().encode('none')
+    device.contents = [empty]
+    const { files } = await follower.start()
+    t.match(files, { followed: [{ kind: 'swap' }], account: { fileSystems: [{ leftOutFiles: 0 }] } })
+    device.unfollowed = 'it has no journal'
+    t.match((await follower.start()).files, { followed: [], unfollowed: [] })
+    await follower.close()
+  },
+)
+
 t.test('files that have grown are read in the background, once in a while, without waiting for quiet', async t => {
   const { follower, events } = fileRig()
   await follower.start()
