@@ -196,6 +196,7 @@ export class Run {
       `written ${MiB(writtenBytes)}, ${MiB(leftOutBytes)} of it of left-out files; since the master's start ` +
         `${MiB(status?.savedBytes ?? 0)} were not sent; left out now ${MiB(status?.leftOutBytes ?? 0)} in ${status?.rangeCount ?? 0} ranges`,
     )
+    for (const { place, why } of status?.replicatedWhole ?? []) this.#say(`${place} is replicated whole: ${why}`)
     if (!this.#onlyLooks) return
     const sent = (await this.#sent()) - before.sent
     const chosen = writtenBytes - leftOutBytes + markBytes

@@ -11,7 +11,16 @@
 import { once } from 'node:events'
 import { createServer, type Server, type Socket } from 'node:net'
 import { sleep } from '../support/daemon.js'
-import { CMD, type ExportInfo, NbdClient, NbdEnded, OPT, type Reply, type Request } from '../support/nbd-client.js'
+import {
+  CMD,
+  type ExportInfo,
+  NbdClient,
+  NbdEnded,
+  NbdViolation,
+  OPT,
+  type Reply,
+  type Request,
+} from '../support/nbd-client.js'
 
 const requestMagic = 0x25609513
 const handshake = Buffer.from('4e42444d4147494349484156454f50540003', 'hex')
@@ -126,13 +135,12 @@ export class Tap {
   async #sent(request: Request): Promise<Reply> {
     for (;;) {
       const connected = this.#connected()
-      const client = await connected
       try {
-        const reply = await client.request(request)
-        if (reply.error === 0 || this.#closed) return reply
-        throw new Error(`the master answers with error ${reply.error} (G1)`)
+        const reply = await (await connected).request(request)
+        if (reply.error !== 0) throw new Error(`the master answers with error ${reply.error} (G1)`)
+        return reply
       } catch (error) {
-        if (!(error instanceof NbdEnded) || this.#closed) throw error
+        if (!hasEnded(error) || this.#closed) throw error
         if (this.#client === connected) this.#client = undefined
       }
     }
@@ -156,6 +164,10 @@ export class Tap {
     }
   }
 }
+
+/** Also in the middle of a reply. */
+const hasEnded = (error: unknown): boolean =>
+  error instanceof NbdEnded || (error instanceof NbdViolation && error.message.startsWith('connection ended'))
 
 /** One connection of a guest's kernel: fixed newstyle, simple replies. */
 class Guest {
