@@ -245,7 +245,7 @@ export class RangeFollower {
     const isDone = isLate || (await this.#install(read))
     this.#isLooking = false
     const now = Date.now()
-    this.#nextLookMs = now + Math.max(this.#options.lookMs ?? 2000, lookShare * (now - began))
+    this.#nextLookMs = now + Math.max(this.#options.lookMs ?? 250, lookShare * (now - began))
     if (!isDone || this.#looksAgain) {
       this.#looksAgain = false
       this.look()
