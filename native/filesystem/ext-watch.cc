@@ -221,6 +221,7 @@ class ExtWatch final : public Watch {
 
   // What has come into the log with this write and is no descriptor.
   void glance_at_log() {
+    if (logged_at_.empty()) return;
     const uint64_t size = state_.geometry.block_bytes;
     for (const ByteRange &piece : log_pieces_) {
       for (uint64_t block = piece.offset / size; block * size < piece.offset + piece.bytes; block++) {
