@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "binding/addon.h"
 #include "core/fd.h"
@@ -191,13 +192,13 @@ Napi::Value Addon::make_watches(Call call) {
   const auto found = readings_.find(call[0].ToNumber().Uint32Value());
   if (found == readings_.end()) throw Napi::Error::New(call.Env(), "no such reading");
   const Napi::Array asked = call[1].As<Napi::Array>();
-  std::vector<std::vector<uint8_t>> left_out(found->second->found.size());
+  std::vector<std::optional<std::vector<uint8_t>>> left_out(found->second->found.size());
   for (uint32_t i = 0; i < asked.Length() && i < left_out.size(); i++) {
     const Napi::Value one = asked.Get(i);
     if (!one.IsTypedArray() || !found->second->listings[i]) continue;
     const auto bytes = one.As<Napi::Uint8Array>();
     if (bytes.ElementLength() != found->second->listings[i]->files.size()) throw Napi::RangeError::New(call.Env(), "one byte for each file");
-    left_out[i].assign(bytes.Data(), bytes.Data() + bytes.ElementLength());
+    left_out[i].emplace(bytes.Data(), bytes.Data() + bytes.ElementLength());
   }
   const auto ranges_max = static_cast<size_t>(call[2].ToNumber().Int64Value());
   const Promise promise(call.Env(), queue_);
@@ -217,8 +218,8 @@ Napi::Value Addon::make_watches(Call call) {
     const auto made = std::make_shared<Made>();
     for (size_t i = 0; i < left_out.size(); i++) {
       auto &outcome = made->outcomes.emplace_back();
-      if (left_out[i].empty()) continue;
-      auto watch = filesystem::make_watch(reading->found[i], *reading->listings[i], left_out[i], limits);
+      if (!left_out[i]) continue;
+      auto watch = filesystem::make_watch(reading->found[i], *reading->listings[i], *left_out[i], limits);
       if (!watch.ok()) {
         outcome.why = watch.status.message;
         continue;

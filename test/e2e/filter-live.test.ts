@@ -171,6 +171,29 @@ t.test('a swap partition is left out, becomes a file system, and a swap area aga
   await follows(t, observer, [], 'without the rules it is replicated')
 })
 
+// It once was not until a restart: a file system with no file at all was taken for one that no rule speaks of.
+t.test('a file system that has no file yet is followed: those that come are left out', async t => {
+  const files = scratch(t)
+  const make = (path: string, from: string): string =>
+    `truncate -s ${sizeBytes} ${path}; mke2fs -q -F -t ext4 -b 4096 -U 6f1c4fd2-0bd0-4cb5-9e0b-3d4b2b9ac111 ${from} ${path}`
+  const [device, later, tree] = [files.path('disk.img'), files.path('later.img'), files.path('tree')]
+  const script = [
+    `mkdir -p ${tree}/tmp; head -c ${MiB} /dev/zero | tr '\\0' X >${tree}/tmp/scratch`,
+    make(device, ''),
+    make(later, `-d ${tree}`),
+  ]
+  await succeed('sh', ['-ec', `PATH=$PATH:/usr/sbin; ${script.join('\n')}`])
+  const pair = await startPair(t, { device, master: ['--exclude-files', '/tmp/**'] })
+  const observer = new Observer(pair, sizeBytes)
+  const content = readFileSync(later)
+  for (let at = 0; at < sizeBytes; at += MiB) await writeAt(pair, [at, content.subarray(at, at + MiB)])
+  await observer.until('its file is left out', 20_000, async () => {
+    return (await observer.status())?.filter?.leftOutBytes === MiB
+  })
+  await observer.waitInSync()
+  t.equal((await observer.exported()).indexOf('XXXX'), -1, 'as zeroes')
+})
+
 t.test('rules that cannot be kept are refused at start in one line', async t => {
   const files = scratch(t)
   const device = await disk(files)
