@@ -35,6 +35,9 @@ export interface RunOptions {
 /** How the sectors of left-out files begin. */
 const leftOutFolders = ['/run/disk/tmp/', '/run/disk/fsx/tmp/']
 
+/** As long as so little was sent, the standby's log is in its first file, which has all of it. */
+const segmentBytes = 60 << 20
+
 function leftOutBytes(log: Buffer): number {
   let bytes = 0
   for (const folder of leftOutFolders)
@@ -182,7 +185,7 @@ export class Run {
     return (await metric(this.#pair.metrics.master, 'understudy_link_bytes_sent_total')) ?? 0
   }
 
-  /** Bytes of left-out files in the standby's log: all that it was ever sent, until segments are written over. */
+  /** Bytes of left-out files in the standby's log. */
   #received(): number {
     const folder = join(this.#pair.scratch.folder, 'store/.groups', this.#pair.volume, 'segments')
     return readdirSync(folder).reduce((sum, name) => sum + leftOutBytes(readFileSync(join(folder, name))), 0)
@@ -202,8 +205,10 @@ export class Run {
     const chosen = writtenBytes - leftOutBytes + markBytes
     this.#say(
       `sent ${MiB(sent)}, ${(sent / chosen).toFixed(3)} x of ${MiB(chosen)} of chosen data, metadata and marks; ` +
-        `of the left-out files' ${MiB(leftOutBytes)} the standby's log has ${MiB(this.#received() - before.received)}`,
+        `of the left-out files' ${MiB(leftOutBytes)} the master sent ${MiB(leftOutBytes - (status?.savedBytes ?? 0))}`,
     )
+    if (before.sent + sent < segmentBytes)
+      this.#say(`of left-out files ${MiB(this.#received() - before.received)} are in the standby's log`)
   }
 
   #time(): string {
