@@ -68,6 +68,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::watch_ranges>(exports, "watchRanges");
   add<&Addon::set_ranges>(exports, "setRanges");
   add<&Addon::left_out>(exports, "leftOut");
+  add<&Addon::saved_by_rule>(exports, "savedByRule");
   add<&Addon::attach>(exports, "attach");
   add<&Addon::part>(exports, "part");
   add<&Addon::detach>(exports, "detach");

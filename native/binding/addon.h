@@ -73,6 +73,7 @@ class Addon {
   Napi::Value watch_ranges(Call call);
   Napi::Value set_ranges(Call call);
   Napi::Value left_out(Call call);
+  Napi::Value saved_by_rule(Call call);
   Napi::Value attach(Call call);
   Napi::Value part(Call call);
   Napi::Value detach(Call call);

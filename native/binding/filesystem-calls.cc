@@ -200,11 +200,14 @@ Napi::Value Addon::make_watches(Call call) {
     if (bytes.ElementLength() != found->second->listings[i]->files.size()) throw Napi::RangeError::New(call.Env(), "one byte for each file");
     left_out[i].emplace(bytes.Data(), bytes.Data() + bytes.ElementLength());
   }
-  const auto ranges_max = static_cast<size_t>(call[2].ToNumber().Int64Value());
+  const Napi::Array named = call[2].As<Napi::Array>();
+  std::vector<std::string> rules;
+  for (uint32_t i = 0; i < named.Length(); i++) rules.push_back(named.Get(i).ToString().Utf8Value());
+  const auto ranges_max = static_cast<size_t>(call[3].ToNumber().Int64Value());
   const Promise promise(call.Env(), queue_);
   filesystem::Limits limits;
   limits.cancelled = &leaving_;
-  pool_->submit([this, reading = found->second, left_out = std::move(left_out), ranges_max, promise, limits] {
+  pool_->submit([this, reading = found->second, left_out = std::move(left_out), rules = std::move(rules), ranges_max, promise, limits] {
     struct Made {
       std::vector<engine::FollowedFileSystem> followed;
       struct Outcome {
@@ -229,7 +232,10 @@ Napi::Value Addon::make_watches(Call call) {
         made->all.add(offset, offset + bytes);
         outcome.bytes += bytes;
       }
-      made->followed.push_back({reading->fd, std::move(watch.value), place_of(reading->found[i].space)});
+      const Listing &listing = *reading->listings[i];
+      engine::RuleRanges by_rule(rules);
+      for (const auto &extent : listing.extents) by_rule.add(extent.offset, extent.bytes, left_out[i]->at(extent.file));
+      made->followed.push_back({reading->fd, std::move(watch.value), place_of(reading->found[i].space), std::move(by_rule)});
     }
     made->shown = coarse(made->all, ranges_max);
     promise.resolve([this, made](Napi::Env env) -> Napi::Value {

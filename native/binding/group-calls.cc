@@ -266,6 +266,7 @@ Napi::Value Addon::set_ranges(Call call) {
   auto fixed = table_from(call.Env(), call[1]), watched = table_from(call.Env(), call[2]);
   const auto mark = static_cast<uint64_t>(call[3].ToNumber().Int64Value());
   const auto followed = std::make_shared<std::vector<engine::FollowedFileSystem>>(take_watches(call[4].ToNumber().Uint32Value()));
+  for (engine::FollowedFileSystem &one : *followed) one.rules.count_in(volume->saved);
   const Promise promise(call.Env(), queue_);
   group->post([group = group, volume = volume, fixed = std::move(fixed), watched = std::move(watched), mark, followed, promise] {
     promise.resolve([installed = group->set_ranges(*volume, fixed, watched, mark, std::move(*followed))](Napi::Env env) -> Napi::Value {
@@ -286,6 +287,15 @@ Napi::Value Addon::left_out(Call call) {
     promise.resolve([table](Napi::Env env) -> Napi::Value { return array_from(env, *table); });
   });
   return promise.promise();
+}
+
+Napi::Value Addon::saved_by_rule(Call call) {
+  const uint32_t handle = call[0].As<Napi::Number>().Uint32Value();
+  Napi::Object result = Napi::Object::New(call.Env());
+  for (auto &[id, entry] : groups_)
+    if (const engine::Volume *volume = entry->group->volume_by_handle(handle))
+      volume->saved.each([&](const std::string &rule, uint64_t bytes) { result.Set(rule, static_cast<double>(bytes)); });
+  return result;
 }
 
 Napi::Value Addon::attach(Call call) {

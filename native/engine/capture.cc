@@ -94,7 +94,17 @@ void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t e
       from = stop;
     }
   });
-  if (left_out && type == RecordType::kWrite) volume.page.add(kLeftOutBytes, left_out);
+  if (left_out && type == RecordType::kWrite) count_left_out(volume, start, end, left_out);
+}
+
+void Capture::count_left_out(Volume &volume, uint64_t start, uint64_t end, uint64_t bytes) {
+  volume.page.add(kLeftOutBytes, bytes);
+  if (volume.followed.empty()) return;
+  volume.excluded.inside(start, end, [&](uint64_t from, uint64_t to) {
+    volume.fixed.outside(from, to, [&](uint64_t begin, uint64_t stop) {
+      for (const FollowedFileSystem &one : volume.followed) one.rules.saved(begin, stop);
+    });
+  });
 }
 
 void Capture::record_flush(Volume &volume, uint8_t wants) {

@@ -106,6 +106,7 @@ class Capture {
   uint64_t dirty_bytes() const;
 
  private:
+  void count_left_out(Volume &volume, uint64_t start, uint64_t end, uint64_t bytes);
   void give_up_log(uint64_t durable);
   void forget_resent();
   bool find_resume_position(uint64_t received, uint64_t *position) const;

@@ -13,6 +13,7 @@
 #include "engine/device.h"
 #include "engine/marks.h"
 #include "engine/range-table.h"
+#include "engine/rule-savings.h"
 #include "filesystem/watch.h"
 #include "log/dirty-map.h"
 
@@ -127,6 +128,7 @@ struct FollowedFileSystem {
   std::shared_ptr<Fd> fd;  // the watch reads through it
   std::unique_ptr<filesystem::Watch> watch;
   RangeTable place;
+  RuleRanges rules;
 };
 
 struct Volume {
@@ -146,6 +148,7 @@ struct Volume {
   bool replicated = true;  // false: nothing of it, as there is no standby
   uint32_t handle = 0;  // of the addon
   CounterPage page;
+  RuleSavings saved;  // of what is kept from the standby, the part of each rule for files
 
   // Not captured. What comes in or goes out does so at one position: Group::set_ranges().
   RangeTable excluded;

@@ -76,6 +76,8 @@ export interface FileRuleStatus {
   files: number
   /** exclude: what it leaves out now, also when another rule does too; only: what it chooses. Bytes on the device. */
   bytes: number
+  /** exclude: its part of the filter's savedBytes; of files that several match, the first's. only: 0. */
+  savedBytes: number
 }
 
 /** What is in force, and what it does. */
@@ -89,6 +91,8 @@ export interface FilterStatus {
   rangeCount: number
   /** Of clients' writes since the start, what was not sent for any filter. */
   savedBytes: number
+  /** Of these, what no rule of only_files chooses. The rest of what no rule has is by replicate and exclude. */
+  savedNotChosenBytes: number
   rules: FileRuleStatus[]
   /** Where rules for files cannot be kept: all of it is replicated. */
   replicatedWhole: { place: string; why: string }[]

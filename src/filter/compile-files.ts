@@ -53,8 +53,10 @@ export interface FileAccount {
 
 export interface CompiledFiles {
   account: FileAccount
-  /** For each file system of which a rule speaks: one byte a file, 1 is left out; undefined: none can be. */
+  /** For each file system of which a rule speaks: one byte a file, 0 or which of `leftOutBy`, from 1 on; undefined: none can be. */
   leftOut: (Uint8Array | undefined)[]
+  /** The rules, and last, as '', that no rule of --only-files matches. */
+  leftOutBy: string[]
 }
 
 /** All of a volume, for whoever asks what rules would do. */
@@ -71,6 +73,8 @@ export interface FilterExplanation extends FileAccount {
 }
 
 export const largestMax = 10
+/** Stands for a rule where a file is left out because no rule of --only-files matches. */
+export const notChosen = ''
 const filesAtOnce = 2000
 const [fileWords, linkWords, directoryWords] = [6, 4, 3]
 
@@ -91,14 +95,18 @@ export async function compileFiles(
     const applying = rules.flatMap((rule, index) => {
       const own = accounts[index]
       const applies = rule.partition === undefined || rule.partition === content.partition
-      return applies && own !== undefined ? [{ rule, account: own }] : []
+      return applies && own !== undefined ? [{ rule, number: index + 1, account: own }] : []
     })
     const chosen = rules.some(rule => rule.kind === 'only')
-    const decided = await decide(content.listing, applying, chosen, account)
+    const decided = await decide(content.listing, applying, chosen ? rules.length + 1 : 0, account)
     // With none of them now there may be some tomorrow.
     if (applying.length > 0 && account.replicatedBecause === '') leftOut[leftOut.length - 1] = decided
   }
-  return { account: { fileSystems, rules: accounts }, leftOut }
+  return {
+    account: { fileSystems, rules: accounts },
+    leftOut,
+    leftOutBy: [...rules.map(({ text }) => text), notChosen],
+  }
 }
 
 function accountOf({ listing, ...content }: FileSystemContent): FileSystemAccount {
@@ -123,14 +131,19 @@ function accountOf({ listing, ...content }: FileSystemContent): FileSystemAccoun
 
 interface ApplyingRule {
   rule: FileRule
+  /** In leftOutBy, from 1 on. */
+  number: number
   account: RuleAccount
 }
 
-/** One byte a file: 1 is left out. Counts into the accounts on the way. */
+/**
+ * One byte a file: 0, or the number of the first rule that leaves it out by any name, or else `unchosen`, which is 0 without
+ * rules of --only-files. Counts into the accounts on the way.
+ */
 async function decide(
   listing: FileListing,
   rules: readonly ApplyingRule[],
-  chosen: boolean,
+  unchosen: number,
   account: FileSystemAccount,
 ): Promise<Uint8Array> {
   const { files } = listing
@@ -147,24 +160,29 @@ async function decide(
     account.files++
     account.fileBytes += bytes
     let wanted = false
+    let number = Infinity
     let path = ''
     matched.clear()
     for (let link = firstLink; link < firstLink + links; link++) {
       path = names.pathOf(link)
       let excluded = false
-      let only = !chosen
+      let only = unchosen === 0
       for (const one of rules) {
         if (!one.rule.matches(path)) continue
         matched.add(one)
-        if (one.rule.kind === 'exclude') excluded = true
-        else only = true
+        if (one.rule.kind === 'exclude') {
+          excluded = true
+          number = Math.min(number, one.number)
+        } else {
+          only = true
+        }
       }
       wanted ||= only && !excluded
     }
     const out = !wanted && held === 0 && account.replicatedBecause === ''
     for (const one of matched) count(one.account, { path, bytes }, out)
     if (!out) continue
-    leftOut[file] = 1
+    leftOut[file] = Number.isFinite(number) ? number : unchosen
     account.leftOutFiles++
     account.leftOutBytes += bytes
   }

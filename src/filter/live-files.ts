@@ -21,7 +21,11 @@ import type { PartitionTable } from './table.js'
 /** What the addon has read of a device, and keeps until it is forgotten. */
 export interface FileReading {
   contents: readonly FileSystemContent[]
-  makeWatches: (leftOut: readonly (Uint8Array | undefined)[], rangesMax: number) => Promise<MadeWatches>
+  makeWatches: (
+    leftOut: readonly (Uint8Array | undefined)[],
+    leftOutBy: readonly string[],
+    rangesMax: number,
+  ) => Promise<MadeWatches>
   forgetWatches: (watches: number) => void
   forget: () => void
 }
@@ -58,7 +62,7 @@ export async function compileLiveFiles(
 ): Promise<LiveFiles> {
   const contents = reading.contents.map(content => unread(content, held(content)))
   let compiled = await compileFiles(rules, contents)
-  const made = await reading.makeWatches(compiled.leftOut, rangesMax)
+  const made = await reading.makeWatches(compiled.leftOut, compiled.leftOutBy, rangesMax)
   const lost = notFollowed(compiled, made)
   if (lost.some(why => why !== ''))
     compiled = await compileFiles(
@@ -107,10 +111,11 @@ function keepTo(account: FileSystemAccount, outcome: MadeWatches['fileSystems'][
 }
 
 /** For an account of all files: where rules for them cannot be in force. Returns how many ranges they are where they can. */
-export async function remarkUnfollowed({ account, leftOut }: CompiledFiles, reading: FileReading): Promise<number> {
-  const made = await reading.makeWatches(leftOut, rangesMax)
+export async function remarkUnfollowed(compiled: CompiledFiles, reading: FileReading): Promise<number> {
+  const { account, leftOut, leftOutBy } = compiled
+  const made = await reading.makeWatches(leftOut, leftOutBy, rangesMax)
   reading.forgetWatches(made.watches)
-  for (const [index, why] of notFollowed({ account, leftOut }, made).entries())
+  for (const [index, why] of notFollowed(compiled, made).entries())
     if (why !== '')
       account.fileSystems[index]?.remarks.push(`${why}: no rule for them can be in force, all of it is replicated`)
   return made.rangeCount

@@ -329,6 +329,7 @@ export class MasterGroup {
           volume.config,
           volume.follower.current,
           this.#counters.one('volume', volume.counterPage, 'left_out_bytes'),
+          this.#deps.addon.savedByRule(volume.handle),
         ),
       }),
     )

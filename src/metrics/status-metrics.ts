@@ -1,6 +1,6 @@
 /** What `status` shows, in the same words: one sample per volume (or group, where the volumes of a group share it). */
 import { backlogs } from '../core/status-types.js'
-import type { PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
+import type { FileRuleStatus, PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
 import type { MetricDefinition } from './definitions.js'
 import { errorKinds } from './error-counts.js'
 
@@ -72,6 +72,16 @@ export const statusMetrics: MetricDefinition[] = [
           labels: { ...ofVolume(status), rule, kind },
           value: bytes,
         })),
+      ),
+  },
+  {
+    name: 'understudy_filter_rule_saved_bytes_total',
+    type: 'counter',
+    labels: [...volumeLabels, 'rule', 'kind'],
+    help: 'Of a master, for each rule for files of kind exclude: its part of understudy_filter_saved_bytes_total. Kind only, rule "": what no such rule chooses.',
+    samples: ({ volumes }) =>
+      volumes.flatMap(status =>
+        savedByRule(status).map(({ rule, kind, value }) => ({ labels: { ...ofVolume(status), rule, kind }, value })),
       ),
   },
   volumeGauge(
@@ -199,4 +209,15 @@ function peerSamples(status: VolumeStatus, peer: PeerStatus) {
 function unixSeconds(time: string): number {
   const milliseconds = Date.parse(time)
   return Number.isNaN(milliseconds) ? 0 : milliseconds / 1000
+}
+
+function savedByRule({ filter }: VolumeStatus): { rule: string; kind: FileRuleStatus['kind']; value: number }[] {
+  const rules = filter?.rules ?? []
+  const excluded = rules.filter(({ kind }) => kind === 'exclude')
+  return [
+    ...excluded.map(({ rule, kind, savedBytes }) => ({ rule, kind, value: savedBytes })),
+    ...(excluded.length === rules.length
+      ? []
+      : [{ rule: '', kind: 'only' as const, value: filter?.savedNotChosenBytes ?? 0 }]),
+  ]
 }

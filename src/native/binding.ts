@@ -425,6 +425,8 @@ export interface Addon {
   ): Promise<{ refused: number; why: string }>
   /** What is left out now: zeroes at the standby. */
   leftOut(volume: number): Promise<BigUint64Array>
+  /** Bytes that clients wrote and were not sent, by each of the `rules` of makeWatches, since the volume was opened; {} when it is closed. */
+  savedByRule(volume: number): Record<string, number>
   attach(group: number, request: AttachRequest): void
   /** It is on disk that the standby may lack what is acknowledged from here on: after `pairing` with paired = false. */
   part(group: number): void
@@ -479,9 +481,14 @@ export interface Addon {
   forgetReading(reading: number): void
   /**
    * For setRanges(): follows, from the moment of the reading on, the files that are to be left out: for each file system
-   * one byte a file (not 0: left out), or undefined.
+   * one byte a file (0: not; else which of `rules` leaves it out, from 1 on), or undefined.
    */
-  makeWatches(reading: number, leftOut: readonly (Uint8Array | undefined)[], rangesMax: number): Promise<MadeWatches>
+  makeWatches(
+    reading: number,
+    leftOut: readonly (Uint8Array | undefined)[],
+    rules: readonly string[],
+    rangesMax: number,
+  ): Promise<MadeWatches>
   /** Of makeWatches(), that no setRanges() got. */
   forgetWatches(watches: number): void
 

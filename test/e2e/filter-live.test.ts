@@ -3,7 +3,8 @@
  * Rules for files that are in force: a swap area that is left out while clients write to it, that becomes a file system
  * and a swap area again without I/O being stopped, every export being a cut on the way; and what is refused.
  */
-import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
 import {
@@ -123,7 +124,7 @@ t.test('a swap partition is left out, becomes a file system, and a swap area aga
     leftOutBytes: 8 * MiB - page,
     rangeCount: 1,
     savedBytes: saved,
-    rules: [{ rule: '/swap', bytes: 8 * MiB - page }, { files: 0 }, { files: 0 }],
+    rules: [{ rule: '/swap', bytes: 8 * MiB - page, savedBytes: saved }, { savedBytes: 0 }, { savedBytes: 0 }],
     replicatedWhole: [{ place: 'partition 3 (luks)', why: 'it is encrypted' }],
   })
   await metricBecomes(t, pair.metrics.master, 'understudy_filter_saved_bytes_total', saved)
@@ -192,6 +193,44 @@ t.test('a file system that has no file yet is followed: those that come are left
   })
   await observer.waitInSync()
   t.equal((await observer.exported()).indexOf('XXXX'), -1, 'as zeroes')
+})
+
+t.test('what is not sent is counted for the rule that leaves it out', async t => {
+  const files = scratch(t)
+  const device = await sparseFile(files.path('disk.img'), sizeBytes)
+  const tree = files.path('tree')
+  const letters = { swapfile: 'A', 'tmp/x': 'B', 'db/data': 'C', other: 'D' }
+  for (const [name, letter] of Object.entries(letters)) {
+    mkdirSync(dirname(join(tree, name)), { recursive: true })
+    writeFileSync(join(tree, name), Buffer.alloc(MiB, letter))
+  }
+  await succeed('sh', ['-ec', `PATH=$PATH:/usr/sbin; mke2fs -q -F -t ext4 -b 4096 -d ${tree} ${device}`])
+  const content = readFileSync(device)
+  const places = Object.values(letters).map(letter => content.indexOf(Buffer.alloc(16 * page, letter)))
+  const [swapfile = 0, temporary = 0, database = 0, other = 0] = places
+  const excluded = ['/swapfile', '/tmp/**', '/*file'].flatMap(rule => ['--exclude-files', rule])
+  const ranges = ['--exclude', `${swapfile}+${page}`]
+  const pair = await startPair(t, { device, master: [...excluded, '--only-files', '/db/**', ...ranges] })
+  const observer = new Observer(pair, sizeBytes)
+  await observer.waitInSync()
+
+  const bytes = (pages: number): Buffer => Buffer.alloc(pages * page, 'Z')
+  await writeAt(pair, [swapfile, bytes(4)], [temporary, bytes(2)], [database, bytes(1)], [other, bytes(5)])
+  const filter = async (): Promise<unknown> => (await observer.status())?.filter
+  const metric = 'understudy_filter_rule_saved_bytes_total'
+  await metricBecomes(t, pair.metrics.master, metric, 2 * page, { rule: '/tmp/**', kind: 'exclude' })
+  await metricBecomes(t, pair.metrics.master, metric, 5 * page, { rule: '', kind: 'only' })
+  t.match(await filter(), {
+    savedBytes: 11 * page,
+    savedNotChosenBytes: 5 * page,
+    rules: [{ savedBytes: 3 * page }, { savedBytes: 2 * page }, { savedBytes: 0 }, { savedBytes: 0 }],
+  })
+
+  const changed = await pair.master.command(['filter', pair.volume, '--clear', '--exclude-files', '/tmp/**', '--apply'])
+  t.equal(changed.code, 0, changed.stderr)
+  await writeAt(pair, [swapfile, bytes(4)], [temporary, bytes(2)])
+  await metricBecomes(t, pair.metrics.master, metric, 4 * page, { rule: '/tmp/**', kind: 'exclude' })
+  t.match(await filter(), { savedBytes: 13 * page, rules: [{ rule: '/tmp/**', savedBytes: 4 * page }] })
 })
 
 t.test('rules that cannot be kept are refused at start in one line', async t => {

@@ -78,7 +78,9 @@ function spans(leftOut: CompiledFiles['leftOut'], contents: readonly FileSystemC
   const all = contents.flatMap(({ listing }, index) => {
     const extents = [...(listing?.extents ?? [])]
     return extents.flatMap((offset, at): [number, number][] =>
-      at % 3 === 0 && leftOut[index]?.[extents[at + 2] ?? 0] === 1 ? [[offset, offset + (extents[at + 1] ?? 0)]] : [],
+      at % 3 === 0 && (leftOut[index]?.[extents[at + 2] ?? 0] ?? 0) > 0
+        ? [[offset, offset + (extents[at + 1] ?? 0)]]
+        : [],
     )
   })
   const joined: [number, number][] = []
@@ -133,6 +135,23 @@ t.test('what a rule matches is left out; others, and files that are held, are no
     { files: 5, fileBytes: 20480, leftOutFiles: 3, leftOutBytes: 12288, replicatedBecause: '' },
   ])
 })
+
+t.test(
+  'what leaves a file out is told: the first rule that does, by any name, or that none of --only-files chooses it',
+  async t => {
+    const content = made([
+      { paths: ['/var/tmp/a'], extents: [[0, 4096]] },
+      { paths: ['/srv/swap'], extents: [[4096, 8192]] },
+      { paths: ['/srv/db'], extents: [[8192, 12288]] },
+      { paths: ['/other'], extents: [[12288, 16384]] },
+      { paths: ['/z', '/srv/swap2'], extents: [[16384, 20480]] },
+    ])
+    const exclude = ['partition=9:/**', '/srv/swap*', '/*/swap', '/var/tmp/**']
+    const { leftOut, leftOutBy } = await compileFiles(parseFileRules(exclude, ['/srv/**']), [content])
+    t.strictSame(leftOutBy, [...exclude, '/srv/**', ''])
+    t.strictSame(leftOut, [Uint8Array.of(4, 2, 0, 6, 2)])
+  },
+)
 
 t.test('a file is left out only when all of its names are', async t => {
   const content = made([

@@ -258,6 +258,7 @@ t.test('the table says what needs saying beneath a volume', async t => {
     leftOutBytes: 1024,
     rangeCount: 1,
     savedBytes: 0,
+    savedNotChosenBytes: 0,
   }
   const filtered = {
     ...syncing,

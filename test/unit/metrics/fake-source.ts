@@ -38,8 +38,9 @@ export const masterStatus: VolumeStatus = {
 }
 
 const filter: FilterStatus = {
-  ...{ keys: [], leftOutByRanges: 0, leftOutBytes: 0, rangeCount: 0, savedBytes: 0, replicatedWhole: [] },
-  rules: [{ rule: '/swap', kind: 'exclude', files: 0, bytes: 0 }],
+  ...{ keys: [], leftOutByRanges: 0, leftOutBytes: 0, rangeCount: 0, replicatedWhole: [] },
+  ...{ savedBytes: 0, savedNotChosenBytes: 0 },
+  rules: [{ rule: '/swap', kind: 'exclude', files: 0, bytes: 0, savedBytes: 0 }],
 }
 
 const { backlog: _backlog, logFileBytes: _bytes, logFileMaxBytes: _max, ...masterOnly } = masterStatus

@@ -247,6 +247,10 @@ export class FakeAddon {
     return Promise.resolve(new BigUint64Array())
   }
 
+  savedByRule(): Record<string, number> {
+    return {}
+  }
+
   openGroup(spec: GroupSpec): ReturnType<Addon['openGroup']> {
     this.#call('openGroup')
     this.groups.push(spec)
