@@ -42,6 +42,8 @@ export interface GroupRecord {
   excluded: Record<string, bigint[]>
   /** By volume uuid, where files are left out: of `excluded`, what is so by ranges; the rest may be more than is left out. */
   fixed?: Record<string, bigint[]>
+  /** By volume uuid, where files are left out: the rules and file systems (left-out-record.ts). */
+  basis?: Record<string, string>
   live?: LiveMaps
   clean?: CleanStop
   /** In this start of the host's kernel (bootId) the standby had everything that was acknowledged: give-back.ts. */
@@ -73,6 +75,7 @@ export function readGroup(state: string, group: string): GroupRecord | undefined
     ...(stored['leaseWaived'] === true ? { leaseWaived: true as const } : {}),
     excluded: rangesOf('excluded'),
     ...(stored['fixed'] === undefined ? {} : { fixed: rangesOf('fixed') }),
+    ...(stored['basis'] === undefined ? {} : { basis: textsOf(stored['basis']) }),
   }
   if (typeof stored['paired'] === 'string') record.paired = stored['paired']
   const clean = decodeClean(stored['clean'])
@@ -125,6 +128,11 @@ function asKnown(value: unknown): KnownCopy | undefined {
     known.positions.push({ incarnation, durable })
   }
   return known
+}
+
+function textsOf(value: unknown): Record<string, string> {
+  const entries = Object.entries(asTable(value))
+  return Object.fromEntries(entries.filter((entry): entry is [string, string] => typeof entry[1] === 'string'))
 }
 
 function asTable(value: unknown): Record<string, unknown> {

@@ -4,6 +4,7 @@
  *
  *   excluded  holds all that is left out, and may hold more: the next start compares the rest, as all that newly enters
  *   fixed     of it, what --replicate and --exclude leave out: no more than that
+ *   basis     what all that was made from
  */
 import type { CompiledFilter } from '../filter/follow.js'
 import { rangesMax } from '../filter/live-files.js'
@@ -18,16 +19,38 @@ const rangesOf = (pairs: bigint[] | undefined): ByteRange[] => fromTable(BigUint
 const pairsOf = (ranges: readonly ByteRange[]): bigint[] => [...toTable(ranges)]
 
 /** Before it comes into force. False: the record says all of it already. */
-export function widen(record: GroupRecord, uuid: string, { excluded, byRanges }: CompiledFilter): boolean {
+export function widen(record: GroupRecord, uuid: string, compiled: CompiledFilter): boolean {
+  const { excluded, byRanges } = compiled
   const stored = record.excluded[uuid] ?? []
   const storedFixed = record.fixed?.[uuid]
   const all = pairsOf(coarse(union(rangesOf(stored), fromTable(excluded)), rangesMax))
   // Where no rule for files was in force, what is stored is exact.
   const fixed = pairsOf(intersection(rangesOf(storedFixed ?? stored), fromTable(byRanges)))
-  if (same(all, stored) && storedFixed !== undefined && same(fixed, storedFixed)) return false
+  const basis = basisOf(compiled)
+  if (same(all, stored) && storedFixed !== undefined && same(fixed, storedFixed) && record.basis?.[uuid] === basis)
+    return false
   record.excluded[uuid] = all
   record.fixed = { ...record.fixed, [uuid]: fixed }
+  record.basis = { ...record.basis, [uuid]: basis }
   return true
+}
+
+/**
+ * While the standby gives back: whether what is left out no more is so because files have lost it to somebody, who may have
+ * written there what only the standby has. With other rules, or a file system that cannot be read, it is data that the
+ * standby never had: to take its zeroes would destroy them.
+ */
+export function mayTake(record: GroupRecord, uuid: string, compiled: CompiledFilter): boolean {
+  return record.basis?.[uuid] === basisOf(compiled)
+}
+
+/** The rules, and the file systems that they are in force for. */
+function basisOf({ policy, byRanges, files }: CompiledFilter): string {
+  const rules = (policy.files?.rules ?? []).map(({ kind, text }) => `${kind} ${text}`)
+  const followed = (files?.followed ?? []).map(({ partition, logicalVolume, kind, uuid }) =>
+    [partition, logicalVolume, kind, uuid].join(' '),
+  )
+  return JSON.stringify([[...byRanges].map(String), rules, followed])
 }
 
 export function isMuchMore(record: GroupRecord, uuid: string, left: readonly ByteRange[]): boolean {

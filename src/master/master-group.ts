@@ -59,7 +59,7 @@ import { encodeHanded } from './handed-group.js'
 import { HeldLease } from './held-lease.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
-import { isMuchMore, narrow, widen } from './left-out-record.js'
+import { isMuchMore, mayTake, narrow, widen } from './left-out-record.js'
 import { MapTrust } from './map-trust.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
@@ -195,6 +195,7 @@ export class MasterGroup {
       ...(seed?.isOnlyCopy === true || before?.leaseWaived === true ? { leaseWaived: true as const } : {}),
       excluded: excludedOf(prepared),
       ...fixedOf(prepared),
+      ...(before?.basis === undefined ? {} : { basis: before.basis }),
       // A predecessor of this host has flushed its devices.
       ...(before?.paired === undefined || prepared.handed !== undefined ? {} : { paired: before.paired }),
       ...liveAtOpen(prepared),
@@ -491,6 +492,14 @@ export class MasterGroup {
     const { uuid } = volume.identity
     const { byRanges, watched, files } = compiled
     this.#rangesSet++
+    if (this.isOwed && this.#record.fixed?.[uuid] !== undefined && !mayTake(this.#record, uuid, compiled)) {
+      files?.forget()
+      this.#log.warn(
+        `volume ${volume.config.name}: its rules for files, or its file systems, are not those of before: what was left out stays this side's until everything is given back`,
+      )
+      const kept = BigUint64Array.from(this.#record.excluded[uuid] ?? [])
+      return addon.setRanges(volume.handle, kept, watched, mark, 0)
+    }
     if (files !== undefined || this.#record.fixed?.[uuid] !== undefined) {
       if (widen(this.#record, uuid, compiled)) this.#saveRecord()
       return addon.setRanges(volume.handle, byRanges, watched, mark, files?.watches ?? 0)

@@ -489,6 +489,52 @@ t.test('another filter counts once everything is given back', async t => {
   t.ok(next.fake.calls.includes('setRanges'))
 })
 
+t.test('with other rules for files what was left out is not taken from the standby, which never had it', async t => {
+  for (const [glob, fixed] of [
+    ['/tmp/**', 0n],
+    ['/other/**', 65536n],
+  ] as const) {
+    const place = scratch(t)
+    const rules = (one: string): Partial<GroupConfig> => ({
+      durability: 'received',
+      volumes: [
+        {
+          ...{ name: 'disk1', device: place.device, readOnly: false, direct: false, partitions: [], exclude: [] },
+          files: { exclude: [one], only: [], fallback: 'all' },
+        },
+      ],
+    })
+    const leavesOut = (fake: FakeAddon): FakeAddon =>
+      Object.assign(fake, {
+        makeWatches: async () => ({
+          ...{ watches: 1, fileSystems: [], bytes: 65536, rangeCount: 1 },
+          around: BigUint64Array.of(0n, 65536n),
+        }),
+      })
+    const first = await open(t, place, rules('/tmp/**'), leavesOut(new FakeAddon()))
+    first.welcome()
+    first.inSync(7n)
+    first.fake.emit({ type: 'resync-done', group: 1, sequence: 5n, bytes: 65536n })
+    await new Promise(resolve => setImmediate(resolve))
+    first.fake.emit({ type: 'pairing', group: 1, paired: true })
+    const set: bigint[][] = []
+    const fake = Object.assign(leavesOut(new FakeAddon()), {
+      mapFloor: { incarnation: first.incarnation, durable: 6n },
+      setRanges: (_: number, ranges: BigUint64Array) => {
+        set.push([...ranges])
+        return Promise.resolve({ refused: -1, why: '' })
+      },
+    })
+    const next = await open(t, place, rules(glob), fake, new Map(), undefined, undefined, 'another boot')
+    t.equal(next.group.isOwed, true)
+    t.same([...(fake.groups[0]?.volumes[0]?.excluded ?? [])], [0n, 65536n])
+    t.same([...(fake.groups[0]?.volumes[0]?.fixed ?? [1n])], [], 'all of it may have been given to somebody')
+    fake.emit({ type: 'watched', group: 1, volume: 100 })
+    for (let i = 0; i < 500 && set.length === 0; i++) await new Promise(resolve => setTimeout(resolve, 10))
+    t.same(set, [fixed === 0n ? [] : [0n, fixed]], glob)
+  }
+})
+
 t.test('what cannot be had back is said, and this side serves', async t => {
   for (const [welcome, said] of [
     [{ replicaId: 'another' }, /has not the copy that had every acknowledged write/],
