@@ -15,6 +15,7 @@ enum class Break : int {
   kFreeAtReceived,       // the log frees what the standby has in memory only
   kSwapFilterUnplaced,   // a write that changes the filter opens no step
   kNeverPart,            // a master's files say that the standby has everything, whatever was answered without it
+  kFreedStaysOut,        // what a file system has freed is not captured when it is written
   kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
 };
 extern Break chosen_break;

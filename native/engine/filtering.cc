@@ -6,13 +6,16 @@
 //     look            a reading may find more to leave out: `look`, once until something is read
 #include <algorithm>
 
+#include "core/breakage.h"
 #include "engine/group.h"
 
 namespace understudy::engine {
 
 uint64_t Group::watch(Volume &volume, RangeTable watched) {
   volume.watched = std::move(watched);
-  volume.read_again = volume.look_outstanding = false;
+  volume.look_outstanding = false;
+  // 1. a reading begins  2. all that was dirty has been sent  3. the step must not end before what was read is in force.
+  if (std::exchange(volume.read_again, false)) volume.watch_outstanding = true;
   return volume.watched_writes;
 }
 
@@ -54,6 +57,7 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
   });
   const bool again = volume.watched_writes != mark;
   volume.watch_outstanding = again;
+  volume.flights_read = volume.flights.last();
   if (capture_.state() == CaptureState::kStreaming && (!leaving.empty() || capture_.any_dirty() || capture_.step_open())) {
     capture_.open_step(false);
     for (const Range &range : leaving) capture_.record_left_out(volume, range.start, range.end);
@@ -64,8 +68,10 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
   return {};
 }
 
-// The device has it, or has failed it; it has no record yet.
-void Group::follow(Volume &volume, uint64_t start, uint64_t end) {
+// The device has it, or has failed it; it has no record yet. With what lapses or becomes dirty here the record may fall into
+// more parts than there is room for.
+void Group::follow(Volume &volume, uint64_t start, uint64_t end, bool payload) {
+  if (volume.followed.empty()) return;
   for (FollowedFileSystem &one : volume.followed) {
     const filesystem::Verdict verdict = one.watch->wrote(start, end - start);
     lapse(volume, verdict.freed);
@@ -77,9 +83,11 @@ void Group::follow(Volume &volume, uint64_t start, uint64_t end) {
     if (verdict.look && !std::exchange(volume.look_outstanding, true))
       events_({"look", {{"volume", static_cast<double>(volume.handle)}}, ""});
   }
+  if (!capture_.room(volume, start, end, payload)) refused(volume, start, end);
 }
 
 void Group::lapse(Volume &volume, const std::vector<filesystem::ByteRange> &freed) {
+  if (BROKEN(kFreedStaysOut)) return;
   for (const auto &[offset, bytes] : freed) {
     std::vector<Range> pieces;
     volume.fixed.outside(offset, offset + bytes, [&](uint64_t from, uint64_t to) {

@@ -141,7 +141,7 @@ class Group {
   void zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error);
   void write_on_worker(Connection &connection, const ParsedRequest &request);
   void write_ended(Connection &connection, const ParsedRequest &request, int error);
-  void follow(Volume &volume, uint64_t start, uint64_t end);
+  void follow(Volume &volume, uint64_t start, uint64_t end, bool payload);
   void on_device_late(Volume &volume, uint64_t start, uint64_t end, bool payload);
   void refused(Volume &volume, uint64_t start, uint64_t end);
   void failed(Volume &volume, const char *operation, uint64_t offset, uint64_t length, int error);

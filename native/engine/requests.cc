@@ -318,7 +318,7 @@ void Group::write_on_worker(Connection &connection, const ParsedRequest &request
 void Group::write_ended(Connection &connection, const ParsedRequest &request, int error) {
   Volume &volume = connection.volume;
   const uint64_t start = request.offset, end = start + request.length;
-  follow(volume, start, end);
+  follow(volume, start, end, true);
   if (error) {
     failed(volume, "write", start, request.length, error);
     refused(volume, start, end);
@@ -376,7 +376,7 @@ Group::Outcome Group::zero(Connection &connection, const ParsedRequest &request,
 void Group::zero_ended(Connection &connection, const ParsedRequest &request, RequestKind kind, int error) {
   Volume &volume = connection.volume;
   const uint64_t end = request.offset + request.length;
-  follow(volume, request.offset, end);
+  follow(volume, request.offset, end, false);
   if (error && error != ENOTSUP) {
     failed(volume, kind == RequestKind::kTrim ? "trim" : "zero", request.offset, request.length, error);
     refused(volume, request.offset, end);

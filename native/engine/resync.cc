@@ -83,7 +83,9 @@ bool Resync::may_finish() {
   if (!chunks_.empty() || busy() || capture_.any_dirty() || take_failed_) return false;
   for (auto &volume : volumes_)
     if (std::exchange(volume->read_again, false)) capture_.doubt(*volume);
-  return std::none_of(volumes_.begin(), volumes_.end(), [](const auto &volume) { return volume->watch_outstanding; });
+  return std::none_of(volumes_.begin(), volumes_.end(), [](const auto &volume) {
+    return volume->watch_outstanding || volume->flights.writes_until(volume->flights_read);
+  });
 }
 
 void Resync::plan() {

@@ -51,6 +51,11 @@ class FlightTable {
       if (flight.writes) visit(flight.start, flight.end);
   }
   bool empty() const { return flights_.empty(); }
+  uint64_t last() const { return last_id_; }
+  // Writes that began until this one was the last.
+  bool writes_until(uint64_t last) const {
+    return std::any_of(flights_.begin(), flights_.end(), [&](const Flight &flight) { return flight.writes && flight.id <= last; });
+  }
 
  private:
   struct Flight {
@@ -160,6 +165,8 @@ struct Volume {
   std::vector<FollowedFileSystem> followed;  // the files of which are in `excluded`
   // Before a step ends, what the rest of `excluded` was made from must be read once more: by who asks for `watched`.
   bool read_again = false;
+  // 1. on a worker, a name of a file changes  2. that is read, and the file left out  3. the record of 1: no step ends before.
+  uint64_t flights_read = 0;
   bool look_outstanding = false;  // `look` was raised, and nothing has been read since
   uint64_t watched_writes = 0;     // to `watched`, since the group was opened: who read it can tell whether that still holds
   bool watch_outstanding = false;  // `watched` was raised and not answered by set_ranges yet
