@@ -8,7 +8,7 @@
 //   nothing is dirty any more -> a flush of each device -> the step closes
 //
 // What rules for files left out is known as a superset only: part of it may have been freed, and written, since that was
-// stored. So what the standby has there and is not zero is taken as well; then the file systems, which are whole again,
+// stored. So each block that the standby has there and is not zero is taken as well; then the file systems, which are whole again,
 // are read (Volume::read_again), and what they leave out no more is compared as everything else.
 //
 // The master serves nobody meanwhile. A failure leaves the run dirty and the step open: it is told once, and the next
@@ -25,7 +25,14 @@ namespace {
 constexpr uint64_t kRegion = log::DirtyMap::kRegion;
 constexpr uint64_t kAskAgainNs = 200'000'000;
 constexpr size_t kPutsMax = 3;
-constexpr uint64_t kSector = 512;  // no file system has smaller blocks
+constexpr uint64_t kBlockMin = 512, kBlockMax = 4096;  // of a file system, as long as nobody has read it
+
+// What rules for files left out begins and ends with blocks of the file system.
+uint64_t block_bytes(const Volume &volume) {
+  uint64_t edges = kBlockMax;
+  volume.excluded.without(volume.fixed, [&](uint64_t start, uint64_t end) { edges |= start | end; });
+  return std::max(kBlockMin, edges & ~(edges - 1));
+}
 
 void clear(Volume &volume, uint64_t start, uint64_t end) {
   if (volume.marks) volume.marks->keep(start, end);
@@ -98,14 +105,15 @@ void Resync::put(Taking &taking) {
   RangeTable fixed, doubtful;
   volume.fixed.inside(job->start, job->end, [&](uint64_t start, uint64_t end) { fixed.add(start, end); });
   volume.left_out(job->start, job->end).without(fixed, [&](uint64_t start, uint64_t end) { doubtful.add(start, end); });
-  host_.pool.submit([this, job, &volume, fixed, doubtful, epoch = epoch_] {
+  const uint64_t block = doubtful.empty() ? kBlockMin : block_bytes(volume);
+  host_.pool.submit([this, job, &volume, fixed, doubtful, block, epoch = epoch_] {
     int error = 0;
     const auto write = [&](uint64_t start, uint64_t end) {
       if (!error) error = volume.device->write(job->bytes.data() + (start - job->start), end - start, start);
     };
-    const auto write_data = [&](uint64_t start, uint64_t end) {
+    const auto write_data = [&](uint64_t start, uint64_t end) {  // whole blocks: a half of each side would be nobody's
       for (uint64_t stop; start < end; start = stop) {
-        stop = std::min(end, (start / kSector + 1) * kSector);
+        stop = std::min(end, (start / block + 1) * block);
         if (!all_zero(job->bytes.data() + (start - job->start), stop - start)) write(start, stop);
       }
     };

@@ -230,13 +230,20 @@ export class RangeFollower {
       else if (await this.#install(read)) break
     }
     this.#roundSince = 0
+    if (this.#looksAgain && !this.#isLooking) {
+      this.#looksAgain = false
+      this.look()
+    }
     if (this.#isStale) this.watched()
     else await this.#glanceAround()
   }
 
   /** In the background: what is read comes into force if no round has begun meanwhile, which reads by itself. */
   async #lookForMore(): Promise<void> {
-    if (this.#roundSince !== 0) return
+    if (this.#roundSince !== 0) {
+      this.#looksAgain = true // what that round has read may be older
+      return
+    }
     const began = Date.now()
     this.#isLooking = true
     const read = await this.#readWatched()

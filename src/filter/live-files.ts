@@ -49,8 +49,8 @@ export interface LiveFiles {
   unfollowed: string[]
 }
 
-/** What is left out is stored as at most so many ranges. */
-export const rangesMax = 4096
+/** What is left out is stored as at most so many ranges; beyond, the group's file also names what lies between. */
+export const rangesMax = 32_768
 
 /** `held`: why this one is not to be followed now; ''. */
 export async function compileLiveFiles(

@@ -397,6 +397,17 @@ t.test(
   },
 )
 
+t.test('what comes while a round reads is looked for when it has ended', async t => {
+  const { follower, events } = fileRig()
+  await follower.start()
+  events.length = 0
+  follower.watched()
+  follower.look()
+  await until(() => setOf(events).length === 2)
+  await follower.close()
+  t.equal(setOf(events).length, 2)
+})
+
 t.test('files that have grown are read in the background, once in a while, without waiting for quiet', async t => {
   const { follower, events } = fileRig()
   await follower.start()
