@@ -37,6 +37,8 @@ export interface Stage {
   power: { master: PowerHost; standby: PowerHost }
   /** Of the master's next start. */
   durability: Durability
+  /** Of the master's next start, besides. */
+  masterFlags: string[]
   /** The standby's disk is a file system of this size; undefined: not allowed to make one. */
   standbyDisk: string | undefined
   sizeBytes: number
@@ -66,11 +68,13 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
   }
   const sockets = { master: files.path('nbd.sock'), standby: files.path('nbd2.sock') }
   const socket = sockets.master
-  const stage: Pick<Stage, 'durability' | 'reigning'> = { durability: 'flush', reigning: 'master' }
+  const stage: Pick<Stage, 'durability' | 'masterFlags' | 'reigning'> = {
+    ...{ durability: 'flush', masterFlags: [], reigning: 'master' },
+  }
   const masterArgs = (): string[] => [
     ...['master', '--state', masterState, '--device', device, '--export', volume, '--listen', `unix:${socket}`],
     ...['--standby', `${standbyId}@127.0.0.1:${relay.port}`, '--metrics', `127.0.0.1:${masterMetrics}`],
-    ...['--durability', stage.durability, '--peer-timeout', `${peerTimeoutMs}ms`],
+    ...['--durability', stage.durability, '--peer-timeout', `${peerTimeoutMs}ms`, ...stage.masterFlags],
   ]
   const standbyArgs = (): string[] => [
     ...['standby', '--state', standbyState, '--store', join(roots.standby, 'store'), '--listen', `127.0.0.1:${port}`],
