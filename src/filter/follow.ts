@@ -25,7 +25,7 @@ import type { ByteRange } from '../core/units.js'
 import type { FileSystemContent } from '../native/binding.js'
 import { compileRanges } from './compile.js'
 import type { CompiledRanges } from './compile.js'
-import { checkFiles, compileLiveFiles } from './live-files.js'
+import { checkFiles, compileLiveFiles, nameOf } from './live-files.js'
 import type { FileReading, LiveFiles } from './live-files.js'
 import { checkPolicy, needsTable } from './policy.js'
 import type { FilterPolicy } from './policy.js'
@@ -130,7 +130,7 @@ export class RangeFollower {
     const policy = this.#policy
     const { compiled, warnings } = await this.#check(policy, quick)
     for (const warning of warnings) this.#options.log('warn', warning)
-    this.#keep(compiled)
+    this.#current = compiled
     return compiled
   }
 
@@ -320,7 +320,7 @@ export class RangeFollower {
         if (content !== undefined && this.#refusals.add(content, Date.now()))
           log(
             'warn',
-            `${nameIn(content)} of ${device} changes faster than it can be read (${why}): replicated whole for now`,
+            `${nameOf(content)} on ${device} changes faster than it can be read (${why}): replicated whole for now`,
           )
         return false
       }
@@ -332,7 +332,7 @@ export class RangeFollower {
     }
     for (const content of compiled.files?.followed ?? []) this.#refusals.clear(content)
     this.#keepPlaces(table, compiled.policy)
-    this.#keep(compiled)
+    this.#current = compiled
     if (!compiled.tableKnown) {
       log('warn', `partition table of ${device} cannot be read any more: all of it is replicated until it can`)
     } else if (compiled.missing.length > 0) {
@@ -371,10 +371,6 @@ export class RangeFollower {
     } finally {
       reading.forget()
     }
-  }
-
-  #keep(compiled: CompiledFilter): void {
-    this.#current = compiled
   }
 
   #keepPlaces(table: PartitionTable | undefined, policy: FilterPolicy): void {
@@ -426,11 +422,6 @@ function placesOf(table: PartitionTable | undefined, contents: readonly FileSyst
     [partition, logicalVolume, kind, uuid, sizeBytes, ...locatedBy].join(' '),
   )
   return [...partitions, ...areas, ...found].join('\n')
-}
-
-function nameIn({ partition, logicalVolume, kind }: FileSystemContent): string {
-  if (logicalVolume !== '') return `volume ${logicalVolume} (${kind})`
-  return partition === 0 ? `the file system (${kind})` : `partition ${partition} (${kind})`
 }
 
 function sleep(milliseconds: number): Promise<void> {

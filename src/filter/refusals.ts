@@ -43,6 +43,7 @@ export class Refusals {
   }
 }
 
-function keyOf({ partition, logicalVolume, kind, uuid }: FileSystemContent): string {
+/** Which file system it is, as long as nobody makes it anew. */
+export function keyOf({ partition, logicalVolume, kind, uuid }: FileSystemContent): string {
   return [partition, logicalVolume, kind, uuid].join(' ')
 }

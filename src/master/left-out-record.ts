@@ -9,6 +9,7 @@
 import type { CompiledFilter } from '../filter/follow.js'
 import { rangesMax } from '../filter/live-files.js'
 import { coarse, fromTable, intersection, totalBytes, toTable, union } from '../filter/ranges.js'
+import { keyOf } from '../filter/refusals.js'
 import type { ByteRange } from '../core/units.js'
 import type { GroupRecord } from './group-file.js'
 
@@ -47,10 +48,7 @@ export function mayTake(record: GroupRecord, uuid: string, compiled: CompiledFil
 /** The rules, and the file systems that they are in force for. */
 function basisOf({ policy, byRanges, files }: CompiledFilter): string {
   const rules = (policy.files?.rules ?? []).map(({ kind, text }) => `${kind} ${text}`)
-  const followed = (files?.followed ?? []).map(({ partition, logicalVolume, kind, uuid }) =>
-    [partition, logicalVolume, kind, uuid].join(' '),
-  )
-  return JSON.stringify([[...byRanges].map(String), rules, followed])
+  return JSON.stringify([[...byRanges].map(String), rules, (files?.followed ?? []).map(keyOf)])
 }
 
 export function isMuchMore(record: GroupRecord, uuid: string, left: readonly ByteRange[]): boolean {
