@@ -1049,16 +1049,17 @@ t.test('300 clients that stall in all ways cost bounded memory, together', async
   }
   for (const [index, client] of crowd.entries()) {
     client.socket.pause()
-    const reads = Array.from({ length: 20 }, (_, cookie) =>
-      client.encode({ type: CMD.READ, offset: 0, length: MiB }, BigInt(cookie)),
+    const reads = Array.from({ length: 100 }, (_, cookie) =>
+      client.encode({ type: CMD.READ, offset: 0, length: 64 << 10 }, BigInt(cookie)),
     )
     const write = client.encode({ type: CMD.WRITE, offset: 0, data: Buffer.alloc(MiB) }, 1n)
-    client.send(index % 2 === 0 ? Buffer.concat(reads) : write.subarray(0, MiB - 10))
+    client.send(index % 8 === 0 ? Buffer.concat(reads) : write.subarray(0, MiB - 10))
   }
   await sleep(1000)
   const other = await attach(t, 'disk')
   for (let count = 0; count < 100; count++) await other.write(count * 4096, pattern(4096, count))
-  t.ok(memory() - before < 300 * MiB, `${Math.round((memory() - before) / MiB)} MiB more`)
+  // Held are 128 MiB in all, and a little a client; without a limit for all of them together it is 272 MiB.
+  t.ok(memory() - before < 210 * MiB, `${Math.round((memory() - before) / MiB)} MiB more`)
   for (const client of crowd) client.destroy()
   await ok(t, other.write(0, pattern(2 * MiB)), 'and a large write when they have gone')
 })
