@@ -33,10 +33,9 @@ export function helloOf(
       blockMin: device.blockMin,
       // Of a standby that becomes the master nobody reads file systems: files are replicated then, whatever rules there were.
       // Where such rules were in force, the record holds more than is left out.
-      excluded:
-        follower.hasFileRules || record.fixed?.[identity.uuid] !== undefined
-          ? [...(follower.current?.byRanges ?? [])]
-          : (record.excluded[identity.uuid] ?? []),
+      ...(follower.hasFileRules || record.fixed?.[identity.uuid] !== undefined
+        ? { excluded: [...(follower.current?.byRanges ?? [])], filesLeftOut: true }
+        : { excluded: record.excluded[identity.uuid] ?? [], filesLeftOut: false }),
     })),
   }
 }

@@ -502,6 +502,7 @@ export class MasterGroup {
     }
     if (files !== undefined || this.#record.fixed?.[uuid] !== undefined) {
       if (widen(this.#record, uuid, compiled)) this.#saveRecord()
+      if (this.#attached) this.#tellLeftOut()
       return addon.setRanges(volume.handle, byRanges, watched, mark, files?.watches ?? 0)
     }
     const trusted = this.#record.live !== undefined

@@ -61,7 +61,10 @@ export class Reign {
     const fork = history.at(-1)?.fork ?? { incarnation: 0n, sequence: 0n }
     const known = {
       replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
-      positions: [{ incarnation: fork.incarnation, durable: fork.sequence }],
+      // Where files were left out this side has zeroes, and the old master what was in them: all of it is compared.
+      positions: record.volumes.some(({ filesLeftOut }) => filesLeftOut === true)
+        ? []
+        : [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
     const request = { config: this.#config(), volumes: record.volumes, ...this.events }
     // What was this host's own device all the time has been copied to the other side.

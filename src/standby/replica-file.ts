@@ -5,6 +5,7 @@
 import { readJson } from '../core/atomic-file.js'
 import { OperationError } from '../core/errors.js'
 import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
+import type { LeftOut } from '../transport/messages.js'
 
 export interface ReplicaVolume {
   name: string
@@ -14,6 +15,8 @@ export interface ReplicaVolume {
   device?: string
   /** What the master does not replicate: [start, end) pairs. */
   excluded?: bigint[]
+  /** Where the master left out files the image may have zeroes, and nobody here knows where. */
+  filesLeftOut?: true
 }
 
 /** The image was a master's device before it was this copy. Until the first step is complete it is neither. */
@@ -115,14 +118,20 @@ export function readReplica(path: string): ReplicaRecord | undefined {
 }
 
 function decodeVolume(value: unknown): ReplicaVolume | undefined {
-  const { name, uuid, sizeBytes, device, excluded } = asTable(value)
+  const { name, uuid, sizeBytes, device, excluded, filesLeftOut } = asTable(value)
   if (typeof name !== 'string' || typeof uuid !== 'string' || !isDigits(sizeBytes)) return undefined
   const ranges = asBigs(excluded)
   return {
     ...{ name, uuid, sizeBytes: BigInt(sizeBytes) },
     ...(typeof device === 'string' ? { device } : {}),
     ...(ranges === undefined ? {} : { excluded: ranges }),
+    ...(filesLeftOut === true ? { filesLeftOut } : {}),
   }
+}
+
+/** What a master says that it leaves out. */
+export function leftOutOf({ excluded, filesLeftOut }: Omit<LeftOut[number], 'name'>): Partial<ReplicaVolume> {
+  return { ...(excluded.length > 0 ? { excluded } : {}), ...(filesLeftOut ? { filesLeftOut } : {}) }
 }
 
 function decodePosition(value: unknown): Position | undefined {

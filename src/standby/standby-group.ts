@@ -36,7 +36,7 @@ import { howToRemove } from './hello-judgement.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
 import { Reign } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
-import { encodeReplica, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
+import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
@@ -354,9 +354,10 @@ export class StandbyGroup {
 
   #noteLeftOut(volumes: LeftOut): void {
     for (const volume of this.record.volumes) {
-      const { excluded = [] } = volumes.find(({ name }) => name === volume.name) ?? {}
-      if (excluded.length > 0) volume.excluded = excluded
-      else delete volume.excluded
+      const told = volumes.find(({ name }) => name === volume.name)
+      delete volume.excluded
+      delete volume.filesLeftOut
+      if (told !== undefined) Object.assign(volume, leftOutOf(told))
     }
   }
 

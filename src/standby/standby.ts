@@ -39,7 +39,7 @@ import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { Follow } from './follow.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
 import { type ExportedVolume, savedGroup } from './open-volumes.js'
-import type { Origin, ReplicaRecord, ReplicaVolume } from './replica-file.js'
+import { leftOutOf, type Origin, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
 import { type Following, StandbyGroup } from './standby-group.js'
@@ -420,10 +420,9 @@ export class Standby {
       history: hello.history,
       durability: hello.durability,
       imagesMade: false,
-      volumes: hello.volumes.map(({ name, uuid, sizeBytes, excluded }) => {
+      volumes: hello.volumes.map(({ name, uuid, sizeBytes, ...volume }) => {
         const device = this.#config.devices.get(name)
-        const left = excluded.length === 0 ? {} : { excluded }
-        return { name, uuid, sizeBytes, ...left, ...(device === undefined ? {} : { device }) }
+        return { name, uuid, sizeBytes, ...leftOutOf(volume), ...(device === undefined ? {} : { device }) }
       }),
     }
     this.#store.create(record)

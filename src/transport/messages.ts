@@ -30,6 +30,8 @@ export interface HelloVolume {
   blockMin: number
   /** What is not replicated: [start, end) pairs. */
   excluded: bigint[]
+  /** Files are left out by rules, or were: beyond `excluded` the copy may have zeroes where this side has data. */
+  filesLeftOut: boolean
 }
 
 export interface Hello {
@@ -96,7 +98,7 @@ export interface Abdicate {
 }
 
 /** What is left out of each volume, if it is not what the hello said any more. */
-export type LeftOut = Pick<HelloVolume, 'name' | 'excluded'>[]
+export type LeftOut = Pick<HelloVolume, 'name' | 'excluded' | 'filesLeftOut'>[]
 
 /**
  * bad-hello and protocol: a defect or a version; other-*, size, sector: another volume; promoted: it took over, and knows
@@ -181,7 +183,11 @@ export function encodeAbdicate({ position, takeOver }: Abdicate): object {
 }
 
 export function encodeLeftOut(volumes: Readonly<LeftOut>): object {
-  const listed = volumes.map(({ name, excluded }) => ({ name, excluded: excluded.slice(0, rangesMax).map(String) }))
+  const listed = volumes.map(({ name, excluded, filesLeftOut }) => ({
+    name,
+    excluded: excluded.slice(0, rangesMax).map(String),
+    filesLeftOut,
+  }))
   return { type: 'left-out', volumes: listed }
 }
 
@@ -228,6 +234,7 @@ function decodeVolume(item: unknown): HelloVolume {
     sizeBytes: fields.big('sizeBytes', 1n, sequenceMax),
     blockMin: fields.integer('blockMin', 1, 1 << 20),
     excluded: fields.bigs('excluded', rangesMax),
+    filesLeftOut: fields.optional('filesLeftOut') === true,
   }
 }
 
@@ -286,7 +293,11 @@ export function decodeAbdicate(message: unknown): Abdicate {
 export function decodeLeftOut(message: unknown): LeftOut {
   return new Fields(message, 'left-out').list('volumes', volumesMax).map(item => {
     const fields = new Fields(item, 'left-out: volume')
-    return { name: fields.text('name', nameMax), excluded: fields.bigs('excluded', rangesMax) }
+    return {
+      name: fields.text('name', nameMax),
+      excluded: fields.bigs('excluded', rangesMax),
+      filesLeftOut: fields.optional('filesLeftOut') === true,
+    }
   })
 }
 

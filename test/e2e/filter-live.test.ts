@@ -256,3 +256,28 @@ t.test('rules that cannot be kept are refused at start in one line', async t => 
   }
   t.ok(before.equals(readFileSync(device)))
 })
+
+t.test(
+  'a promoted standby has zeroes in files that were left out, and so has the old master when it follows',
+  async t => {
+    const files = scratch(t)
+    const [device, tree] = [files.path('disk.img'), files.path('tree')]
+    mkdirSync(tree)
+    for (const name of ['swapfile', 'data']) writeFileSync(join(tree, name), Buffer.alloc(MiB, name.toUpperCase()))
+    await sparseFile(device, sizeBytes)
+    await succeed('sh', ['-ec', `PATH=$PATH:/usr/sbin; mke2fs -q -F -t ext4 -b 4096 -d ${tree} ${device}`])
+    const pair = await startPair(t, { device })
+    await new Observer(pair, sizeBytes).waitInSync()
+    const applied = await pair.master.command(['filter', pair.volume, '--exclude-files', '/swapfile', '--apply'])
+    t.match(applied, { code: 0 })
+    await new Observer(pair, sizeBytes).waitInSync()
+    t.match(await pair.master.command(['switchover', pair.volume]), { code: 0 })
+    await pair.standby.until(pair.volume, 'the old master follows', ({ state, written, applied, dirtyBytes }) => {
+      return state === 'replicating' && written === applied && dirtyBytes === 0
+    })
+    const [theirs, ours] = [readFileSync(pair.image), readFileSync(device)]
+    t.equal(firstDifference(theirs, ours), 'none', 'both are the same')
+    t.equal(ours.indexOf('SWAPFILESWAPFILE'), -1, 'zeroes in the file that was left out')
+    t.not(ours.indexOf('DATADATA'), -1, 'and the other as it was')
+  },
+)

@@ -18,7 +18,7 @@ const hello: Hello = {
   leaseMs: 0,
   compress: 'off',
   hostname: 'h',
-  volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512, excluded: [] }],
+  volumes: [{ name: 'g', uuid: 'u', sizeBytes: 1n, blockMin: 512, excluded: [], filesLeftOut: false }],
 }
 const welcome = {
   type: 'welcome',

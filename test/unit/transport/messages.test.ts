@@ -19,7 +19,9 @@ const hello: Hello = {
   leaseMs: 10_000,
   compress: 'zstd',
   hostname: 'alpha',
-  volumes: [{ name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512, excluded: [0n, 4096n] }],
+  volumes: [
+    { name: 'disk1', uuid: 'u', sizeBytes: 1n << 44n, blockMin: 512, excluded: [0n, 4096n], filesLeftOut: false },
+  ],
 }
 const overTheWire = (message: object): unknown => JSON.parse(JSON.stringify(message))
 
@@ -42,7 +44,7 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
   const { leaseMs: _, compress: __, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
   t.equal(decodeWelcome(older).leaseMs, 0, 'a program that knows no leases grants none')
   t.equal(decodeWelcome(older).compress, '', 'one that knows no compression expects none')
-  const leftOut = [{ name: 'disk1', excluded: [0n, 1n << 62n] }]
+  const leftOut = [{ name: 'disk1', excluded: [0n, 1n << 62n], filesLeftOut: true }]
   t.same(decodeLeftOut(overTheWire(encodeLeftOut(leftOut))), leftOut)
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
     code: 'size',
