@@ -1,8 +1,8 @@
-// Imports point one way: cli -> daemon -> master | standby | nbd | filter | metrics -> transport -> native -> core.
+// Imports point one way: cli -> daemon -> master | standby | nbd | filter | metrics | recovery -> transport -> native -> core.
 const layers = [
   ['cli'],
   ['daemon'],
-  ['master', 'standby', 'nbd', 'filter', 'metrics'],
+  ['master', 'standby', 'nbd', 'filter', 'metrics', 'recovery'],
   ['transport'],
   ['native'],
   ['core'],
