@@ -89,13 +89,18 @@ const durationUnits: Record<string, number> = {
 
 /** "500ms", "5s", "2m", "1h", "7d"; a bare number is seconds. Returns milliseconds, at most 2^31 - 1 (what timers take). */
 export function parseDuration(text: string): number {
+  const milliseconds = parseAge(text)
+  if (milliseconds > 0x7fffffff) throw new UsageError(`duration '${text}' is longer than 24 days`)
+  return milliseconds
+}
+
+/** The same without that maximum, for what no timer waits for: "90d". */
+export function parseAge(text: string): number {
   const match = /^(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)$/.exec(text.trim().toLowerCase())
   const unit = match === null ? undefined : durationUnits[match[2] ?? '']
   if (match === null || unit === undefined)
     throw new UsageError(`'${text}' is not a duration; write it like 500ms, 5s or 2m`)
-  const milliseconds = Math.round(Number(match[1]) * unit)
-  if (milliseconds > 0x7fffffff) throw new UsageError(`duration '${text}' is longer than 24 days`)
-  return milliseconds
+  return Math.round(Number(match[1]) * unit)
 }
 
 /** Bytes a second: "50MiB", "50MiB/s". */
