@@ -19,6 +19,8 @@ import {
 } from '../support/daemon.js'
 import { CMD, CMD_FLAG, NbdClient } from '../support/nbd-client.js'
 import { Observer } from '../support/observer.js'
+import { changedBlocks, reusedBlocks } from '../support/reused-blocks.js'
+import { startSuccession, takeOver } from '../support/takeover.js'
 
 const MiB = 1 << 20
 const page = 4096
@@ -279,5 +281,42 @@ t.test(
     t.equal(firstDifference(theirs, ours), 'none', 'both are the same')
     t.equal(ours.indexOf('SWAPFILESWAPFILE'), -1, 'zeroes in the file that was left out')
     t.not(ours.indexOf('DATADATA'), -1, 'and the other as it was')
+  },
+)
+
+t.test(
+  'takeovers while files change hands: what is left out stays so, what another file has got is replicated',
+  async t => {
+    const device = scratch(t).path('disk.img')
+    await sparseFile(device, sizeBytes)
+    const { before, after } = await reusedBlocks(scratch(t), device)
+    const pair = await startSuccession(t, { device, volumeToml: 'exclude_files = ["/tmp/**"]' })
+    const observer = new Observer(pair, sizeBytes)
+    const isLeftOut = (bytes: number) =>
+      observer.until(`${bytes} bytes are left out`, 20_000, async () => {
+        return (await observer.status())?.filter?.leftOutBytes === bytes
+      })
+    const { reused, others } = changedBlocks(t, before, after)
+    const inTwo = async (blocks: [number, Buffer][]): Promise<void> => {
+      const half = blocks.length >> 1
+      await writeAt(pair, ...blocks.slice(0, half))
+      t.match(await takeOver(t, pair.master, pair.config), { code: 0 })
+      await writeAt(pair, ...blocks.slice(half))
+    }
+    await isLeftOut(14 * MiB)
+    await inTwo(reused.map(([at]) => [at, Buffer.alloc(page, 'W')]))
+    await isLeftOut(14 * MiB)
+    await observer.waitInSync()
+    const shown = await observer.exported()
+    t.ok(
+      reused.every(([at]) => shown.readUInt32LE(at) === 0),
+      'what is written to a file that is left out is not sent',
+    )
+    await inTwo(others)
+    await isLeftOut(0)
+    await inTwo(reused)
+    await observer.waitInSync()
+    t.equal(firstDifference(await observer.exported(), after), 'none', 'the other file, whole')
+    t.equal(firstDifference(await observer.exported(), readFileSync(device)), 'none')
   },
 )

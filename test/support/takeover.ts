@@ -21,8 +21,11 @@ export interface Succession extends Pair {
   config: string
 }
 
-/** As startPair(); `toml`: more lines for the [[group]]. */
-export async function startSuccession(t: Owner, options: PairOptions & { toml?: string } = {}): Promise<Succession> {
+/** As startPair(); `toml`, `volumeToml`: more lines for the [[group]] and its volume. */
+export async function startSuccession(
+  t: Owner,
+  options: PairOptions & { toml?: string; volumeToml?: string } = {},
+): Promise<Succession> {
   const pair = await startPair(t, { ...options, idle: true })
   const config = pair.scratch.path('master.toml')
   writeFileSync(
@@ -38,6 +41,7 @@ ${options.toml ?? ''}
 [[group.volume]]
 export = "${pair.volume}"
 device = "${pair.device}"
+${options.volumeToml ?? ''}
 `,
   )
   pair.master = new Daemon(t, 'master', pair.master.state, () => ['run', '--config', config], options.masterEnv)
