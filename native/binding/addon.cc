@@ -99,6 +99,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::seal_replica>(exports, "sealReplica");
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view>(exports, "replicaView");
+  add<&Addon::replica_view_at>(exports, "replicaViewAt");
   add<&Addon::set_staging_max>(exports, "setStagingMax");
   add<&Addon::give_up_cut>(exports, "giveUpCut");
   add<&Addon::open_log_file>(exports, "openLogFile");

@@ -107,6 +107,7 @@ class Addon {
   Napi::Value seal_replica(Call call);
   Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view(Call call);
+  Napi::Value replica_view_at(Call call);
   Napi::Value set_staging_max(Call call);
   Napi::Value give_up_cut(Call call);
   Napi::Value open_log_file(Call call);

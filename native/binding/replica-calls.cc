@@ -133,4 +133,56 @@ Napi::Value Addon::replica_view(Call call) {
   return result;
 }
 
+
+namespace {
+Napi::Object to_point(Napi::Env env, const replay::Point &point) {
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("incarnation", to_big(env, point.position.incarnation));
+  result.Set("sequence", to_big(env, point.position.sequence));
+  result.Set("timeNs", to_big(env, point.time_ns));
+  return result;
+}
+
+replay::Moment moment_of(const Napi::Value &value) {
+  replay::Moment moment;
+  if (!value.IsObject()) return moment;
+  const Napi::Object object = value.As<Napi::Object>();
+  if (has(object, "timeNs"))
+    moment.time_ns = big(object, "timeNs");
+  else
+    moment.position = wire::Position{big(object, "incarnation"), big(object, "sequence")};
+  return moment;
+}
+}  // namespace
+
+// On a thread of its own: a moment of the history is put together from files.
+Napi::Value Addon::replica_view_at(Call call) {
+  auto entry = replica_of(replicas_, call);
+  std::vector<size_t> volumes;
+  const Napi::Array indices = call[1].As<Napi::Array>();
+  for (uint32_t i = 0; i < indices.Length(); i++)
+    volumes.push_back(indices.Get(i).As<Napi::Number>().Uint32Value());
+  const replay::Moment moment = moment_of(call[2]);
+  const bool writable = call[3].ToBoolean().Value();
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([this, entry, volumes, moment, writable, promise]() mutable {
+    auto made = entry->replica->views(volumes, moment, writable);
+    entry.reset();
+    if (!made.ok()) return promise.reject(made.status);
+    auto views = std::make_shared<replay::Replica::Views>(std::move(made.value));
+    promise.resolve([this, views](Napi::Env env) -> Napi::Value {
+      Napi::Array handles = Napi::Array::New(env);
+      for (uint32_t i = 0; i < views->devices.size(); i++) {
+        views_.emplace(++last_handle_, std::move(views->devices[i]));
+        handles.Set(i, last_handle_);
+      }
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("views", handles);
+      result.Set("point", to_point(env, views->point));
+      return result;
+    });
+  });
+  return promise.promise();
+}
+
 }  // namespace understudy::binding

@@ -179,6 +179,7 @@ void Applier::consume(const RecordHeader &header) {
   if (wire::is_sequenced(header.type)) {
     cursor_.applied = {header.incarnation, header.sequence};
     cursor_.bytes = header.written_bytes;
+    applied_time_ns_ = header.time_ns;
     applied_count_++;
   }
   if (is_clean_) unsynced_since_ns_ = monotonic_ns();

@@ -63,7 +63,7 @@ class Applier {
   bool is_torn() const { return is_torn_; }  // a part of a record is in the images: no view before it is there whole
   bool is_redoing() const { return cursor_.log_offset < redo_end_; }
   uint64_t log_offset() const { return cursor_.log_offset; }
-  wire::Position applied() const { return cursor_.applied; }
+  Point applied_point() const { return {cursor_.applied, applied_time_ns_}; }
 
  private:
   enum class Turn : uint8_t { kWorked, kIdle, kFailed };
@@ -103,6 +103,7 @@ class Applier {
   Watermark cursor_;                           // where it stands; durable_offset and segment_index_next unused
   Watermark persisted_;                        // what the watermark file says
   ReplicaPhase phase_ = ReplicaPhase::kFresh;
+  uint64_t applied_time_ns_ = 0;               // when the master made cursor_.applied; 0: before this start
   uint64_t redo_end_ = 0;
   bool is_torn_ = false;
   uint64_t idle_epoch_ = 0;                    // nothing to do as of this epoch of the ledger

@@ -36,28 +36,15 @@ int FrozenBlocks::preserve(Device &image, uint64_t offset, uint64_t bytes, bool 
 }
 
 int FrozenBlocks::keep(Device &image, uint64_t first, uint64_t count, bool skip_holes) {
-  uint64_t at = first * kViewBlockBytes;
-  const uint64_t end = std::min((first + count) * kViewBlockBytes, volume_bytes_);
-  while (at < end) {
-    Device::Extent extent = image.extent(at, end - at);
-    uint64_t bytes = std::min(extent.bytes, end - at);
-    // Whole blocks only: a block that is partly a hole is copied like data.
-    const bool reaches_end = at + bytes == end;
-    bool hole = extent.hole;
-    if (hole && !reaches_end) bytes -= bytes % kViewBlockBytes;
-    if (!reaches_end && !hole) bytes = (bytes + kViewBlockBytes - 1) / kViewBlockBytes * kViewBlockBytes;
-    if (bytes == 0) bytes = kViewBlockBytes, hole = false;
-    bytes = std::min(bytes, end - at);
-    if (!hole) bytes = std::min(bytes, kCopyBytesMax);
+  return walk_blocks(image, first, count, kCopyBytesMax, [&](uint64_t at, uint64_t bytes, bool hole) {
     if (!hole)
       if (int error = copy(image, at, bytes)) return error;
     if (!hole || !skip_holes) {
       const BlockRange range = blocks_touched(at, bytes, kViewBlockBytes);
       kept_.set(range.first, range.count);
     }
-    at += bytes;
-  }
-  return 0;
+    return 0;
+  });
 }
 
 int FrozenBlocks::copy(Device &image, uint64_t offset, uint64_t bytes) {

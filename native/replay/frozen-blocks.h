@@ -15,10 +15,9 @@
 #include "core/status.h"
 #include "engine/device.h"
 #include "replay/block-map.h"
+#include "replay/block-walk.h"
 
 namespace understudy::replay {
-
-inline constexpr uint64_t kViewBlockBytes = 4096;
 
 class FrozenBlocks {
  public:
@@ -35,13 +34,12 @@ class FrozenBlocks {
 
  private:
   FrozenBlocks(Fd scratch, uint64_t volume_bytes)
-      : scratch_(std::move(scratch)), volume_bytes_(volume_bytes), kept_(volume_bytes / kViewBlockBytes + 1) {}
+      : scratch_(std::move(scratch)), kept_(volume_bytes / kViewBlockBytes + 1) {}
   int keep(Device &image, uint64_t first, uint64_t count, bool skip_holes);
   int copy(Device &image, uint64_t offset, uint64_t bytes);
   int patch(uint8_t *data, size_t bytes, uint64_t offset);
 
   Fd scratch_;
-  const uint64_t volume_bytes_;
   BlockMap kept_;                    // blocks whose old content is in the scratch file (or was a hole, as it is there)
   std::atomic<bool> is_lost_{false}; // the scratch file could not take a block
 };

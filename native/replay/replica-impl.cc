@@ -93,8 +93,10 @@ class ReplicaImpl final : public Replica {
   Status seal(uint64_t timeout_ns) override;
   Status catch_up(uint64_t timeout_ns) override;
   Result<View> view(size_t volume, bool writable) override;
+  Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) override;
 
  private:
+  Status check_cut(size_t volume);
   void wait_for_log(uint64_t deadline_ns);
 
   const std::string scratch_directory_;
@@ -171,25 +173,49 @@ Status ReplicaImpl::catch_up(uint64_t timeout_ns) {
   return applier_.catch_up(deadline);
 }
 
-Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
-  if (volume >= images_.size()) return Status::failed(EINVAL, "view: volume " + std::to_string(volume));
-  View made;
+// With the gate held: may the images be shown?
+Status ReplicaImpl::check_cut(size_t volume) {
   const std::string what = "view: volume " + images_[volume]->name();
-  auto device = open_view(images_[volume], scratch_directory_, writable, [&] {
-    const ReplicaPhase phase = applier_.phase();
-    if (phase == ReplicaPhase::kFresh || phase == ReplicaPhase::kInitial)
-      return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
-    if (applier_.is_torn())
-      if (const int error = progress_.error_of(Progress::Part::kImage))
-        return Status::failed(error, what + ": the image has a record only in part, and goes on by itself when the disk takes the rest");
-    if (phase == ReplicaPhase::kStepping || applier_.is_redoing() || applier_.is_torn())
-      return Status::failed(EAGAIN, what + ": a step is being applied");
-    made.position = applier_.applied();
-    return Status::good();
+  const ReplicaPhase phase = applier_.phase();
+  if (phase == ReplicaPhase::kFresh || phase == ReplicaPhase::kInitial)
+    return Status::failed(ENODATA, what + ": the initial synchronisation is not complete");
+  if (applier_.is_torn())
+    if (const int error = progress_.error_of(Progress::Part::kImage))
+      return Status::failed(error, what + ": the image has a record only in part, and goes on by itself when the disk takes the rest");
+  if (phase == ReplicaPhase::kStepping || applier_.is_redoing() || applier_.is_torn())
+    return Status::failed(EAGAIN, what + ": a step is being applied");
+  return Status::good();
+}
+
+Result<Replica::Views> ReplicaImpl::views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) {
+  if (volumes.empty()) return Status::failed(EINVAL, "view: no volume is named");
+  std::vector<std::shared_ptr<VolumeImage>> images;
+  for (size_t volume : volumes) {
+    if (volume >= images_.size()) return Status::failed(EINVAL, "view: volume " + std::to_string(volume));
+    images.push_back(images_[volume]);
+  }
+  if (!moment.is_newest()) return Status::failed(ENODATA, "view: no history is kept");
+  Views made;
+  auto frozen = freeze(images, scratch_directory_, [&] {
+    made.point = applier_.applied_point();
+    return check_cut(volumes.front());
   });
-  if (!device.ok()) return device.status;
-  made.device = std::move(device.value);
+  if (!frozen.ok()) return frozen.status;
+  for (auto &device : frozen.value) {
+    if (writable) {
+      auto above = overlay(std::move(device), scratch_directory_);
+      if (!above.ok()) return above.status;
+      device = std::move(above.value);
+    }
+    made.devices.push_back(std::move(device));
+  }
   return made;
+}
+
+Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
+  auto made = views({volume}, {}, writable);
+  if (!made.ok()) return made.status;
+  return View{std::move(made.value.devices.front()), made.value.point.position};
 }
 
 Status make_directory(const std::string &path) {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,19 @@
 #include "wire/record.h"
 
 namespace understudy::replay {
+
+// A place in a history, and when it was (the master's wall clock, nanoseconds since 1970; 0: not known).
+struct Point {
+  wire::Position position;
+  uint64_t time_ns = 0;
+};
+
+// What is asked for: a position, or the newest record that is not younger than a time; neither: the newest of all.
+struct Moment {
+  std::optional<wire::Position> position;
+  std::optional<uint64_t> time_ns;
+  bool is_newest() const { return !position && !time_ns; }
+};
 
 struct ReplicaVolume {
   std::string name;
@@ -123,6 +137,14 @@ class Replica : public RecordRoom {
     wire::Position position;
   };
   virtual Result<View> view(size_t volume, bool writable) = 0;
+  // Views of several volumes, all at one moment: the newest, or one of the history (ERANGE: the history has none such;
+  // the text says what it has). Which it is, `point` says: a moment within a step, or between two records, is the newest
+  // cut at or before it. With a history, moments before the present are there in every phase.
+  struct Views {
+    std::vector<std::unique_ptr<Device>> devices;
+    Point point;
+  };
+  virtual Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) = 0;
 };
 
 }  // namespace understudy::replay

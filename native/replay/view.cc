@@ -141,24 +141,29 @@ int OverlayDevice::zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> open_view(std::shared_ptr<VolumeImage> image, const std::string &scratch_directory,
-                                          bool writable, const std::function<Status()> &check) {
-  auto blocks = FrozenBlocks::create(scratch_directory, image->device().traits().size_bytes);
-  if (!blocks.ok()) return blocks.status;
-  Fd overlay;
-  if (writable) {
-    const int fd = open_scratch(scratch_directory);
-    if (fd < 0) return Status::failed(-fd, "make an overlay's scratch file in " + scratch_directory);
-    overlay = Fd(fd);
+Result<std::vector<std::unique_ptr<Device>>> freeze(const std::vector<std::shared_ptr<VolumeImage>> &images,
+                                                    const std::string &scratch_directory,
+                                                    const std::function<Status()> &check) {
+  std::vector<std::unique_ptr<FrozenBlocks>> kept;
+  for (const auto &image : images) {
+    auto blocks = FrozenBlocks::create(scratch_directory, image->device().traits().size_bytes);
+    if (!blocks.ok()) return blocks.status;
+    kept.push_back(std::move(blocks.value));
   }
-  {
-    auto gate = image->gate().visit();
-    if (Status status = check(); !status.ok()) return status;
-    image->add_view(blocks.value.get());
+  std::vector<std::unique_ptr<Device>> devices;
+  auto gate = images.front()->gate().visit();  // one for all images of a replica
+  if (Status status = check(); !status.ok()) return status;
+  for (size_t i = 0; i < images.size(); i++) {
+    images[i]->add_view(kept[i].get());
+    devices.push_back(std::make_unique<FrozenDevice>(images[i], std::move(kept[i])));
   }
-  std::unique_ptr<Device> device = std::make_unique<FrozenDevice>(std::move(image), std::move(blocks.value));
-  if (writable) device = std::make_unique<OverlayDevice>(std::move(device), std::move(overlay));
-  return device;
+  return devices;
+}
+
+Result<std::unique_ptr<Device>> overlay(std::unique_ptr<Device> base, const std::string &scratch_directory) {
+  const int fd = open_scratch(scratch_directory);
+  if (fd < 0) return Status::failed(-fd, "make an overlay's scratch file in " + scratch_directory);
+  return std::unique_ptr<Device>(std::make_unique<OverlayDevice>(std::move(base), Fd(fd)));
 }
 
 }  // namespace understudy::replay

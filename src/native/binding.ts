@@ -173,6 +173,16 @@ export interface AttachRequest {
   compress: Compression
 }
 
+/** A place in a group's history; when it was by the master's wall clock, nanoseconds since 1970, or 0 (not known). */
+export interface Point {
+  incarnation: bigint
+  sequence: bigint
+  timeNs: bigint
+}
+
+/** A position, or the newest record that is not younger than a time, or (null) the newest of all. */
+export type Moment = { incarnation: bigint; sequence: bigint } | { timeNs: bigint } | null
+
 export interface ReplicaSpec {
   directory: string
   volumes: { name: string; imagePath: string; sizeBytes: bigint; create: boolean }[]
@@ -538,6 +548,16 @@ export interface Addon {
     volumeIndex: number,
     writable: boolean,
   ): { view: number; incarnation: bigint; sequence: bigint }
+  /**
+   * Views of several volumes (as replicaView() makes them), all at one moment. A moment within a step or between two
+   * records is the newest cut at or before it: `point` says which. ERANGE: the history has no such moment.
+   */
+  replicaViewAt(
+    replica: number,
+    volumes: number[],
+    moment: Moment,
+    writable: boolean,
+  ): Promise<{ views: number[]; point: Point }>
 }
 
 function load(): Addon {

@@ -120,6 +120,48 @@ void test_writable() {
      "a writable view takes writes and zeroes and never touches the image or another view");
 }
 
+// Two volumes that are written in turn with one number: a view of both must show it at both, or the next at the first.
+void test_at_once() {
+  Scratch scratch;
+  Master master(1);
+  ReplicaOptions options = options_for(scratch.path, kSize);
+  options.volumes = {{"a", scratch.path + "/a", kSize, true}, {"b", scratch.path + "/b", kSize, true}};
+  Standby standby(options);
+  std::atomic<bool> good = EXPECT(standby.make_cut(master)), stop{false};
+  std::thread writer([&] {
+    for (uint32_t number = 1; !stop && good; number++) {
+      for (uint16_t volume = 0; volume < 2; volume++) {
+        Record record = master.write(0, Bytes(reinterpret_cast<uint8_t *>(&number), reinterpret_cast<uint8_t *>(&number) + 4));
+        record.header.volume_index = volume;
+        wire::seal(record.header, record.payload.data());
+        if (!standby.send(record).ok()) good = false;
+      }
+      while (standby.state().received_sequence - standby.state().applied_sequence > 50) usleep(50);
+    }
+  });
+  const auto number_of = [](Device &device) {
+    uint32_t number = 0;
+    return device.read(&number, 4, 0) == 0 ? number : UINT32_MAX;
+  };
+  int between = 0, views = 0;
+  for (; good && (views < 300 || !between) && views < 100'000; views++) {
+    auto both = standby.replica->views({1, 0}, {}, views % 2);
+    if (!(good = EXPECT(both.ok()))) break;
+    const uint32_t b = number_of(*both.value.devices[0]), a = number_of(*both.value.devices[1]);
+    const uint64_t sequence = both.value.point.position.sequence;  // 2: the step; then a, b, a, b ...
+    good = EXPECT(a == b || a == b + 1) && EXPECT(sequence == 2 + uint64_t{a} + b);
+    between += a != b;
+  }
+  stop = true;
+  writer.join();
+  printf("# %d views, %d of them between the two\n", views, between);
+  ok(good, "views of several volumes are of one moment (G2)");
+  ok(EXPECT(standby.replica->views({0, 2}, {}, false).status.error == EINVAL) &&
+         EXPECT(standby.replica->views({}, {}, false).status.error == EINVAL) &&
+         EXPECT(standby.replica->views({0}, {.position = wire::Position{1, 2}}, false).status.error == ENODATA),
+     "a volume that is not there, and a moment where no history is kept, are refused");
+}
+
 void test_outlives() {
   Scratch scratch;
   Master master(1);
@@ -140,6 +182,7 @@ void test_outlives() {
 int main() {
   test_frozen();
   test_writable();
+  test_at_once();
   test_outlives();
   return finish();
 }

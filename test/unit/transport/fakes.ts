@@ -376,6 +376,11 @@ export class FakeAddon {
     this.#call('replicaView')
     return { view: 1, incarnation: 5n, sequence: 6n }
   }
+  replicaViewAt(_replica: number, volumes: number[]): ReturnType<Addon['replicaViewAt']> {
+    this.#call('replicaViewAt')
+    const point = { incarnation: 1n, sequence: 1n, timeNs: 0n }
+    return Promise.resolve({ views: volumes.map((_, i) => 900 + i), point })
+  }
 
   #call(name: string): void {
     this.calls.push(name)

@@ -1,0 +1,35 @@
+// What of an image has to be copied before it changes: its blocks in runs that are data or a hole.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "engine/device.h"
+#include "replay/block-map.h"
+
+namespace understudy::replay {
+
+inline constexpr uint64_t kViewBlockBytes = 4096;
+
+// each(offset, bytes, is_hole) -> 0 or an errno, for the `count` blocks from `first` on, in order. Whole blocks, but for
+// the last one of a volume; a block that is partly a hole is data, and comes in runs of at most `data_bytes_max`.
+template <typename Each>
+int walk_blocks(Device &image, uint64_t first, uint64_t count, uint64_t data_bytes_max, Each each) {
+  uint64_t at = first * kViewBlockBytes;
+  const uint64_t end = std::min((first + count) * kViewBlockBytes, image.traits().size_bytes);
+  while (at < end) {
+    const Device::Extent extent = image.extent(at, end - at);
+    uint64_t bytes = std::min(extent.bytes, end - at);
+    const bool reaches_end = at + bytes == end;
+    bool hole = extent.hole;
+    if (hole && !reaches_end) bytes -= bytes % kViewBlockBytes;
+    if (!reaches_end && !hole) bytes = (bytes + kViewBlockBytes - 1) / kViewBlockBytes * kViewBlockBytes;
+    if (bytes == 0) bytes = kViewBlockBytes, hole = false;
+    bytes = std::min(bytes, end - at);
+    if (!hole) bytes = std::min(bytes, data_bytes_max);
+    if (const int error = each(at, bytes, hole)) return error;
+    at += bytes;
+  }
+  return 0;
+}
+
+}  // namespace understudy::replay
