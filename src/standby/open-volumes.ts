@@ -20,14 +20,16 @@ export interface OpenVolumes {
 
 const peerTimeoutMs = 5_000
 
+/** `views`: handles of Addon.replicaViewAt(), by volume. */
 export function viewGroup(
   addon: Addon,
   name: string,
-  view: number,
+  views: readonly { name: string; view: number }[],
   writable: boolean,
   incarnation: bigint,
 ): OpenVolumes {
-  return open(addon, { name, volumes: [{ name, device: { view }, readOnly: !writable }], incarnation })
+  const volumes = views.map(({ name: volume, view }) => ({ name: volume, device: { view }, readOnly: !writable }))
+  return open(addon, { name, volumes, incarnation })
 }
 
 /** A file, read-only. */

@@ -40,7 +40,7 @@ import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from
 import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
-import { type StandbyView, unusable, Views, viewWaitMs } from './views.js'
+import { type GroupView, type StandbyView, unusable, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
   addon: Addon
@@ -260,18 +260,27 @@ export class StandbyGroup {
 
   /** A frozen copy of a volume, with all that was received before. Waits for that, and for a step, at most 30 s. */
   async view(volume: ReplicaVolume, writable: boolean): Promise<StandbyView> {
+    const view = await this.#view(volume.name, [volume], writable)
+    const [exported] = view.exported
+    if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
+    return { ...view, exported }
+  }
+
+  /** Of all these volumes at one position. */
+  async #view(name: string, volumes: readonly ReplicaVolume[], writable: boolean): Promise<GroupView> {
     if (this.record.promotion !== undefined) {
       throw new OperationError(
         'PROMOTED',
-        `export ${volume.name}: it was promoted and is a master's volume now; connect to its own export`,
+        `export ${name}: it was promoted and is a master's volume now; connect to its own export`,
       )
     }
-    const action = `export ${volume.name}`
+    const action = `export ${name}`
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     await this.#catchUp(action)
-    return this.#views.open(volume.name, this.record.volumes.indexOf(volume), writable, deadlineMs, () => {
+    const viewed = volumes.map(volume => ({ name: volume.name, index: this.record.volumes.indexOf(volume) }))
+    return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
       this.#refuseUnusable(action)
-      return this.#opened().handle
+      return this.deps.addon.replicaViewAt(this.#opened().handle, indexes, null, writable)
     })
   }
 

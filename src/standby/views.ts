@@ -1,13 +1,32 @@
-/** The views of a group's copies that are open for clients: each a frozen volume, served by an engine of its own. */
+/** The views of a group's copies that are open for clients: frozen volumes of one moment, served by an engine of their own. */
 import { type Clock, sleep } from '../core/clock.js'
-import { errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
-import type { Addon } from '../native/binding.js'
+import { errnoOf, NativeError, OperationError, SafetyRefusal, UnderstudyError } from '../core/errors.js'
+import type { Addon, Point } from '../native/binding.js'
 import { type OpenVolumes, viewGroup } from './open-volumes.js'
 
-export interface StandbyView {
-  exported: OpenVolumes['exported'][number]
+/** Of several volumes, all at one position. */
+export interface GroupView {
+  exported: OpenVolumes['exported']
   position: { incarnation: string; sequence: string }
+  /** When its last record was made, by the master's clock; absent: not known. */
+  timeNs?: bigint
   close(): Promise<void>
+}
+
+export interface StandbyView extends Omit<GroupView, 'exported'> {
+  exported: OpenVolumes['exported'][number]
+}
+
+/** A volume by its name and its index in the replica. */
+export interface ViewedVolume {
+  name: string
+  index: number
+}
+
+/** What the engine was asked for: handles for openGroup(). */
+export interface TakenViews {
+  views: number[]
+  point: Point
 }
 
 export interface ViewDeps {
@@ -18,7 +37,7 @@ export interface ViewDeps {
 
 /** How long a step that is being applied is waited for. */
 export const viewWaitMs = 30_000
-const stepPollMs = 100
+const stepPollMs = 20
 
 export class Views {
   readonly #open = new Set<OpenVolumes>()
@@ -29,22 +48,22 @@ export class Views {
     return this.#open.size
   }
 
-  /** `replica` is asked before each attempt; it throws when there is nothing to be viewed. */
+  /** `take` is called for each attempt; it throws when there is nothing to be viewed. */
   async open(
-    volume: string,
-    index: number,
+    name: string,
+    volumes: readonly ViewedVolume[],
     writable: boolean,
     deadlineMs: number,
-    replica: () => number,
-  ): Promise<StandbyView> {
+    take: (indexes: number[]) => Promise<TakenViews>,
+  ): Promise<GroupView> {
     const { clock } = this.deps
     for (;;) {
-      const view = this.#attempt(volume, index, writable, replica())
+      const view = await this.#attempt(name, volumes, writable, take)
       if (view !== undefined) return view
       if (clock.monotonicMs() >= deadlineMs) {
         throw new OperationError(
           'STEP',
-          `export ${volume}: a step is being applied for more than ${viewWaitMs / 1000} s; try again`,
+          `export ${name}: a step is being applied for more than ${viewWaitMs / 1000} s; try again`,
         )
       }
       await sleep(clock, stepPollMs)
@@ -57,25 +76,31 @@ export class Views {
   }
 
   /** Undefined: a step is being applied. */
-  #attempt(volume: string, index: number, writable: boolean, replica: number): StandbyView | undefined {
+  async #attempt(
+    name: string,
+    volumes: readonly ViewedVolume[],
+    writable: boolean,
+    take: (indexes: number[]) => Promise<TakenViews>,
+  ): Promise<GroupView | undefined> {
     const { addon, random64 } = this.deps
-    const action = `export ${volume}`
+    const action = `export ${name}`
     try {
-      const { view, incarnation, sequence } = addon.replicaView(replica, index, writable)
-      const open = viewGroup(addon, volume, view, writable, random64())
+      const { views, point } = await take(volumes.map(({ index }) => index))
+      const viewed = volumes.map((volume, at) => ({ name: volume.name, view: views[at] ?? -1 }))
+      const open = viewGroup(addon, name, viewed, writable, random64())
       this.#open.add(open)
-      const [exported] = open.exported
-      if (exported === undefined) throw new OperationError('NATIVE', `${action}: the engine opened nothing`)
       const close = async (): Promise<void> => {
         if (this.#open.delete(open)) await open.close()
       }
-      return { exported, position: { incarnation: String(incarnation), sequence: String(sequence) }, close }
+      const { incarnation, sequence, timeNs } = point
+      const position = { incarnation: String(incarnation), sequence: String(sequence) }
+      return { exported: open.exported, position, ...(timeNs === 0n ? {} : { timeNs }), close }
     } catch (error) {
       if (errnoOf(error) === 'EAGAIN') return undefined
       if (errnoOf(error) === 'ENODATA') throw unusable(action)
       if (error instanceof Error && error.message.includes('only in part'))
         throw new OperationError('TORN', `export ${error.message.replace(/^view: volume /, '')}`, { cause: error })
-      throw error instanceof OperationError ? error : new NativeError(action, error)
+      throw error instanceof UnderstudyError ? error : new NativeError(action, error)
     }
   }
 }

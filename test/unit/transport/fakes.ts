@@ -372,14 +372,10 @@ export class FakeAddon {
     this.#call('catchUpReplica')
   }
 
-  replicaView(): ReturnType<Addon['replicaView']> {
-    this.#call('replicaView')
-    return { view: 1, incarnation: 5n, sequence: 6n }
-  }
-  replicaViewAt(_replica: number, volumes: number[]): ReturnType<Addon['replicaViewAt']> {
+  async replicaViewAt(_replica: number, volumes: number[]): ReturnType<Addon['replicaViewAt']> {
     this.#call('replicaViewAt')
-    const point = { incarnation: 1n, sequence: 1n, timeNs: 0n }
-    return Promise.resolve({ views: volumes.map((_, i) => 900 + i), point })
+    const point = { incarnation: 5n, sequence: 6n, timeNs: 0n }
+    return { views: volumes.map(volume => 900 + volume), point }
   }
 
   #call(name: string): void {
