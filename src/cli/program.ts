@@ -20,6 +20,7 @@ import { runCommand } from './run.js'
 import { standbyCommand } from './standby.js'
 import { statusCommand } from './status.js'
 import { verifyCommand } from './verify.js'
+import { vmCommand } from './vm.js'
 import { waitCommand } from './wait.js'
 
 const introduction = `Keeps a standby block device identical to a master block device, from userspace.
@@ -65,11 +66,12 @@ export function createProgram(extra: Command[] = []): Command {
     detachCommand(),
     verifyCommand(),
     filterCommand(),
+    vmCommand(),
     checkConfigCommand(),
     ...extra,
   ]
   for (const command of commands) program.addCommand(command)
-  for (const command of [program, ...commands]) prepare(command)
+  prepare(program)
   return program
 }
 
@@ -89,6 +91,7 @@ function prepare(command: Command): void {
   command.exitOverride()
   command.configureOutput({ outputError: () => undefined })
   command.configureHelp({ helpWidth: process.stdout.columns ?? 120 })
+  for (const part of command.commands) prepare(part)
 }
 
 /** --help and --version end here too, with exit code 0. */

@@ -1,8 +1,9 @@
 /** The status document as a table for people: one line a volume, what needs saying beneath it. */
 import type { FilterStatus, ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatDuration, formatSize } from '../core/units.js'
+import { type Columns, table } from './table.js'
 
-const columns: [string, (volume: VolumeStatus) => string][] = [
+const columns: Columns<VolumeStatus> = [
   ['VOLUME', volume => volume.name],
   ['GROUP', volume => (volume.group === volume.name ? '-' : volume.group)],
   ['ROLE', volume => volume.role],
@@ -18,16 +19,10 @@ const columns: [string, (volume: VolumeStatus) => string][] = [
 export function statusTable(document: StatusDocument, now: Date): string {
   const masters = mastersText(document)
   if (document.volumes.length === 0) return ['no volumes yet', ...masters].join('\n')
-  const rows = document.volumes.map(volume => columns.map(([, text]) => text(volume)))
-  const widths = columns.map(([title], index) => Math.max(title.length, ...rows.map(row => row[index]?.length ?? 0)))
-  const line = (cells: string[]): string =>
-    cells
-      .map((cell, index) => cell.padEnd(widths[index] ?? 0))
-      .join('  ')
-      .trimEnd()
-  const lines = [line(columns.map(([title]) => title))]
+  const [titles = '', ...rows] = table(columns, document.volumes)
+  const lines = [titles]
   document.volumes.forEach((volume, index) => {
-    lines.push(line(rows[index] ?? []))
+    lines.push(rows[index] ?? '')
     for (const note of notes(volume, now)) lines.push(`  ${note}`)
   })
   return [...lines, ...attachmentsText(document), ...masters].join('\n')

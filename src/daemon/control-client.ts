@@ -24,6 +24,10 @@ export class ControlClient {
     return this.call<HealthReply>('GET', '/health')
   }
 
+  get<T>(path: string): Promise<T> {
+    return this.call<T>('GET', path)
+  }
+
   post<T>(path: string, body: object = {}, signal?: AbortSignal): Promise<T> {
     return this.call<T>('POST', path, body, signal)
   }

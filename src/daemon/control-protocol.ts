@@ -20,6 +20,10 @@
  *   POST /rotate    {finish}        -> RotateReply
  *   POST /reload    {}              -> ReloadReply
  *   POST /stop      {}              -> {}
+ *   POST /vm/add    MachineRequest  -> MessagesReply
+ *   POST /vm/remove {name}          -> MessagesReply
+ *   POST /vm/show   {name, format, disks} -> {text}
+ *   GET  /vm/list   MachinesDocument
  *   POST /takeover  TakeoverRequest -> TakeoverReply; the rest is said on the socket that the request names
  *
  * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
@@ -220,6 +224,13 @@ export class Fields {
     const value = this.body[name]
     if (!Array.isArray(value) || !value.every(one => typeof one === 'string'))
       throw new UsageError(`request: '${name}' must be a list of strings`)
+    return value
+  }
+
+  count(name: string): number {
+    const value = this.body[name]
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
+      throw new UsageError(`request: '${name}' must be a whole number`)
     return value
   }
 

@@ -27,6 +27,7 @@ import {
 } from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
+import { machineRoutes } from './machine-routes.js'
 import type { MasterRole, StandbyRole } from './roles.js'
 import { takeoverRequest } from './takeover-request.js'
 import { waitFor } from './wait.js'
@@ -80,6 +81,7 @@ export function controlRoutes(daemon: Daemon): Routes {
       reply<DetachReply>({ device: await daemon.attachments.detach(fields.string('name'), fields.flag('force')) }),
     'POST /rotate': fields => reply<RotateReply>(daemon.rotateIdentity(fields.flag('finish'))),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
+    ...machineRoutes(daemon),
     'POST /takeover': fields => reply(daemon.options.takeover(takeoverRequest(fields))),
     'POST /stop': () => {
       daemon.options.stop('asked over the control socket')

@@ -16,6 +16,7 @@ import type { Hand, Handed } from '../core/handed.js'
 import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatAddress, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
+import { Machines } from '../recovery/machines.js'
 import { addressesOf } from './addresses.js'
 import { AllowList } from './allow-list.js'
 import { Attachments } from './attachments.js'
@@ -52,6 +53,7 @@ export class Daemon {
   readonly promoted: Promoted
   readonly roles: RoleChanges
   readonly attachments: Attachments
+  readonly machines = new Machines(() => this.standbyRole?.copiedGroups() ?? [])
   private readonly hub: EventHub
   readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
@@ -369,6 +371,7 @@ export class Daemon {
       groups,
       changed: () => void this.serve(),
     })
+    this.machines.renew(error => this.options.log.warn(describe(error)))
     return this.standbyRole
   }
 

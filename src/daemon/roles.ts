@@ -10,6 +10,7 @@ import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
 import type { Origin } from '../standby/replica-file.js'
+import type { CopiedGroup } from '../standby/standby.js'
 
 export type { VolumeIdentity }
 
@@ -75,6 +76,8 @@ export interface StandbyRole {
   /** Of whose groups this host is the master since a promotion. */
   masters(): MasterRole[]
   has(group: string): boolean
+  /** What lies in the store, whoever reigns over it. */
+  copiedGroups(): CopiedGroup[]
   /** On disk when it returns: a group of the configuration is a copy here, and follows. */
   adopt(own: GroupConfig, volumes: readonly VolumeIdentity[], history: readonly Reign[], origin: Origin): void
   openAdopted(own: GroupConfig): Promise<void>

@@ -2,8 +2,12 @@
  * The command line of QEMU that runs a machine. Whoever starts it chooses what its disks are: the exports of a promoted
  * group, views, or the files of the store; and adds what is his own (monitor, console, display).
  */
+import { join } from 'node:path'
+
 import { UsageError } from '../core/errors.js'
 import { type Machine, machinePath } from './definition.js'
+
+export const qemuProgram = 'qemu-system-x86_64'
 
 /** Debian's ovmf: what the firmware is, and what variables begin as. */
 export const uefiFirmware = {
@@ -21,17 +25,27 @@ export interface Disk {
   format: DiskFormat
   /** What the guest writes goes to a temporary file of QEMU's and is gone with it. */
   snapshot: boolean
+  /** The path is a block device's. */
+  isDevice?: boolean
+  /** Of an export: a daemon that is started anew within this time finds its clients waiting. */
+  reconnectSeconds?: number
 }
+
+const reconnectSecondsDefault = 300
+
+/** Where the disks of a promoted group are for its machines. */
+export const machineSocket = (groupDirectory: string): string => join(groupDirectory, 'nbd.sock')
 
 /** The first disk is what it boots from. `extra` comes before the machine's own arguments. */
 export function qemuArguments(machine: Machine, disks: readonly Disk[], extra: readonly string[] = []): string[] {
+  const accelerated = machine.qemuArguments.includes('-accel') // as its owner knows better
   return [
     ...['-name', `guest=${escaped(machine.name)}`],
     ...['-uuid', machine.uuid],
     // Nothing that the machine has not: above all no network, where its original may still be.
     '-nodefaults',
-    ...['-machine', 'q35,accel=kvm:tcg'],
-    ...['-cpu', 'max'],
+    ...['-machine', accelerated ? 'q35' : 'q35,accel=kvm:tcg'],
+    ...(accelerated || machine.qemuArguments.includes('-cpu') ? [] : ['-cpu', 'max']),
     ...['-smp', String(machine.cpus)],
     ...['-m', `${machine.memoryBytes / (1 << 20)}M`],
     ...['-vga', 'std'],
@@ -63,7 +77,7 @@ function diskArguments(machine: Machine, disk: Disk, index: number): string[] {
     'if=none',
     `id=${id}`,
     `format=${disk.format}`,
-    ...source(disk.url),
+    ...source(disk),
     'discard=unmap',
     ...(disk.snapshot ? ['snapshot=on'] : []),
   ]
@@ -76,10 +90,7 @@ function diskArguments(machine: Machine, disk: Disk, index: number): string[] {
   return ['-drive', drive.join(','), '-device', device.join(',')]
 }
 
-/** A daemon that is started anew finds its clients waiting. */
-const reconnectSeconds = 60
-
-function source(url: string): string[] {
+function source({ url, reconnectSeconds = reconnectSecondsDefault }: Disk): string[] {
   const nbd = nbdSocket(url)
   if (nbd === undefined) return [`file=${escaped(url)}`]
   return [

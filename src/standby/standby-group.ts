@@ -31,6 +31,7 @@ import {
   type Refused,
 } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
+import { markDescriptions } from './formats.js'
 import { GrantedLease } from './granted-lease.js'
 import { howToRemove } from './hello-judgement.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
@@ -454,6 +455,17 @@ export class StandbyGroup {
     )
   }
 
+  /** Of the images, for other hypervisors: before they change, and when they are left as a cut. */
+  #markDescriptions(isCut: boolean): void {
+    const { store, log } = this.deps
+    for (const volume of this.record.volumes)
+      try {
+        markDescriptions(store.imageDirectory(volume.name), volume, isCut)
+      } catch (error) {
+        log.error(`group ${this.record.group}: ${describe(error)}`)
+      }
+  }
+
   /** True: everything that was received and committed is in the images. */
   close(drainMs: number, hand?: Hand): Promise<boolean> {
     this.#closing = true
@@ -463,16 +475,22 @@ export class StandbyGroup {
       this.#stopFollowing('the standby is stopping')
       const drainedReign = await this.#reign.close(drainMs, hand)
       const replica = this.#replica
-      if (replica === undefined) return drainedReign
+      if (replica === undefined) {
+        if (hand === undefined && this.record.promotion?.sealed === true) this.#markDescriptions(true)
+        return drainedReign
+      }
       const drained = await this.#drain(replica, drainMs)
+      const isCut = drained && isUsable(this.#counters())
       this.#replica = undefined
       this.deps.addon.closeReplica(replica.handle)
+      if (hand === undefined && isCut) this.#markDescriptions(true)
       return drained
     })
   }
 
   async #open(): Promise<void> {
     if (this.#replica !== undefined || this.#reign.master !== undefined) return
+    this.#markDescriptions(false)
     if (this.record.promotion === undefined) this.#openReplica()
     else await this.#becomeMaster()
     this.#startFollowing()

@@ -69,6 +69,21 @@ export interface PromotedExport {
   listen: string | undefined
 }
 
+export interface CopiedGroup {
+  group: string
+  masterId: string
+  /** STORE/.groups/GROUP */
+  directory: string
+  volumes: CopiedVolume[]
+}
+
+export interface CopiedVolume extends ReplicaVolume {
+  /** STORE/VOLUME */
+  folder: string
+  /** Its file or device. */
+  image: string
+}
+
 const sessionsMax = 256
 const helloTimeoutMs = 10_000
 const sampleMs = 200
@@ -136,6 +151,19 @@ export class Standby {
 
   status(): VolumeStatus[] {
     return [...this.#groups.values()].flatMap(group => group.status())
+  }
+
+  /** What lies in the store, whoever reigns over it. */
+  copiedGroups(): CopiedGroup[] {
+    const store = this.#store
+    return [...this.#groups.values()].map(({ record: { group, masterId, volumes } }) => ({
+      ...{ group, masterId, directory: store.groupDirectory(group) },
+      volumes: volumes.map(volume => ({
+        ...volume,
+        folder: store.imageDirectory(volume.name),
+        image: store.imagePath(volume),
+      })),
+    }))
   }
 
   replicaPages(): { group: string; page: number }[] {

@@ -105,6 +105,7 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     config,
     port: 7401,
     status: () => [{ ...masterStatus, name: 'copy', group: 'copy', role: 'standby' }],
+    copiedGroups: () => [],
     replicaPages: () => [],
     promoted: () => [],
     view: async (volume, { writable }) => {

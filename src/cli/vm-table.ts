@@ -1,0 +1,31 @@
+/** The machines of a standby as a table for people. */
+import { formatDuration, formatSize } from '../core/units.js'
+import type { MachinesDocument, MachineStatus } from '../recovery/listing.js'
+import { type Columns, table } from './table.js'
+
+const columns: Columns<MachineStatus> = [
+  ['MACHINE', machine => machine.name],
+  ['GROUP', machine => machine.group],
+  ['MEMORY', machine => formatSize(machine.memoryBytes)],
+  ['DISKS', machine => machine.volumes.join(',')],
+  ['PRIMARY', primaryText],
+  ['FRESHNESS', freshnessText],
+]
+
+export function machineTable({ machines }: MachinesDocument): string {
+  return machines.length === 0 ? "no machines yet: 'understudy vm add' makes one" : table(columns, machines).join('\n')
+}
+
+function primaryText({ primary, freshness }: MachineStatus): string {
+  if (freshness.role === 'master') return 'this host'
+  return `${primary.id.slice(0, 8)} ${primary.address ?? 'away'}`
+}
+
+function freshnessText({ freshness }: MachineStatus): string {
+  const { role, usable, reason, lagBytes, lagSeconds } = freshness
+  if (role === 'master') return 'promoted'
+  if (!usable) return `NOT USABLE${reason === '' ? '' : `: ${reason}`}`
+  const lag =
+    lagBytes === 0 && lagSeconds < 0.0005 ? 'current' : `${formatSize(lagBytes)} ${formatDuration(lagSeconds * 1000)}`
+  return reason === '' ? lag : `${lag}; ${reason}`
+}

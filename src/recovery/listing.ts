@@ -1,0 +1,62 @@
+/** The document of `understudy vm list --json`: each machine, how fresh its copy is, and how it was last tried. */
+import type { Role, VolumeState, VolumeStatus } from '../core/status-types.js'
+import type { Found } from './machines.js'
+
+export interface MachineStatus {
+  name: string
+  group: string
+  memoryBytes: number
+  cpus: number
+  firmware: string
+  /** Its disks, in order. */
+  volumes: string[]
+  /** Whoever the copy is of. */
+  primary: PrimaryStatus
+  freshness: FreshnessStatus
+}
+
+export interface PrimaryStatus {
+  id: string
+  /** HOST:PORT; null without a session. */
+  address: string | null
+}
+
+/** Of the disks together: what is worst. */
+export interface FreshnessStatus {
+  /** master: it was promoted, and this host has what there is. */
+  role: Role
+  state: VolumeState
+  reason: string
+  usable: boolean
+  lagBytes: number
+  lagSeconds: number
+}
+
+export interface MachinesDocument {
+  machines: MachineStatus[]
+}
+
+/** `volumes`: of the whole daemon. */
+export function machineStatus({ machine, copy }: Found, volumes: readonly VolumeStatus[]): MachineStatus {
+  const { name, group, memoryBytes, cpus, firmware } = machine
+  const disks = volumes.filter(volume => volume.group === group)
+  const address = disks.flatMap(({ peers }) => peers).find(peer => peer.id === copy.masterId && peer.address !== '')
+  return {
+    ...{ name, group, memoryBytes, cpus, firmware },
+    volumes: copy.volumes.map(volume => volume.name),
+    primary: { id: copy.masterId, address: address?.address ?? null },
+    freshness: freshness(disks),
+  }
+}
+
+function freshness(disks: readonly VolumeStatus[]): FreshnessStatus {
+  const worst = disks.find(({ usable }) => !usable) ?? disks.find(({ state }) => state !== 'replicating') ?? disks[0]
+  return {
+    role: worst?.role ?? 'standby',
+    state: worst?.state ?? 'detached',
+    reason: worst?.reason ?? '',
+    usable: disks.length > 0 && disks.every(({ usable }) => usable),
+    lagBytes: disks.reduce((sum, { lagBytes }) => sum + lagBytes, 0),
+    lagSeconds: Math.max(0, ...disks.map(({ lagSeconds }) => lagSeconds)),
+  }
+}

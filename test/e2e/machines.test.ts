@@ -1,0 +1,156 @@
+// timeout: 120
+/**
+ * Machines of a standby: their definitions, what is written out of them, and one payload in several formats, each read
+ * by real qemu-img and booted from by real QEMU (issue 6, points 1 and 2).
+ */
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { MachinesDocument } from '../../src/recovery/listing.js'
+import { bootArguments, bootExitCode, bootSector, sectorBytes, textSector } from '../support/boot-sector.js'
+import { type Daemon, execute, inSync, type Output, type Pair, startPair, succeed } from '../support/daemon.js'
+import { NbdClient } from '../support/nbd-client.js'
+
+t.jobs = 1
+
+const formats = ['raw', 'qcow2', 'vmdk'] as const
+const textAt = 81_920
+
+const sha256 = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
+
+const refused = (t: Test, output: Output, code: number, pattern: RegExp): void => {
+  t.equal(output.code, code, `exit code ${code}: ${output.stderr.trim()}`)
+  t.match(output.stderr, pattern)
+  t.match(output.stderr, /^[^\n]+\n$/, 'one line')
+}
+
+const add = (standby: Daemon, name: string, ...more: string[]): Promise<Output> =>
+  standby.command(['vm', 'add', name, '--group', 'disk1', '--memory', '64M', '--firmware', 'bios', ...more])
+
+async function write(pair: Pair, ...pieces: [number, Buffer][]): Promise<void> {
+  const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
+  for (const [sector, bytes] of pieces) await client.write(sector * sectorBytes, bytes)
+  client.destroy()
+  await inSync(pair)
+}
+
+async function show(standby: Daemon, name: string, ...more: string[]): Promise<string> {
+  const output = await standby.command(['vm', 'show', name, ...more])
+  if (output.code !== 0) throw new Error(`vm show: ${output.stderr}`)
+  return output.stdout
+}
+
+t.test(
+  'a machine is added, listed, shown and removed; what is written of it is what libvirt and QEMU take',
+  async t => {
+    const pair = await startPair(t)
+    const { standby } = pair
+    const machines = join(pair.scratch.path('store'), '.groups', 'disk1', 'machines')
+    const added = await add(standby, 'web', '--cpus', '2', '--qemu-args', `-nic user,model=virtio -append 'a "b" <&>'`)
+    t.match(added, { code: 0, stdout: /^web: a machine of group disk1, with the disk disk1$/m })
+    await succeed('virt-xml-validate', [join(machines, 'web.xml'), 'domain'])
+    t.match(readFileSync(join(machines, 'web.xml'), 'utf8'), /<qemu:arg value='a &quot;b&quot; &lt;&amp;&gt;'\/>/)
+    for (const disks of ['nbd', ...formats]) {
+      const path = pair.scratch.path(`${disks}.xml`)
+      await writeFile(path, await show(standby, 'web', '--disks', disks))
+      await succeed('virt-xml-validate', [path, 'domain'])
+    }
+    const script = join(machines, 'web.sh')
+    t.equal(statSync(script).mode & 0o777, 0o700)
+    await succeed('sh', ['-n', script])
+    t.equal(await show(standby, 'web', '--format', 'qemu'), readFileSync(script, 'utf8'))
+    t.match(JSON.parse(await show(standby, 'web', '--format', 'json')), { name: 'web', cpus: 2, memoryBytes: 64 << 20 })
+
+    const { machines: listed } = JSON.parse(
+      (await standby.command(['vm', 'list', '--json'])).stdout,
+    ) as MachinesDocument
+    t.match(listed, [{ name: 'web', group: 'disk1', volumes: ['disk1'], primary: { id: pair.masterId } }])
+    t.match((await standby.command(['vm', 'list'])).stdout, /^web +disk1 +64 MiB +disk1 +\w{8} \S+ /m)
+
+    refused(t, await add(standby, 'web'), 1, /there is a machine 'web' already/)
+    refused(t, await standby.command(['vm', 'add', 'other']), 2, /--group and --memory and --firmware are missing/)
+    refused(t, await add(standby, 'other', '--memory', 'much'), 2, /'much' is not a size/)
+    refused(t, await add(standby, 'other', '--firmware', 'coreboot'), 2, /Allowed choices are bios/)
+    refused(t, await standby.command(['vm', 'show', 'other']), 1, /no machine 'other' here; there are: web/)
+    refused(t, await add(pair.master, 'web'), 3, /this host is the master of group 'disk1'/)
+
+    t.match((await standby.command(['vm', 'remove', 'web'])).stdout, /^web: removed/)
+    for (const file of ['json', 'xml', 'sh']) t.notOk(existsSync(join(machines, `web.${file}`)), `no ${file} is left`)
+    for (const format of ['vmdk', 'qcow2'])
+      t.notOk(existsSync(join(dirname(pair.image), `image.${format}`)), `no ${format} is left`)
+    t.match((await standby.command(['vm', 'list'])).stdout, /^no machines yet/)
+  },
+)
+
+t.test('one payload, several formats: nothing is copied, all readers find the same, and boot from it', async t => {
+  const pair = await startPair(t)
+  const { standby, image } = pair
+  const text = `deep in the disk: ${Math.random()}`
+  await write(pair, [0, bootSector(textAt)], [textAt, textSector(text)])
+  const io = (field: string): number =>
+    Number(new RegExp(`^${field}: (\\d+)$`, 'm').exec(readFileSync(`/proc/${standby.program.pid}/io`, 'latin1'))?.[1])
+  const before = { inode: statSync(image).ino, hash: sha256(image), read: io('rchar'), written: io('wchar') }
+  t.equal((await add(standby, 'web', '--qemu-args', '-accel tcg')).code, 0)
+  t.ok(io('rchar') - before.read < 1 << 20, `read, with all of the daemon's own: ${io('rchar') - before.read} bytes`)
+  t.ok(io('wchar') - before.written < 1 << 20, `written: ${io('wchar') - before.written} bytes`)
+  t.equal(statSync(image).ino, before.inode, 'the same inode')
+
+  const path = (format: string): string => join(dirname(image), `image.${format}`)
+  const unreadable = async (): Promise<void> => {
+    for (const format of ['qcow2', 'vmdk'])
+      for (const options of [[], ['-U']]) {
+        const output = await execute('qemu-img', ['info', ...options, path(format)])
+        t.match(output, { code: 1, stderr: /no cut: its daemon runs, or was killed/ }, `${format} ${options.join()}`)
+      }
+  }
+  await unreadable()
+  const locked = await execute('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', image, image])
+  t.match(locked, { code: 2, stderr: /lock/ }, 'the daemon has image.raw to itself')
+  await standby.kill()
+  await unreadable()
+  await standby.restart()
+  await inSync(pair)
+  t.equal((await standby.stop()).code, 0)
+
+  for (const format of ['qcow2', 'vmdk']) {
+    const info = JSON.parse(await succeed('qemu-img', ['info', '--output=json', path(format)])) as object
+    t.match(info, { format, 'virtual-size': 64 << 20 })
+    const compared = await succeed('qemu-img', ['compare', '-f', 'raw', '-F', format, image, path(format)])
+    t.match(compared, /Images are identical/)
+  }
+  await succeed('qemu-img', ['check', path('qcow2')])
+  t.same({ inode: statSync(image).ino, hash: sha256(image) }, { inode: before.inode, hash: before.hash })
+
+  await standby.restart()
+  await unreadable()
+  const scripts = await Promise.all(
+    formats.map(async format => {
+      const script = pair.scratch.path(`boot-${format}.sh`)
+      await writeFile(script, await show(standby, 'web', '--format', 'qemu', '--disks', format), { mode: 0o700 })
+      return script
+    }),
+  )
+  await inSync(pair)
+  await standby.stop()
+  for (const script of scripts) {
+    const booted = await execute(script, bootArguments)
+    t.equal(booted.code, bootExitCode, `${script}: ${booted.stderr}`)
+    t.equal(booted.stdout, text, `a guest of ${script} reads it`)
+  }
+  t.equal(sha256(image), before.hash, 'no boot has changed it')
+})
+
+t.test('what a hypervisor leaves out of a qcow2 is found before it is given again', async t => {
+  const pair = await startPair(t)
+  await add(pair.standby, 'web')
+  await pair.standby.stop()
+  const qcow2 = join(dirname(pair.image), 'image.qcow2')
+  await succeed('qemu-io', ['-c', 'discard 0 8M', qcow2])
+  await pair.standby.restart()
+  await inSync(pair)
+  await write(pair, [0, bootSector(textAt)], [4096, textSector('written later')])
+  await pair.standby.stop()
+  t.match(await succeed('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', pair.image, qcow2]), /identical/)
+})
