@@ -2,6 +2,7 @@
 
 #include "binding/addon.h"
 #include "core/clock.h"
+#include "engine/tailed-device.h"
 #include "partition/partitions.h"
 
 namespace understudy::binding {
@@ -89,6 +90,10 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
     if (found == views_.end()) throw Napi::Error::New(env, "no such view");
     device = std::move(found->second);
     views_.erase(found);
+    if (has(source, "tail")) {
+      const auto tail = source.Get("tail").As<Napi::Uint8Array>();
+      device = with_tail(std::move(device), {tail.Data(), tail.Data() + tail.ByteLength()});
+    }
   } else {
     DeviceOptions options;
     options.read_only = flag(spec, "readOnly");

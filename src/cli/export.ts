@@ -1,10 +1,10 @@
 /** understudy export: the standby's copy over NBD, for as long as this command runs (or detached). */
 import { resolve } from 'node:path'
 
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 
 import { tlsConfig } from '../core/config.js'
-import { type TlsConfig, tlsModes } from '../core/config-types.js'
+import { type ExportFormat, exportFormats, type TlsConfig, tlsModes } from '../core/config-types.js'
 import { OperationError, UsageError } from '../core/errors.js'
 import type { ExportEvent, ExportRequest, UnexportReply } from '../daemon/control-protocol.js'
 import {
@@ -25,6 +25,7 @@ interface ExportFlags extends StateFlag, TlsFlags {
   detach?: boolean
   end?: boolean
   saved?: string | true
+  format: ExportFormat
 }
 
 const help = `
@@ -49,6 +50,11 @@ export function exportCommand(): Command {
       '--saved [file]',
       "not the copy, but what 'understudy resolve' has saved of this side: the file, or the newest of the volume",
     )
+    .addOption(
+      new Option('--format <format>', 'raw, or vhd: a fixed VHD, its footer behind the last byte; read-only')
+        .choices(exportFormats)
+        .default('raw'),
+    )
     .option('--detach', 'return at once; the daemon serves the export until --end, or until it stops')
     .option('--end', 'end the detached exports of the volume')
   return addTlsOptions(command, "as the daemon's [nbd] says")
@@ -66,12 +72,15 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
   }
   if (flags.listen === undefined)
     throw new UsageError('export: --listen is missing; for example --listen unix:/tmp/disk1.sock')
+  if (flags.format !== 'raw' && (flags.writable === true || flags.saved !== undefined))
+    throw new UsageError(`export: --format ${flags.format} goes neither with --writable nor with --saved`)
   const signal = interruptSignal()
   const request: ExportRequest = {
     volume,
     listen: flags.listen,
     writable: flags.writable ?? false,
     detach: flags.detach ?? false,
+    format: flags.format,
     ...tlsRequest(flags),
     saved: flags.saved === undefined ? '' : flags.saved === true ? 'newest' : resolve(flags.saved),
   }

@@ -106,6 +106,10 @@ export interface TlsConfig {
   psk?: string
 }
 
+/** What an export of a copy looks like to clients. */
+export const exportFormats = ['raw', 'vhd'] as const
+export type ExportFormat = (typeof exportFormats)[number]
+
 export type TlsMode = 'off' | 'on' | 'require'
 export const tlsModes: readonly TlsMode[] = ['off', 'on', 'require']
 

@@ -28,7 +28,7 @@
  *
  * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
  */
-import type { TlsConfig } from '../core/config-types.js'
+import type { ExportFormat, TlsConfig } from '../core/config-types.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FilterOutcome, FilterWish } from '../filter/filter-change.js'
@@ -72,6 +72,8 @@ export interface ExportRequest extends VolumeRequest {
   listen: string
   writable: boolean
   detach: boolean
+  /** vhd: with the footer behind it; read-only. Absent: raw. */
+  format?: ExportFormat
   /** Null: none. Absent: as the daemon's [nbd] says. */
   tls?: TlsConfig | null
   /** Not the copy, but what a `resolve` has saved: a file's path, or 'newest'. '' for the copy. */

@@ -1,5 +1,5 @@
 /** What each request of the control socket does. */
-import type { TlsConfig } from '../core/config-types.js'
+import { exportFormats, type TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { parseFileRules } from '../filter/file-rules.js'
@@ -131,6 +131,7 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
     listen: fields.string('listen'),
     writable: fields.flag('writable'),
     detach: fields.flag('detach'),
+    format: fields.text('format') === '' ? 'raw' : fields.oneOf('format', exportFormats),
     ...tlsOf(fields),
     saved: fields.text('saved'),
   }

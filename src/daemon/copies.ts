@@ -24,7 +24,7 @@ export class Copies {
     const address = parseAddress(request.listen)
     const view =
       request.saved === ''
-        ? await standby.view(request.volume, { writable: request.writable })
+        ? await standby.view(request.volume, { writable: request.writable, format: request.format ?? 'raw' })
         : standby.saved(request.volume, request.saved === 'newest' ? '' : request.saved)
     try {
       const nbd = nbdOf(this.nbd, request)

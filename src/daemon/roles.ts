@@ -7,7 +7,7 @@ import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
-import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { ExportFormat, GroupConfig, StandbyConfig } from '../core/config-types.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
 import type { Origin } from '../standby/replica-file.js'
 import type { CopiedGroup } from '../standby/standby.js'
@@ -68,7 +68,7 @@ export interface StandbyRole {
   /** openReplica().counterPage of each group that is open. */
   replicaPages(): { group: string; page: number }[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
-  view(volume: string, options: { writable: boolean }): Promise<StandbyView>
+  view(volume: string, options: { writable: boolean; format?: ExportFormat }): Promise<StandbyView>
   /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
   promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */

@@ -84,8 +84,8 @@ export interface FileListing {
 
 export interface VolumeSpec {
   name: string
-  /** A path to a file or block device, or a view of a replica made by replicaView(). */
-  device: { path: string } | { view: number }
+  /** A path to a file or block device, or a view of a replica; `tail`: bytes behind its last one, of one that is read-only. */
+  device: { path: string } | { view: number; tail?: Uint8Array }
   readOnly: boolean
   /** A path: past the page cache. Throws EOPNOTSUPP where that cannot be. */
   direct?: boolean

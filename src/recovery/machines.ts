@@ -128,10 +128,11 @@ export class Machines {
     return found
   }
 
-  /** At start: the store may have another path by now, or the host other firmware; a volume another size. */
+  /** At start, with the images in the daemon's hands: the store may have another path by now, or a file may be gone. */
   renew(failed: (error: unknown) => void): void {
     for (const found of this.list(failed))
       try {
+        for (const volume of found.copy.volumes) describeVolume(volume.folder, volume)
         writeOut(found)
       } catch (error) {
         failed(error)

@@ -24,11 +24,11 @@ const peerTimeoutMs = 5_000
 export function viewGroup(
   addon: Addon,
   name: string,
-  views: readonly { name: string; view: number }[],
+  views: readonly { name: string; view: number; tail?: Uint8Array }[],
   writable: boolean,
   incarnation: bigint,
 ): OpenVolumes {
-  const volumes = views.map(({ name: volume, view }) => ({ name: volume, device: { view }, readOnly: !writable }))
+  const volumes = views.map(({ name: volume, ...device }) => ({ name: volume, device, readOnly: !writable }))
   return open(addon, { name, volumes, incarnation })
 }
 

@@ -9,7 +9,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, sleep } from '../core/clock.js'
-import { compressions, type GroupConfig } from '../core/config-types.js'
+import { compressions, type ExportFormat, type GroupConfig } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
@@ -41,6 +41,7 @@ import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from
 import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
+import { vhdFooter } from './vhd-footer.js'
 import { type GroupView, type StandbyView, unusable, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
@@ -260,15 +261,20 @@ export class StandbyGroup {
   }
 
   /** A frozen copy of a volume, with all that was received before. Waits for that, and for a step, at most 30 s. */
-  async view(volume: ReplicaVolume, writable: boolean): Promise<StandbyView> {
-    const view = await this.#view(volume.name, [volume], writable)
+  async view(volume: ReplicaVolume, writable: boolean, format: ExportFormat = 'raw'): Promise<StandbyView> {
+    const view = await this.#view(volume.name, [volume], writable, format)
     const [exported] = view.exported
     if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
     return { ...view, exported }
   }
 
   /** Of all these volumes at one position. */
-  async #view(name: string, volumes: readonly ReplicaVolume[], writable: boolean): Promise<GroupView> {
+  async #view(
+    name: string,
+    volumes: readonly ReplicaVolume[],
+    writable: boolean,
+    format: ExportFormat,
+  ): Promise<GroupView> {
     if (this.record.promotion !== undefined) {
       throw new OperationError(
         'PROMOTED',
@@ -278,7 +284,10 @@ export class StandbyGroup {
     const action = `export ${name}`
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     await this.#catchUp(action)
-    const viewed = volumes.map(volume => ({ name: volume.name, index: this.record.volumes.indexOf(volume) }))
+    const viewed = volumes.map(volume => ({
+      ...{ name: volume.name, index: this.record.volumes.indexOf(volume) },
+      ...(format === 'vhd' ? { tail: vhdFooter(volume) } : {}),
+    }))
     return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
       this.#refuseUnusable(action)
       return this.deps.addon.replicaViewAt(this.#opened().handle, indexes, null, writable)

@@ -8,7 +8,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, systemClock } from '../core/clock.js'
-import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { ExportFormat, GroupConfig, StandbyConfig } from '../core/config-types.js'
 import { readDeviceFacts } from '../core/device-facts.js'
 import { describe, SafetyRefusal, UnderstudyError, UsageError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
@@ -228,9 +228,9 @@ export class Standby {
     return this.#find('invalidate', volume).group.invalidate(inPlace)
   }
 
-  async view(volume: string, options: { writable: boolean }): Promise<StandbyView> {
+  async view(volume: string, options: { writable: boolean; format?: ExportFormat }): Promise<StandbyView> {
     const found = this.#find('export', volume)
-    return found.group.view(found.volume, options.writable)
+    return found.group.view(found.volume, options.writable, options.format)
   }
 
   /** The whole group of the volume. What it serves from now on is in promoted(). */

@@ -21,6 +21,8 @@ export interface StandbyView extends Omit<GroupView, 'exported'> {
 export interface ViewedVolume {
   name: string
   index: number
+  /** Bytes behind its last one; it is read-only then. */
+  tail?: Uint8Array
 }
 
 /** What the engine was asked for: handles for openGroup(). */
@@ -86,7 +88,7 @@ export class Views {
     const action = `export ${name}`
     try {
       const { views, point } = await take(volumes.map(({ index }) => index))
-      const viewed = volumes.map((volume, at) => ({ name: volume.name, view: views[at] ?? -1 }))
+      const viewed = volumes.map(({ name, tail }, at) => ({ name, view: views[at] ?? -1, ...(tail && { tail }) }))
       const open = viewGroup(addon, name, viewed, writable, random64())
       this.#open.add(open)
       const close = async (): Promise<void> => {

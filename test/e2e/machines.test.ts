@@ -142,6 +142,53 @@ t.test('one payload, several formats: nothing is copied, all readers find the sa
   t.equal(sha256(image), before.hash, 'no boot has changed it')
 })
 
+t.test('a copy is a fixed VHD over NBD: its footer behind the last byte, nothing written anywhere', async t => {
+  const sizeBytes = (64 << 20) + 512
+  const pair = await startPair(t, { sizeBytes })
+  const { standby } = pair
+  const text = `read as VHD: ${Math.random()}`
+  const last = sizeBytes / sectorBytes - 1
+  await write(pair, [0, bootSector(textAt)], [textAt, textSector(text)], [last, textSector('the last sector')])
+  const [socket, vhd] = [pair.scratch.path('vhd.sock'), pair.scratch.path('disk.vhd')]
+  const exported = await standby.command([
+    'export',
+    'disk1',
+    '--format',
+    'vhd',
+    '--listen',
+    `unix:${socket}`,
+    '--detach',
+  ])
+  t.equal(exported.code, 0, exported.stderr)
+  const uri = exported.stdout.trim()
+  await write(pair, [textAt, textSector('written later')])
+  const server = `server.type=unix,file.server.path=${socket},file.export=disk1`
+  const booted = await execute('qemu-system-x86_64', [
+    ...['-nodefaults', '-machine', 'q35,accel=tcg', '-cpu', 'max', '-m', '64M', ...bootArguments],
+    ...['-drive', `if=none,id=disk,format=vpc,readonly=on,file.driver=nbd,file.${server}`],
+    ...['-device', 'virtio-blk-pci,drive=disk,bootindex=1'],
+  ])
+  t.same([booted.code, booted.stdout], [bootExitCode, text], booted.stderr)
+  await succeed('nbdcopy', [uri, vhd])
+  t.equal(statSync(vhd).size, sizeBytes + sectorBytes)
+  t.match(JSON.parse(await succeed('qemu-img', ['info', '-f', 'vpc', '--output=json', vhd])), {
+    'virtual-size': sizeBytes,
+  })
+  await succeed('nbdinfo', ['--map', '--totals', uri])
+  const client = await NbdClient.attach({ path: socket }, 'disk1')
+  const across = await client.read(sizeBytes - 512, 1024)
+  t.match(across.data.toString('latin1'), /^the last sector\0+conectix/, 'a read across the end of the disk')
+  client.destroy()
+  await standby.command(['export', 'disk1', '--end'])
+
+  await write(pair, [textAt, textSector(text)])
+  await standby.command(['export', 'disk1', '--listen', `unix:${socket}`, '--detach'])
+  const compared = await succeed('qemu-img', ['compare', '-f', 'raw', '-F', 'vpc', uri, vhd])
+  t.match(compared, /Images are identical/)
+  const other = ['export', 'disk1', '--format', 'vhd', '--listen', `unix:${socket}x`]
+  refused(t, await standby.command([...other, '--writable']), 2, /goes neither with --writable/)
+})
+
 t.test('what a hypervisor leaves out of a qcow2 is found before it is given again', async t => {
   const pair = await startPair(t)
   await add(pair.standby, 'web')

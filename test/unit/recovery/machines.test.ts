@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { test } from 'tap'
@@ -84,10 +84,12 @@ test('what is written out is renewed when it does not fit any more; a damaged de
   const before = readFileSync(script, 'utf8')
   t.equal(before, scriptOf(machines.find('show', 'web'), 'nbd'))
   writeFileSync(script, 'of before')
+  rmSync(join(store, 'root/image.vmdk'))
   writeFileSync(join(directory, 'bad.json'), '{}')
   const failures: unknown[] = []
   machines.renew(error => failures.push(error))
   t.equal(readFileSync(script, 'utf8'), before)
+  t.ok(existsSync(join(store, 'root/image.vmdk')))
   t.match(failures, [{ code: 'DAMAGED_FILE' }])
   t.same(
     machines.list(error => failures.push(error)).map(({ machine }) => machine.name),
