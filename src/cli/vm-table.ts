@@ -10,6 +10,9 @@ const columns: Columns<MachineStatus> = [
   ['DISKS', machine => machine.volumes.join(',')],
   ['PRIMARY', primaryText],
   ['FRESHNESS', freshnessText],
+  ['RESIDENT', residentText],
+  ['RUNS', ({ run }) => (run === null ? '-' : `${run.kind} since ${run.since}`)],
+  ['LAST DRILL', drillText],
 ]
 
 export function machineTable({ machines }: MachinesDocument): string {
@@ -19,6 +22,19 @@ export function machineTable({ machines }: MachinesDocument): string {
 function primaryText({ primary, freshness }: MachineStatus): string {
   if (freshness.role === 'master') return 'this host'
   return `${primary.id.slice(0, 8)} ${primary.address ?? 'away'}`
+}
+
+function residentText({ residency }: MachineStatus): string {
+  if (residency === null) return '-'
+  const { dataBytes, residentBytes } = residency
+  const percent = dataBytes === 0 ? 100 : Math.floor((100 * residentBytes) / dataBytes)
+  return `${percent} % of ${formatSize(dataBytes)}`
+}
+
+function drillText({ lastDrill }: MachineStatus): string {
+  if (lastDrill === null) return '-'
+  const { startedAt, passed, reason, seconds } = lastDrill
+  return `${startedAt} ${passed ? `passed in ${formatDuration(seconds * 1000)}` : `FAILED: ${reason}`}`
 }
 
 function freshnessText({ freshness }: MachineStatus): string {

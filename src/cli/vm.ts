@@ -78,7 +78,11 @@ function removeCommand(): Command {
 }
 
 const listHelp = `
-FRESHNESS  what its disks lack of the master's, as 'understudy status' says it; or why the copy cannot be used
+FRESHNESS   what its disks lack of the master's, as 'understudy status' says it; or why the copy cannot be used
+RESIDENT    how much of its images' data is in the kernel's memory
+RUNS        as what, and since when, it runs on this host
+LAST DRILL  when, and how it ended
+- is what is not known, or has not been.
 `
 
 function listCommand(): Command {

@@ -13,7 +13,39 @@ export interface MachineStatus {
   /** Whoever the copy is of. */
   primary: PrimaryStatus
   freshness: FreshnessStatus
+  /** Of its disks together; null: not known. */
+  residency: ResidencyStatus | null
+  /** Null: it does not run here. */
+  run: RunStatus | null
+  /** Null: there was none. */
+  lastDrill: LastDrill | null
 }
+
+/** What of the images' data is in the kernel's memory. */
+export interface ResidencyStatus {
+  dataBytes: number
+  residentBytes: number
+  /** Of these, kept there whatever else needs memory. */
+  pinnedBytes: number
+}
+
+export interface RunStatus {
+  kind: string
+  /** ISO 8601 */
+  since: string
+}
+
+export interface LastDrill {
+  /** ISO 8601 */
+  startedAt: string
+  passed: boolean
+  /** What was seen, or why it failed. */
+  reason: string
+  seconds: number
+}
+
+/** What others know of a machine. */
+export type MachineFacts = Pick<MachineStatus, 'residency' | 'run' | 'lastDrill'>
 
 export interface PrimaryStatus {
   id: string
@@ -37,7 +69,11 @@ export interface MachinesDocument {
 }
 
 /** `volumes`: of the whole daemon. */
-export function machineStatus({ machine, copy }: Found, volumes: readonly VolumeStatus[]): MachineStatus {
+export function machineStatus(
+  { machine, copy }: Found,
+  volumes: readonly VolumeStatus[],
+  facts: Partial<MachineFacts>,
+): MachineStatus {
   const { name, group, memoryBytes, cpus, firmware } = machine
   const disks = volumes.filter(volume => volume.group === group)
   const address = disks.flatMap(({ peers }) => peers).find(peer => peer.id === copy.masterId && peer.address !== '')
@@ -46,6 +82,9 @@ export function machineStatus({ machine, copy }: Found, volumes: readonly Volume
     volumes: copy.volumes.map(volume => volume.name),
     primary: { id: copy.masterId, address: address?.address ?? null },
     freshness: freshness(disks),
+    residency: facts.residency ?? null,
+    run: facts.run ?? null,
+    lastDrill: facts.lastDrill ?? null,
   }
 }
 
