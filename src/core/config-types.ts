@@ -126,6 +126,14 @@ export interface NbdConfig {
   tls?: TlsConfig
 }
 
+/** What a standby keeps beyond what is applied; the oldest goes when either is reached. */
+export interface HistoryLimits {
+  /** 0: of any age. */
+  ageMs: number
+  /** On disk, of each group; 0: as much as comes. */
+  bytes: number
+}
+
 export interface StandbyConfig {
   /** STORE/VOLUME/image.raw. */
   store: string
@@ -139,6 +147,8 @@ export interface StandbyConfig {
   devices: Map<string, string>
   /** What a step that is collected beside a cut may take of the log, of each group; 0: what the disk has. */
   stagingBytes: number
+  /** Absent: nothing that is applied is kept. */
+  history?: HistoryLimits
   /** How long a stop waits until everything received is applied. */
   drainTimeoutMs: number
 }
@@ -163,6 +173,8 @@ export const defaults = {
   logBytesMin: 80 << 20,
   /** A record of the largest size (32 MiB), and a chunk of a resynchronisation. */
   stagingBytesMin: 40 << 20,
+  /** Of each group: a few segments of the log. */
+  historyBytesMin: 256 << 20,
   peerTimeoutMs: 5_000,
   transport: 'quic' as Transport,
   compress: 'off' as Compression,

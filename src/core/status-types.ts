@@ -98,6 +98,32 @@ export interface FilterStatus {
   replicatedWhole: { place: string; why: string }[]
 }
 
+/** A position of a group's history, and when its record was made, by the master's clock. */
+export interface HistoryMoment {
+  /** ISO 8601, to the nanosecond. */
+  time: string
+  incarnation: string
+  sequence: string
+}
+
+/** Of a standby: what it keeps beyond what is applied. */
+export interface HistoryStatus {
+  /** As configured; 0: no such limit. */
+  ageSecondsMax: number
+  bytesMax: number
+  /** Null until the first copy is complete. */
+  oldest: HistoryMoment | null
+  newest: HistoryMoment | null
+  /** On disk: records that are applied, and blocks as they were before. */
+  bytes: number
+  /** Of these, the blocks. */
+  savedBytes: number
+  epochs: number
+  segments: number
+  /** Points labelled by hand, and those of clean stops. */
+  pointCount: number
+}
+
 export const backlogs = ['memory', 'file', 'dirty-map'] as const
 export type Backlog = (typeof backlogs)[number]
 
@@ -142,6 +168,8 @@ export interface VolumeStatus {
   /** Of a standby: what the open step has collected, and its maximum; 0 without one. */
   stagedBytes?: number
   stagingMaxBytes?: number
+  /** Of a standby with --history. */
+  history?: HistoryStatus
   resync: ResyncStatus | null
   lastVerify: LastVerify | null
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */

@@ -6,6 +6,8 @@
  *   POST /wait      WaitRequest     -> stream of WaitEvent (one JSON a line), ends when it came true or time is over
  *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
  *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
+ *   POST /history   HistoryRequest  -> HistoryReply
+ *   POST /mark      MarkRequest     -> PointDocument
  *   POST /promote   PromoteRequest  -> PromoteReply
  *   POST /demote, /switchover, /pause, /resume   VolumeRequest -> MessagesReply
  *   POST /invalidate   InvalidateRequest -> MessagesReply
@@ -29,7 +31,7 @@
  * An error is {"error": {code, message, exitCode}}, as the whole body or as the last line of a stream.
  */
 import type { ExportFormat, TlsConfig } from '../core/config-types.js'
-import type { VolumeStatus } from '../core/status-types.js'
+import type { HistoryMoment, HistoryStatus, VolumeStatus } from '../core/status-types.js'
 import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FilterOutcome, FilterWish } from '../filter/filter-change.js'
 import { describe, type ExitCode, exitCodeOf, UnderstudyError, UsageError } from '../core/errors.js'
@@ -78,11 +80,47 @@ export interface ExportRequest extends VolumeRequest {
   tls?: TlsConfig | null
   /** Not the copy, but what a `resolve` has saved: a file's path, or 'newest'. '' for the copy. */
   saved: string
+  /** A moment of the history as typed; '' or absent: now. */
+  at?: string
 }
 
 export interface ExportEvent {
   uri: string
   position: { incarnation: string; sequence: string }
+  /** ISO 8601, of an earlier moment: when its last record was made, by the master's clock. */
+  time?: string
+}
+
+export interface HistoryRequest extends VolumeRequest {
+  /** Moments as typed; '' for all there is. */
+  from: string
+  to: string
+  /** Parts of equal length that writtenBytes is told of. */
+  buckets: number
+}
+
+export interface PointDocument extends HistoryMoment {
+  kind: 'mark' | 'clean-stop' | 'flush'
+  /** '' of a flush. */
+  label: string
+}
+
+/** A contract: `history --json` prints it. Fields are added, never changed. */
+export interface HistoryReply extends HistoryStatus {
+  volume: string
+  group: string
+  /** ISO 8601: the stretch that the rest is about. */
+  from: string
+  to: string
+  bucketSeconds: number
+  /** Bytes of records in each part. */
+  writtenBytes: number[]
+  /** Oldest first. Of flushes at most a thousand, spread over all. */
+  points: PointDocument[]
+}
+
+export interface MarkRequest extends VolumeRequest {
+  label: string
 }
 
 export interface UnexportReply {
@@ -229,10 +267,10 @@ export class Fields {
     return value
   }
 
-  count(name: string): number {
+  count(name: string, least = 0, most = Number.MAX_SAFE_INTEGER): number {
     const value = this.body[name]
-    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
-      throw new UsageError(`request: '${name}' must be a whole number`)
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < least || value > most)
+      throw new UsageError(`request: '${name}' must be a whole number from ${least} to ${most}`)
     return value
   }
 

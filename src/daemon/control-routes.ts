@@ -1,6 +1,6 @@
 /** What each request of the control socket does. */
 import { exportFormats, type TlsConfig } from '../core/config-types.js'
-import { OperationError, SafetyRefusal } from '../core/errors.js'
+import { OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { parseFileRules } from '../filter/file-rules.js'
 import { version } from '../core/version.js'
@@ -27,6 +27,7 @@ import {
 } from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
+import { historyRoutes } from './history-routes.js'
 import { machineRoutes } from './machine-routes.js'
 import type { MasterRole, StandbyRole } from './roles.js'
 import { takeoverRequest } from './takeover-request.js'
@@ -81,6 +82,7 @@ export function controlRoutes(daemon: Daemon): Routes {
       reply<DetachReply>({ device: await daemon.attachments.detach(fields.string('name'), fields.flag('force')) }),
     'POST /rotate': fields => reply<RotateReply>(daemon.rotateIdentity(fields.flag('finish'))),
     'POST /reload': async () => reply<ReloadReply>({ messages: await daemon.reload() }),
+    ...historyRoutes(daemon, (volume, action) => standbyOf(daemon, volume, action)),
     ...machineRoutes(daemon),
     'POST /takeover': fields => reply(daemon.options.takeover(takeoverRequest(fields))),
     'POST /stop': () => {
@@ -134,13 +136,17 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
     format: fields.text('format') === '' ? 'raw' : fields.oneOf('format', exportFormats),
     ...tlsOf(fields),
     saved: fields.text('saved'),
+    at: fields.text('at'),
   }
+  if (request.at !== '' && request.saved !== '')
+    throw new UsageError('export: what was saved has no history; --at and --saved do not go together')
   const standby = request.saved === '' ? standbyOf(daemon, request.volume, 'export') : storeOf(daemon)
   return {
     stream: async (report, signal) => {
       const copy = await daemon.copies.add(standby, request)
       try {
-        report({ uri: copy.uri, position: copy.position } satisfies ExportEvent)
+        const { uri, position, time } = copy
+        report({ uri, position, ...(time === undefined ? {} : { time }) } satisfies ExportEvent)
         if (!request.detach) await untilAborted(signal)
       } finally {
         if (!request.detach) await copy.close()

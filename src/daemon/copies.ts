@@ -1,6 +1,7 @@
 /** The standby's copies that are being exported: each a frozen view with a listener of its own. */
 import type { NbdConfig } from '../core/config-types.js'
 import { nbdUri, parseAddress } from '../core/units.js'
+import { isoTime } from '../standby/history.js'
 import type { ExportEvent, ExportRequest } from './control-protocol.js'
 import type { NbdFront } from './nbd-front.js'
 import type { StandbyRole, StandbyView } from './roles.js'
@@ -24,7 +25,7 @@ export class Copies {
     const address = parseAddress(request.listen)
     const view =
       request.saved === ''
-        ? await standby.view(request.volume, { writable: request.writable, format: request.format ?? 'raw' })
+        ? await standby.view(request.volume, request)
         : standby.saved(request.volume, request.saved === 'newest' ? '' : request.saved)
     try {
       const nbd = nbdOf(this.nbd, request)
@@ -35,6 +36,7 @@ export class Copies {
         view,
         uri: nbdUri(listener.address, view.exported.name, nbd.tls?.required),
         position: view.position,
+        ...(view.timeNs === undefined ? {} : { time: isoTime(view.timeNs) }),
         close: async () => {
           if (!this.open.delete(copy)) return
           listener.close()

@@ -7,9 +7,12 @@ import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
-import type { ExportFormat, GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { HistoryListing } from '../standby/history.js'
+import type { HistoryPoint } from '../standby/points.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
 import type { Origin } from '../standby/replica-file.js'
+import type { ViewOptions } from '../standby/views.js'
 import type { CopiedGroup } from '../standby/standby.js'
 
 export type { VolumeIdentity }
@@ -68,7 +71,11 @@ export interface StandbyRole {
   /** openReplica().counterPage of each group that is open. */
   replicaPages(): { group: string; page: number }[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
-  view(volume: string, options: { writable: boolean; format?: ExportFormat }): Promise<StandbyView>
+  view(volume: string, options: ViewOptions): Promise<StandbyView>
+  /** Rate of writes and points of a stretch of the history; '' for from and to: all of it. */
+  listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing>
+  /** What the copy shows now gets a name. */
+  mark(volume: string, label: string): Promise<HistoryPoint>
   /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
   promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */
@@ -101,6 +108,8 @@ export interface StandbyView {
   exported: ExportedVolume
   /** Records of which incarnation, up to where. */
   position: { incarnation: string; sequence: string }
+  /** Of an earlier moment. */
+  timeNs?: bigint
   close(): Promise<void>
 }
 

@@ -61,6 +61,7 @@ import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
 import { isMuchMore, mayTake, narrow, widen } from './left-out-record.js'
 import { MapTrust } from './map-trust.js'
+import { markNow, Marks } from './marks.js'
 import { masterVolumeStatus } from './master-status.js'
 import { type ExportedVolume, exportOf, noteUnreadable, openVolumes, type OpenVolume } from './open-volumes.js'
 import { SessionKeeper } from './session-keeper.js'
@@ -144,6 +145,7 @@ export class MasterGroup {
   readonly #giveBack: GiveBack
   readonly #lagPause = new LagPause()
   readonly #lease: HeldLease
+  readonly #marks: Marks
   readonly #transport: Transport | undefined
   readonly #keeper: SessionKeeper | undefined
   readonly #unsubscribe: () => void
@@ -255,6 +257,7 @@ export class MasterGroup {
       ...{ addon: deps.addon, group: native.group, name: config.name, leaseMs: config.leaseMs },
       ...{ record, save: () => this.#saveRecord(), log },
     })
+    this.#marks = new Marks({ group: config.name, clock: this.#clock, send: message => this.#keeper?.send(message) })
     this.#giveBack = this.#makeGiveBack()
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
@@ -354,6 +357,23 @@ export class MasterGroup {
     const outcome = await changeFilter(this.#deps.addon, volume, filter, dryRun)
     if (!dryRun) for (const warning of outcome.warnings) this.#log.warn(`volume ${name}: ${warning}`)
     return outcome
+  }
+
+  /** Of this moment: what clients were told is written is in it. Resolves when the standby has noted it. */
+  async mark(name: string, label: string): Promise<Position & { timeNs: bigint }> {
+    if (this.config.standby === undefined || this.#closing !== undefined)
+      throw new OperationError('NO_STANDBY', `mark ${name}: there is no standby that could note it`)
+    const counters = this.#groupCounters()
+    const { state, reason } = this.#state(counters)
+    if (state !== 'replicating' || this.#keeper?.state !== 'connected')
+      throw new OperationError(
+        'NOT_REPLICATING',
+        `mark ${name}: the standby does not follow now (${reason === '' ? state : reason}), so this moment cannot be noted`,
+      )
+    const position = { incarnation: this.#record.incarnation, sequence: marksOf(counters).written }
+    const mark = markNow('mark', label, position, this.#clock)
+    await this.#marks.send(mark)
+    return { ...position, timeNs: mark.timeNs }
   }
 
   #volumeNamed(name: string): OpenVolume {
@@ -645,6 +665,7 @@ export class MasterGroup {
       },
       said: (_, type, message) => this.#heard(type, message),
       lost: () => {
+        this.#marks.lost()
         this.#attached = false
         this.#compress = 'off'
       },
@@ -672,6 +693,7 @@ export class MasterGroup {
 
   #heard(type: string, message: unknown): void {
     if (type === 'noted') this.#noted()
+    if (type === 'marked') this.#marks.heard(message)
     if (type !== 'suspects') return // of a newer version
     this.#suspects.push(decodeSuspects(message))
     if (this.#suspects.length > suspectsMax) throw new Error(`more than ${suspectsMax} messages of suspects`)
@@ -688,6 +710,7 @@ export class MasterGroup {
 
   #attach(session: Session, welcome: Welcome): void {
     this.#lease.welcomed(welcome)
+    this.#marks.welcomed(welcome)
     this.#outranked = undefined
     this.#discard = ''
     this.#met = true
@@ -843,6 +866,7 @@ export class MasterGroup {
     const maps = hand === undefined ? undefined : []
     const clean = await this.#saveClean(maps)
     const dirtyBytes = Number(sum(this.#volumes.map(volume => this.#dirtyBytes(volume))))
+    if (drained && clean !== undefined && hand === undefined) await this.#markCleanStop(clean.sequence)
     const noted = drained && clean !== undefined && abdicate !== undefined && (await this.#abdicate(clean, abdicate))
     this.#keeper?.stop('the master has stopped')
     this.#release()
@@ -862,6 +886,17 @@ export class MasterGroup {
         `stopped before the standby had everything: ${dirtyBytes} bytes are marked dirty for the next start`,
       )
     return { drained, dirtyBytes, ...(abdicate === undefined ? {} : { noted }) }
+  }
+
+  /** A point of the standby's history, if it keeps one; the stop does not depend on it. */
+  async #markCleanStop(sequence: bigint): Promise<void> {
+    if (!this.#marks.areKept) return
+    const position = { incarnation: this.#record.incarnation, sequence }
+    try {
+      await this.#marks.send(markNow('clean-stop', '', position, this.#clock), notedMs)
+    } catch (error) {
+      this.#log.warn(`stop: ${describe(error)}`)
+    }
   }
 
   /** 1. this side is no master any more, on disk  2. the standby has heard of it (false: that is not known). */

@@ -188,6 +188,18 @@ export interface ReplicaSpec {
   volumes: { name: string; imagePath: string; sizeBytes: bigint; create: boolean }[]
   /** Of a step that is collected beside a cut; 0 or absent: as the log allows. */
   stagingBytesMax?: number
+  /** Neither: no history; what lies in the store of an earlier one is removed. */
+  historyAgeMs?: number
+  historyBytesMax?: number
+}
+
+export interface HistoryState {
+  oldest: Point
+  newest: Point
+  bytes: number
+  savedBytes: number
+  epochs: number
+  segments: number
 }
 
 export type AddonEvent =
@@ -548,6 +560,15 @@ export interface Addon {
     volumeIndex: number,
     writable: boolean,
   ): { view: number; incarnation: bigint; sequence: bigint }
+  /** Null: none is kept, or it has not begun (before the first cut). */
+  replicaHistory(replica: number): HistoryState | null
+  /** Flushes: at most 1000, the newest kept. */
+  replicaMoments(
+    replica: number,
+    fromNs: bigint,
+    toNs: bigint,
+    buckets: number,
+  ): Promise<{ writtenBytes: number[]; flushes: Point[] }>
   /**
    * Views of several volumes (as replicaView() makes them), all at one moment. A moment within a step or between two
    * records is the newest cut at or before it: `point` says which. ERANGE: the history has no such moment.

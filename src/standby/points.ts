@@ -14,16 +14,14 @@ import { dirname } from 'node:path'
 
 import { syncDirectory } from '../core/atomic-file.js'
 import { errnoOf, NativeError } from '../core/errors.js'
-import type { Position } from '../core/reigns.js'
+import type { Point } from '../native/binding.js'
 import { labelMax } from './moment.js'
 
 /** mark: by hand. clean-stop: the master was stopped and had nothing left to send. flush: a client's. */
 export const pointKinds = ['mark', 'clean-stop', 'flush'] as const
 export type PointKind = (typeof pointKinds)[number]
 
-export interface HistoryPoint extends Position {
-  /** Since 1970. */
-  timeNs: bigint
+export interface HistoryPoint extends Point {
   kind: PointKind
   /** '' of a flush. */
   label: string

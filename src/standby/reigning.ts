@@ -31,6 +31,8 @@ export interface ReigningMaster {
   explainFilter(volume: string, rules: readonly FileRule[]): Promise<FilterExplanation>
   /** Comes into force while clients write; refused, with nothing changed, when the device cannot fulfil it. */
   changeFilter(volume: string, filter: FilterConfig, dryRun?: boolean): Promise<FilterOutcome>
+  /** This moment gets a name on the standby; resolves when it has noted it. */
+  mark(volume: string, label: string): Promise<Position & { timeNs: bigint }>
   /** Resolves when the standby has been asked for the first time, or is silent. */
   firstContact(): Promise<void>
   /** The old master, or whoever has a copy, has connected. */

@@ -9,7 +9,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, sleep } from '../core/clock.js'
-import { compressions, type ExportFormat, type GroupConfig } from '../core/config-types.js'
+import { compressions, type GroupConfig, type HistoryLimits } from '../core/config-types.js'
 import { LagSampler } from '../core/lag-sampler.js'
 import { describe, errnoOf, NativeError, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
@@ -28,12 +28,16 @@ import {
   encodeWelcome,
   type Hello,
   type LeftOut,
+  type Mark,
   type Refused,
 } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
 import { markDescriptions } from './formats.js'
 import { GrantedLease } from './granted-lease.js'
 import { howToRemove } from './hello-judgement.js'
+import { GroupHistory, type HistoryListing } from './history.js'
+import { NotedMarks } from './noted-marks.js'
+import type { HistoryPoint } from './points.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
 import { Reign } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
@@ -42,7 +46,7 @@ import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
 import { vhdFooter } from './vhd-footer.js'
-import { type GroupView, type StandbyView, unusable, Views, viewWaitMs } from './views.js'
+import { type GroupView, type StandbyView, unusable, type ViewOptions, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
   addon: Addon
@@ -57,6 +61,8 @@ export interface GroupDeps {
   own: GroupConfig | undefined
   /** StandbyConfig.stagingBytes, as it is now. */
   stagingBytes: () => number
+  /** StandbyConfig.history. */
+  keptHistory: HistoryLimits | undefined
   follow: (own: GroupConfig, group: StandbyGroup) => Following
   /** What this host is the master of has changed. */
   changed: () => void
@@ -107,6 +113,8 @@ export class StandbyGroup {
   #takesOver = false
   readonly #reign: Reign
   readonly #views: Views
+  readonly #history: GroupHistory
+  readonly #marks: NotedMarks
   readonly #lease: GrantedLease
   readonly #lag = new LagSampler()
   readonly #rate = new Rate(10_000)
@@ -121,6 +129,16 @@ export class StandbyGroup {
     private readonly deps: GroupDeps,
   ) {
     this.#views = new Views(deps)
+    this.#history = new GroupHistory({
+      ...{ addon: deps.addon, clock: deps.clock, limits: deps.keptHistory },
+      directory: deps.store.groupDirectory(record.group),
+      replica: () => this.#replica?.handle,
+    })
+    this.#marks = new NotedMarks({
+      ...{ group: record.group, history: this.#history, clock: deps.clock },
+      settled: () => this.#settledPosition(),
+      isOver: session => this.#live?.session !== session || this.record.promotion !== undefined,
+    })
     this.#lease = new GrantedLease(deps.clock)
     this.#reign = new Reign(record, deps, {
       outranked: master => this.#outranked(master),
@@ -181,6 +199,7 @@ export class StandbyGroup {
           leaseMs: this.record.leaseMs ?? 0,
           givesBack: true,
           compress,
+          keepsHistory: this.#history.isKept,
           incarnation: stands.incarnation,
           received: stands.sequence,
           fresh: untouched && this.#isFresh(counters),
@@ -256,13 +275,17 @@ export class StandbyGroup {
       sinceMs: this.#since?.ms ?? clock.wallMs(),
       nowMs: clock.wallMs(),
       lagSeconds: this.#lag.ageMs(clock.monotonicMs(), counters['applied_sequence'] ?? 0n) / 1000,
+      history: this.#history.status(),
     }
     return this.record.volumes.map(volume => standbyVolumeStatus(facts, volume))
   }
 
-  /** A frozen copy of a volume, with all that was received before. Waits for that, and for a step, at most 30 s. */
-  async view(volume: ReplicaVolume, writable: boolean, format: ExportFormat = 'raw'): Promise<StandbyView> {
-    const view = await this.#view(volume.name, [volume], writable, format)
+  /**
+   * A frozen copy of a volume, with all that was received before, or of an earlier moment (`at`; moment.ts). Waits for
+   * the newest records, and for a step, at most 30 s.
+   */
+  async view(volume: ReplicaVolume, options: ViewOptions): Promise<StandbyView> {
+    const view = await this.#view(volume.name, [volume], options)
     const [exported] = view.exported
     if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
     return { ...view, exported }
@@ -272,26 +295,51 @@ export class StandbyGroup {
   async #view(
     name: string,
     volumes: readonly ReplicaVolume[],
-    writable: boolean,
-    format: ExportFormat,
+    { writable, at = '', format = 'raw' }: ViewOptions,
   ): Promise<GroupView> {
-    if (this.record.promotion !== undefined) {
-      throw new OperationError(
-        'PROMOTED',
-        `export ${name}: it was promoted and is a master's volume now; connect to its own export`,
-      )
-    }
     const action = `export ${name}`
+    this.#refuseMaster(action, 'connect to its own export')
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
-    await this.#catchUp(action)
+    if (at === '' || this.#history.find(action, at).isNewest) await this.#catchUp(action)
     const viewed = volumes.map(volume => ({
       ...{ name: volume.name, index: this.record.volumes.indexOf(volume) },
       ...(format === 'vhd' ? { tail: vhdFooter(volume) } : {}),
     }))
     return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
-      this.#refuseUnusable(action)
-      return this.deps.addon.replicaViewAt(this.#opened().handle, indexes, null, writable)
+      if (at === '') this.#refuseUnusable(action)
+      return this.#history.views(action, at, indexes, writable)
     })
+  }
+
+  listHistory(name: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
+    const action = `history ${name}`
+    this.#refuseMaster(action, 'its history ended with that')
+    return this.#history.list(action, from, to, buckets)
+  }
+
+  /** The moment that the copy shows now gets a name. */
+  async mark(name: string, label: string): Promise<HistoryPoint> {
+    const action = `mark ${name}`
+    this.#refuseMaster(action, 'its history ended with that')
+    await this.#catchUp(action)
+    return this.#marks.byHand(action, label)
+  }
+
+  /** The master wants a moment to have a name, or tells of its clean stop. */
+  async marked(session: Session, mark: Mark): Promise<void> {
+    if (this.#live?.session === session) await this.#marks.received(session, mark)
+  }
+
+  /** Where the images are while they are a cut beside which no step is collected. */
+  #settledPosition(): Position | undefined {
+    const counters = this.#counters()
+    if (counters['phase'] !== phase.cut) return undefined
+    return { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
+  }
+
+  #refuseMaster(action: string, hint: string): void {
+    if (this.record.promotion === undefined) return
+    throw new OperationError('PROMOTED', `${action}: it was promoted and is a master's volume now; ${hint}`)
   }
 
   /**
@@ -611,6 +659,7 @@ export class StandbyGroup {
       const opened = addon.openReplica({
         directory: store.groupDirectory(this.record.group),
         stagingBytesMax: this.deps.stagingBytes(),
+        ...historyOptions(this.deps.keptHistory),
         volumes: this.record.volumes.map(volume => ({
           name: volume.name,
           imagePath: store.imagePath(volume),
@@ -769,4 +818,8 @@ export class StandbyGroup {
     this.#queue = done.catch(() => undefined)
     return done
   }
+}
+
+function historyOptions(limits: HistoryLimits | undefined): { historyAgeMs?: number; historyBytesMax?: number } {
+  return limits === undefined ? {} : { historyAgeMs: limits.ageMs, historyBytesMax: limits.bytes }
 }

@@ -1,5 +1,5 @@
 /** A standby's line in `status --json`: what it knows by itself, with or without a session. */
-import type { PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
+import type { HistoryStatus, PeerStatus, VolumeState, VolumeStatus } from '../core/status-types.js'
 import { type Durability, durabilities } from '../core/config-types.js'
 import { formatDuration, formatSize } from '../core/units.js'
 import type { Counters } from '../native/counters.js'
@@ -23,6 +23,8 @@ export interface StandbyFacts {
   sinceMs: number
   nowMs: number
   lagSeconds: number
+  /** Undefined: none is kept. */
+  history: HistoryStatus | undefined
 }
 
 /** What the operator is to decide when a step cannot be collected any further; '' when it can. */
@@ -113,6 +115,7 @@ export function standbyVolumeStatus(given: StandbyFacts, volume: ReplicaVolume):
     ...leaseStatus(record, given.leaseLeftMs),
     stagedBytes: Number(get('staged_bytes')),
     stagingMaxBytes: Number(get('staging_bytes_max')),
+    ...(facts.history === undefined ? {} : { history: facts.history }),
     resync: null,
     lastVerify: null,
     peers: [peer(record, sessionAddress)],

@@ -8,7 +8,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { type Clock, systemClock } from '../core/clock.js'
-import type { ExportFormat, GroupConfig, StandbyConfig } from '../core/config-types.js'
+import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import { readDeviceFacts } from '../core/device-facts.js'
 import { describe, SafetyRefusal, UnderstudyError, UsageError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
@@ -25,9 +25,11 @@ import {
   decodeLeftOut,
   decodeFollow,
   decodeHello,
+  decodeMark,
   decodeVersions,
   encodeRefused,
   type Hello,
+  type Mark,
   type RefusalCode,
   typeOf,
 } from '../transport/messages.js'
@@ -38,14 +40,16 @@ import type { HostKey, Listening, Session, SessionHandler, Transport } from '../
 import { chooseVersion, ownVersions } from '../transport/versions.js'
 import { Follow } from './follow.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
+import type { HistoryListing } from './history.js'
 import { type ExportedVolume, savedGroup } from './open-volumes.js'
 import { leftOutOf, type Origin, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
+import type { HistoryPoint } from './points.js'
 import { type Following, StandbyGroup } from './standby-group.js'
 import { newestSaved } from './saved-regions.js'
 import { Store } from './store.js'
-import type { StandbyView } from './views.js'
+import type { StandbyView, ViewOptions } from './views.js'
 
 export interface StandbyDeps {
   addon: Addon
@@ -228,9 +232,17 @@ export class Standby {
     return this.#find('invalidate', volume).group.invalidate(inPlace)
   }
 
-  async view(volume: string, options: { writable: boolean; format?: ExportFormat }): Promise<StandbyView> {
+  async view(volume: string, options: ViewOptions): Promise<StandbyView> {
     const found = this.#find('export', volume)
-    return found.group.view(found.volume, options.writable, options.format)
+    return found.group.view(found.volume, options)
+  }
+
+  listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
+    return this.#find('history', volume).group.listHistory(volume, from, to, buckets)
+  }
+
+  mark(volume: string, label: string): Promise<HistoryPoint> {
+    return this.#find('mark', volume).group.mark(volume, label)
   }
 
   /** The whole group of the volume. What it serves from now on is in promoted(). */
@@ -394,10 +406,16 @@ export class Standby {
   #said(session: Session, message: unknown): void {
     const type = typeOf(message)
     if (type === 'left-out') for (const group of this.#groups.values()) group.leftOut(session, decodeLeftOut(message))
+    if (type === 'mark') this.#mark(session, decodeMark(message))
     if (type !== 'abdicate') return // of a newer version
     const abdicate = decodeAbdicate(message)
     for (const group of this.#groups.values())
       group.abdicated({ session }, abdicate).catch((error: unknown) => this.#log.error(describe(error)))
+  }
+
+  #mark(session: Session, mark: Mark): void {
+    for (const group of this.#groups.values())
+      group.marked(session, mark).catch((error: unknown) => this.#log.error(describe(error)))
   }
 
   /** To the other host, which reigns over a group of this host's own. */
@@ -461,6 +479,7 @@ export class Standby {
   #add(record: ReplicaRecord): StandbyGroup {
     const group = new StandbyGroup(record, {
       stagingBytes: () => this.#config.stagingBytes,
+      keptHistory: this.#config.history,
       addon: this.#deps.addon,
       counters: this.#counters,
       clock: this.#clock,

@@ -1,5 +1,6 @@
 /** The views of a group's copies that are open for clients: frozen volumes of one moment, served by an engine of their own. */
 import { type Clock, sleep } from '../core/clock.js'
+import type { ExportFormat } from '../core/config-types.js'
 import { errnoOf, NativeError, OperationError, SafetyRefusal, UnderstudyError } from '../core/errors.js'
 import type { Addon, Point } from '../native/binding.js'
 import { type OpenVolumes, viewGroup } from './open-volumes.js'
@@ -23,6 +24,13 @@ export interface ViewedVolume {
   index: number
   /** Bytes behind its last one; it is read-only then. */
   tail?: Uint8Array
+}
+
+export interface ViewOptions {
+  writable: boolean
+  /** A moment as people write it (moment.ts); absent or '': the newest. */
+  at?: string
+  format?: ExportFormat
 }
 
 /** What the engine was asked for: handles for openGroup(). */

@@ -8,6 +8,8 @@
  *   abdicate (my last record)   ------->  notes it, and takes over if asked to
  *                               <-------  noted
  *   left-out (a changed filter) ------->  notes it
+ *   mark (a labelled moment)    ------->  notes it once it has the records before it, if it keeps a history
+ *                               <-------  marked (or why not)
  *
  * Whoever was configured with the other's address connects. Is it the standby by now, it says `follow` first, and the
  * other side says hello. A copy that was a master's device before says `suspects` before its welcome: where it may differ.
@@ -74,6 +76,8 @@ export interface Welcome {
   givesBack: boolean
   /** How it expects the records: what the hello asked for, or 'off'. */
   compress: string
+  /** It keeps earlier moments, and so notes marks. */
+  keepsHistory: boolean
 }
 
 /** The sender was configured with our address, and has a copy: be its master. */
@@ -95,6 +99,24 @@ export interface Abdicate {
   position: Position
   /** Take over at once. Otherwise: you may, whenever you are told to. */
   takeOver: boolean
+}
+
+/** The moment after the record at `position` is to have a name on the standby. */
+export interface Mark {
+  /** Chosen by the sender; the answer has it, too. */
+  id: number
+  /** What makes it: 'mark', by hand; 'clean-stop'. */
+  kind: string
+  label: string
+  position: Position
+  /** By the master's clock, as the records' times. */
+  timeNs: bigint
+}
+
+export interface Marked {
+  id: number
+  /** Why it was not noted; '': it was. */
+  problem: string
 }
 
 /** What is left out of each volume, if it is not what the hello said any more. */
@@ -139,6 +161,7 @@ const nameMax = 200
 const volumesMax = 64
 /** Numbers of a list of ranges: a message has at most 64 KiB. */
 const rangesMax = 2000
+const idMax = 0x7fffffff
 const sequenceMax = (1n << 63n) - 1n
 const incarnationMax = (1n << 64n) - 1n
 
@@ -180,6 +203,16 @@ export function encodeSuspects(volume: string, ranges: readonly bigint[]): objec
 export function encodeAbdicate({ position, takeOver }: Abdicate): object {
   const { incarnation, sequence } = position
   return { type: 'abdicate', takeOver, incarnation: String(incarnation), sequence: String(sequence) }
+}
+
+export function encodeMark({ id, kind, label, position, timeNs }: Mark): object {
+  const { incarnation, sequence } = position
+  const numbers = { incarnation: String(incarnation), sequence: String(sequence), timeNs: String(timeNs) }
+  return { type: 'mark', id, kind, label, ...numbers }
+}
+
+export function encodeMarked({ id, problem }: Marked): object {
+  return { type: 'marked', id, problem: problem.slice(0, textMax) }
 }
 
 export function encodeLeftOut(volumes: Readonly<LeftOut>): object {
@@ -252,6 +285,7 @@ export function decodeWelcome(message: unknown): Welcome {
     leaseMs: fields.optionalInteger('leaseMs', leaseMsMax),
     givesBack: fields.optional('givesBack') === true,
     compress: fields.optionalText('compress', nameMax),
+    keepsHistory: fields.optional('keepsHistory') === true,
   }
 }
 
@@ -283,11 +317,30 @@ export function decodeSuspects(message: unknown): Suspects {
 
 export function decodeAbdicate(message: unknown): Abdicate {
   const fields = new Fields(message, 'abdicate')
-  const position = {
+  return { position: positionOf(fields), takeOver: fields.boolean('takeOver') }
+}
+
+export function decodeMark(message: unknown): Mark {
+  const fields = new Fields(message, 'mark')
+  return {
+    id: fields.integer('id', 1, idMax),
+    kind: fields.text('kind', nameMax),
+    label: fields.text('label', nameMax),
+    position: positionOf(fields),
+    timeNs: fields.big('timeNs', 0n, sequenceMax),
+  }
+}
+
+export function decodeMarked(message: unknown): Marked {
+  const fields = new Fields(message, 'marked')
+  return { id: fields.integer('id', 1, idMax), problem: fields.text('problem', textMax) }
+}
+
+function positionOf(fields: Fields): Position {
+  return {
     incarnation: fields.big('incarnation', 0n, incarnationMax),
     sequence: fields.big('sequence', 0n, sequenceMax),
   }
-  return { position, takeOver: fields.boolean('takeOver') }
 }
 
 export function decodeLeftOut(message: unknown): LeftOut {

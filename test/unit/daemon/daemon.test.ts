@@ -191,6 +191,38 @@ t.test('what an export cannot be is refused, and no view is left open', async t 
   await daemon.close()
 })
 
+t.test('a mark is asked of whichever side is here, and an earlier moment of the one that has the copy', async t => {
+  const { daemon, notes, client } = stage(t, head + standby + group('one'))
+  await daemon.start()
+  notes.length = 0
+  const noted = {
+    kind: 'mark',
+    label: 'before',
+    incarnation: '1',
+    sequence: '2',
+    time: '1970-01-01T00:00:00.000000003Z',
+  }
+  t.same(await client.post('/mark', { volume: 'one', label: ' before ' }), noted)
+  t.same(await client.post('/mark', { volume: 'copy', label: 'before' }), noted)
+  t.same(notes.splice(0), ['mark one before', 'mark copy copy before'])
+  await t.rejects(client.post('/mark', { volume: 'one', label: '-5s' }), { exitCode: 2, message: /would be taken for/ })
+  await t.rejects(client.post('/mark', { volume: 'none', label: 'x' }), { code: 'NO_VOLUME' })
+  const stretch = { from: '', to: '', buckets: 10 }
+  await t.rejects(client.post('/history', { volume: 'one', ...stretch }), { code: 'IS_MASTER', exitCode: 3 })
+  await t.rejects(client.post('/history', { volume: 'copy', ...stretch, buckets: 0 }), {
+    exitCode: 2,
+    message: /'buckets'/,
+  })
+  const request = { volume: 'copy', listen: '127.0.0.1:0', writable: false, detach: true, saved: '', at: '-90s' }
+  for await (const _ of client.stream('/export', request)) continue
+  t.match(notes, ['view copy at -90s'])
+  const both = async (): Promise<void> => {
+    for await (const _ of client.stream('/export', { ...request, saved: 'newest' })) continue
+  }
+  await t.rejects(both(), { exitCode: 2, message: /--at and --saved do not go together/ })
+  await daemon.close()
+})
+
 t.test('verify is asked of the master, and stop leaves', async t => {
   const { daemon, notes, client } = stage(t, head + standby + group('one'))
   await daemon.start()

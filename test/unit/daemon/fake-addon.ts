@@ -82,6 +82,10 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     volumeIdentities: [],
     outranked: undefined,
     isOwed: false,
+    mark: async (volume, label) => {
+      notes.push(`mark ${volume} ${label}`)
+      return { incarnation: 1n, sequence: 2n, timeNs: 3n }
+    },
     firstContact: () => Promise.resolve(),
     provenPosition: () => undefined,
     giveUpLease: () => [`give up the lease of ${config.name}`],
@@ -108,13 +112,18 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     copiedGroups: () => [],
     replicaPages: () => [],
     promoted: () => [],
-    view: async (volume, { writable }) => {
-      notes.push(`view ${volume}${writable ? ' writable' : ''}`)
+    view: async (volume, { writable, at = '' }) => {
+      notes.push(`view ${volume}${writable ? ' writable' : ''}${at === '' ? '' : ` at ${at}`}`)
       return {
         exported,
         position: { incarnation: '1', sequence: '2' },
         close: async () => void notes.push(`end view ${volume}`),
       }
+    },
+    listHistory: () => Promise.reject(new NativeError('history', new Error('not here'))),
+    mark: async (volume, label) => {
+      notes.push(`mark copy ${volume} ${label}`)
+      return { kind: 'mark', label, incarnation: 1n, sequence: 2n, timeNs: 3n }
     },
     promote: () => Promise.reject(new NativeError('promote', new Error('not here'))),
     masters: () => [],

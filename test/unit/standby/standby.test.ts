@@ -338,6 +338,52 @@ t.test(
   },
 )
 
+t.test(
+  'a standby with a history says so in its welcome, opens its copies with it, and notes what the master marks',
+  async t => {
+    const store = scratch(t)
+    const history = { ageMs: 3_600_000, bytes: 1 << 30 }
+    const { standby, greet, setReplica, fake, clock } = await open(t, store, { history })
+    const session = await greet()
+    t.match(session.sent, [{ type: 'welcome', keepsHistory: true }])
+    t.match(fake.replicas, [{ historyAgeMs: 3_600_000, historyBytesMax: 1 << 30 }])
+    setReplica({ phase: cut, incarnation: 5n, applied_sequence: 6n })
+    const mark = { type: 'mark', kind: 'mark', incarnation: '5', sequence: '6', timeNs: '9' }
+    session.receive({ ...mark, id: 3, label: 'before upgrade' })
+    await settle()
+    session.receive({ ...mark, id: 4, label: 'too early', sequence: '7' })
+    await clock.advance(11_000)
+    t.match(session.sent.slice(1), [
+      { type: 'marked', id: 3, problem: '' },
+      { type: 'marked', id: 4, problem: /has not come to the standby/ },
+    ])
+    t.match(standby.status(), [{ history: { ageSecondsMax: 3600, bytesMax: 1 << 30, pointCount: 1 } }])
+    await standby.mark('disk1', 'by hand')
+    t.match(await standby.view('disk1', { writable: false, at: 'by hand' }), { position: { sequence: '6' } })
+    await t.rejects(standby.mark('disk1', '4711'), { name: 'UsageError' })
+    await t.rejects(standby.view('disk1', { writable: false, at: 'by hnad' }), { code: 'NO_MOMENT' })
+    fake.history = null
+    await t.rejects(standby.listHistory('disk1', '', '', 10), { code: 'NO_HISTORY' })
+    await standby.close({ drainMs: 0 })
+
+    const without = await open(t, store)
+    t.match((await without.greet()).sent, [{ keepsHistory: false }])
+    t.equal(without.fake.replicas[0]?.historyAgeMs, undefined)
+    t.notOk(without.standby.status()[0]?.history)
+  },
+)
+
+t.test('a session that is not the one of the group cannot mark anything', async t => {
+  const history = { ageMs: 3_600_000, bytes: 0 }
+  const { greet, setReplica, standby } = await open(t, scratch(t), { history, allow: [master, another] })
+  await greet()
+  setReplica({ phase: cut, incarnation: 5n, applied_sequence: 6n })
+  const stranger = await greet(hello({ group: 'disk2', ...volume({ name: 'disk2', uuid: 'u2' }) }), another)
+  stranger.receive({ type: 'mark', id: 1, kind: 'mark', label: 'x', incarnation: '5', sequence: '6', timeNs: '9' })
+  await settle()
+  t.match(standby.status().find(({ name }) => name === 'disk1')?.history, { pointCount: 0 })
+})
+
 t.test('an export is a frozen view; it waits for a step, but not for ever', async t => {
   const { standby, greet, setReplica, fake, clock } = await open(t, scratch(t))
   await greet()

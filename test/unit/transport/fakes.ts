@@ -8,6 +8,7 @@ import type {
   Compression,
   GroupSpec,
   ReplicaSpec,
+  HistoryState,
 } from '../../../src/native/binding.js'
 import type { PeerAddress } from '../../../src/core/units.js'
 import type {
@@ -376,6 +377,15 @@ export class FakeAddon {
     this.#call('replicaViewAt')
     const point = { incarnation: 5n, sequence: 6n, timeNs: 0n }
     return { views: volumes.map(volume => 900 + volume), point }
+  }
+
+  /** What replicaHistory() tells; undefined: where the views are, and nothing before. */
+  history: HistoryState | null | undefined
+
+  replicaHistory(): HistoryState | null {
+    const here = { incarnation: 5n, sequence: 6n, timeNs: 1n }
+    const none = { bytes: 0, savedBytes: 0, epochs: 1, segments: 1 }
+    return this.history === undefined ? { oldest: here, newest: here, ...none } : this.history
   }
 
   #call(name: string): void {

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 
 import {
-  decodeHello, decodeLeftOut, decodeRefused, decodeVersions, decodeWelcome, encodeHello, encodeLeftOut, encodeRefused, encodeWelcome, type Hello, MessageError, typeOf,
+  decodeHello, decodeLeftOut, decodeMark, decodeMarked, decodeRefused, decodeVersions, decodeWelcome, encodeHello, encodeLeftOut, encodeMark, encodeMarked, encodeRefused, encodeWelcome, type Hello, MessageError, typeOf,
 } from '../../../src/transport/messages.js' // prettier-ignore
 import { chooseVersion } from '../../../src/transport/versions.js'
 
@@ -39,11 +39,22 @@ t.test('messages arrive as they were sent, 64-bit numbers included', t => {
     leaseMs: 10_000,
     givesBack: true,
     compress: 'zstd',
+    keepsHistory: true,
   }
   t.same(decodeWelcome(overTheWire(encodeWelcome(welcome))), welcome)
-  const { leaseMs: _, compress: __, ...older } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
+  const {
+    leaseMs: _,
+    compress: __,
+    keepsHistory: ___,
+    ...older
+  } = overTheWire(encodeWelcome(welcome)) as Record<string, unknown>
   t.equal(decodeWelcome(older).leaseMs, 0, 'a program that knows no leases grants none')
   t.equal(decodeWelcome(older).compress, '', 'one that knows no compression expects none')
+  t.equal(decodeWelcome(older).keepsHistory, false, 'one that knows no history notes no marks')
+  const position = { incarnation: (1n << 64n) - 1n, sequence: (1n << 63n) - 1n }
+  const mark = { id: 7, kind: 'mark', label: 'before upgrade', position, timeNs: 1_764_403_200_123_456_789n }
+  t.same(decodeMark(overTheWire(encodeMark(mark))), mark)
+  t.same(decodeMarked(overTheWire(encodeMarked({ id: 7, problem: 'no room' }))), { id: 7, problem: 'no room' })
   const leftOut = [{ name: 'disk1', excluded: [0n, 1n << 62n], filesLeftOut: true }]
   t.same(decodeLeftOut(overTheWire(encodeLeftOut(leftOut))), leftOut)
   t.same(decodeRefused(overTheWire(encodeRefused('size', 'x'.repeat(2000)))), {
@@ -79,7 +90,7 @@ t.test('no JSON value makes a decoder fail otherwise than by refusing', t => {
   fc.assert(
     fc.property(fc.jsonValue(), value => {
       typeOf(value)
-      for (const decode of [decodeHello, decodeVersions, decodeWelcome, decodeRefused]) {
+      for (const decode of [decodeHello, decodeVersions, decodeWelcome, decodeRefused, decodeMark, decodeMarked]) {
         try {
           decode(value)
         } catch (error) {

@@ -1,0 +1,61 @@
+/** What the requests about a history do: which moments there are, and a name for the present one. */
+import { OperationError } from '../core/errors.js'
+import { bucketsMax, type HistoryListing, isoTime, momentDocument } from '../standby/history.js'
+import { checkLabel } from '../standby/moment.js'
+import type { HistoryPoint } from '../standby/points.js'
+import type { Fields, HistoryReply, HistoryRequest, MarkRequest, PointDocument } from './control-protocol.js'
+import type { Answer, Routes } from './control-server.js'
+import type { Daemon } from './daemon.js'
+import type { StandbyRole } from './roles.js'
+
+/** The role that has a volume's copy; throws if this host has none. */
+type CopyOf = (volume: string, action: string) => StandbyRole
+
+export function historyRoutes(daemon: Daemon, copyOf: CopyOf): Routes {
+  return {
+    'POST /history': fields => list(copyOf, fields),
+    'POST /mark': fields => mark(daemon, copyOf, fields),
+  }
+}
+
+async function list(copyOf: CopyOf, fields: Fields): Promise<Answer> {
+  const request: HistoryRequest = {
+    volume: fields.string('volume'),
+    from: fields.text('from'),
+    to: fields.text('to'),
+    buckets: fields.count('buckets', 1, bucketsMax),
+  }
+  const { volume, from, to, buckets } = request
+  const standby = copyOf(volume, 'history')
+  const listing = await standby.listHistory(volume, from, to, buckets)
+  const status = standby.status().find(({ name }) => name === volume)
+  if (status?.history === undefined)
+    throw new OperationError('NO_HISTORY', `history ${volume}: none is kept here any more`)
+  const { group, history } = status
+  return { document: { volume, group, ...history, ...listingDocument(listing) } satisfies HistoryReply }
+}
+
+/** At either side: the master has its standby note it. */
+async function mark(daemon: Daemon, copyOf: CopyOf, fields: Fields): Promise<Answer> {
+  const request: MarkRequest = { volume: fields.string('volume'), label: checkLabel(fields.string('label')) }
+  const { volume, label } = request
+  const master = daemon.groups().find(group => group.exports().some(({ name }) => name === volume))
+  if (master === undefined) return { document: pointDocument(await copyOf(volume, 'mark').mark(volume, label)) }
+  return { document: pointDocument({ kind: 'mark', label, ...(await master.mark(volume, label)) }) }
+}
+
+type ListingDocument = Pick<HistoryReply, 'from' | 'to' | 'bucketSeconds' | 'writtenBytes' | 'points'>
+
+function listingDocument({ from, to, bucketNs, writtenBytes, points }: HistoryListing): ListingDocument {
+  return {
+    from: isoTime(from.timeNs),
+    to: isoTime(to.timeNs),
+    bucketSeconds: Number(bucketNs) / 1e9,
+    writtenBytes,
+    points: points.map(pointDocument),
+  }
+}
+
+function pointDocument(point: HistoryPoint): PointDocument {
+  return { kind: point.kind, label: point.label, ...momentDocument(point) }
+}
