@@ -21,17 +21,26 @@ export interface MarkDeps {
 /** Records that were on their way before the mark come within it, or the link is too slow to wait for. */
 const waitMs = 10_000
 const pollMs = 20
+/** A master of this program has no more under way. */
+const waitingMax = 100
 
 export class NotedMarks {
+  #waiting = 0
+
   constructor(private readonly deps: MarkDeps) {}
 
   /** The master is answered, with what was wrong if anything was. */
   async received(session: Session, mark: Mark): Promise<void> {
     let problem = ''
+    this.#waiting++
     try {
+      if (this.#waiting > waitingMax)
+        throw new OperationError('BUSY', `mark group ${this.deps.group}: ${waitingMax} marks are under way; try again`)
       await this.#note(session, mark)
     } catch (error) {
       problem = describe(error)
+    } finally {
+      this.#waiting--
     }
     session.send(encodeMarked({ id: mark.id, problem }))
   }

@@ -282,6 +282,19 @@ t.test('what keeps a mark from being noted is answered, within a time (G7)', asy
   ])
 })
 
+t.test('more marks than a master has under way are refused at once (G7)', async t => {
+  const { receive, session, image, clock } = marks(t, at(0, 1999))
+  const all = Array.from({ length: 101 }, (_, index) => receive(2000, { id: index + 1 }))
+  await settle()
+  t.match(session.sent, [{ id: 101, problem: /100 marks are under way; try again/ }])
+  image.here = at(0, 2000)
+  await clock.advance(100)
+  await Promise.all(all)
+  t.equal(session.sent.filter(({ problem }) => problem === '').length, 100)
+  await receive(2000)
+  t.match(session.sent.at(-1), { problem: '' })
+})
+
 t.test("the standby's operator marks what the copy holds", t => {
   const { noted, image, clock } = marks(t, at(0, 2000))
   t.match(noted.byHand('mark d', ' before '), {
