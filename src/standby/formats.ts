@@ -5,15 +5,26 @@
  *   STORE/VOLUME/image.raw     the copy, or the device that stands for it
  *   STORE/VOLUME/image.vmdk    a flat VMDK of it
  *   STORE/VOLUME/image.qcow2   a qcow2 with it as raw external data file
+ *   STORE/VOLUME/image.cut     while no daemon has it: how it was left
  *
  * Guarantees: no reader of a description takes for a cut what is none (G2). While a daemon has the image, and after one was
  * killed, the descriptions refuse to be opened and say why; they can be opened once a daemon has applied everything and
- * has let go of the image. That is on disk before the image is touched.
+ * has let go of the image. That is on disk before the image is touched. Who has written to it meanwhile is found out.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join, resolve } from 'node:path'
 
-import { makeDirectory, syncDirectory } from '../core/atomic-file.js'
+import { makeDirectory, readJson, removeDurably, syncDirectory, writeJson } from '../core/atomic-file.js'
 import { NativeError, OperationError } from '../core/errors.js'
 import type { ReplicaVolume } from './replica-file.js'
 import { makeQcow2, markQcow2, type Qcow2 } from './qcow2-file.js'
@@ -22,6 +33,7 @@ import { vmdkDescriptor } from './vmdk-descriptor.js'
 const names = { vmdk: 'image.vmdk', qcow2: 'image.qcow2' } as const
 export type DescribedFormat = keyof typeof names
 
+const leftName = 'image.cut'
 const sectorBytes = 512n
 const pathBytesMax = 1000
 
@@ -53,7 +65,20 @@ export function describeVolume(folder: string, volume: DescribedVolume): void {
 }
 
 export function forgetDescriptions(folder: string): void {
-  for (const name of Object.values(names)) rmSync(join(folder, name), { force: true })
+  for (const name of [...Object.values(names), leftName]) rmSync(join(folder, name), { force: true })
+}
+
+/** Before markDescriptions() takes it back: the image was left as a cut, and is not any more what it was then. */
+export function wasWrittenTo(folder: string, volume: DescribedVolume): boolean {
+  const left = readJson(join(folder, leftName))
+  return left !== undefined && left['changeMark'] !== changeMark(folder, volume)
+}
+
+/** Devices do not tell. */
+function changeMark(folder: string, { device }: DescribedVolume): string {
+  if (device !== undefined) return ''
+  const { size, mtimeNs } = statSync(join(folder, 'image.raw'), { bigint: true })
+  return `${size}:${mtimeNs}`
 }
 
 /** Of a volume that has descriptions; durable when it returns. One that cannot be marked is removed: it would lie. */
@@ -66,6 +91,8 @@ export function markDescriptions(folder: string, volume: DescribedVolume, isCut:
       if (isCut) isQcow2Marked(folder, volume, isCut)
     }
     writeVmdk(folder, volume, isCut)
+    if (isCut) writeJson(join(folder, leftName), { changeMark: changeMark(folder, volume) })
+    else removeDurably(join(folder, leftName))
   } catch (error) {
     forgetDescriptions(folder)
     throw new NativeError(`mark the descriptions of volume ${volume.name} in ${folder} (they were removed)`, error)

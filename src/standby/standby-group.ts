@@ -32,7 +32,7 @@ import {
   type Refused,
 } from '../transport/messages.js'
 import type { Session, SessionHandler } from '../transport/transport.js'
-import { markDescriptions } from './formats.js'
+import { markDescriptions, wasWrittenTo } from './formats.js'
 import { GrantedLease } from './granted-lease.js'
 import { howToRemove } from './hello-judgement.js'
 import { GroupHistory, type HistoryListing } from './history.js'
@@ -512,6 +512,20 @@ export class StandbyGroup {
     )
   }
 
+  /** Somebody has written to an image that was a cut, while no daemon had it: nothing is believed of the copy (G5). */
+  #noteWrites(): void {
+    const { store, log } = this.deps
+    if (this.record.promotion !== undefined) return // its master's files tell
+    const written = this.record.volumes.filter(volume => wasWrittenTo(store.imageDirectory(volume.name), volume))
+    if (written.length === 0) return
+    this.record.replicaId = randomUUID()
+    store.save(this.record)
+    for (const volume of written)
+      log.error(
+        `group ${this.record.group}: ${store.imagePath(volume)} was written to while no daemon had it; all of the copy is compared, and until then it shows what was written`,
+      )
+  }
+
   /** Of the images, for other hypervisors: before they change, and when they are left as a cut. */
   #markDescriptions(isCut: boolean): void {
     const { store, log } = this.deps
@@ -547,6 +561,7 @@ export class StandbyGroup {
 
   async #open(): Promise<void> {
     if (this.#replica !== undefined || this.#reign.master !== undefined) return
+    this.#noteWrites()
     this.#markDescriptions(false)
     if (this.record.promotion === undefined) this.#openReplica()
     else await this.#becomeMaster()
