@@ -8,6 +8,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
+import { ControlClient } from '../../src/daemon/control-client.js'
 import type { MachinesDocument } from '../../src/recovery/listing.js'
 import { bootArguments, bootExitCode, bootSector, sectorBytes, textSector } from '../support/boot-sector.js'
 import {
@@ -47,10 +48,10 @@ async function write(pair: Pair, ...pieces: [number, Buffer][]): Promise<void> {
   await inSync(pair)
 }
 
-async function show(standby: Daemon, name: string, ...more: string[]): Promise<string> {
-  const output = await standby.command(['vm', 'show', name, ...more])
-  if (output.code !== 0) throw new Error(`vm show: ${output.stderr}`)
-  return output.stdout
+/** What `vm show` prints, without a process for each look. */
+async function show(standby: Daemon, name: string, wish: { format?: string; disks?: string }): Promise<string> {
+  const request = { name, format: 'xml', disks: 'nbd', ...wish }
+  return (await new ControlClient(standby.state).post<{ text: string }>('/vm/show', request)).text
 }
 
 t.test(
@@ -65,14 +66,15 @@ t.test(
     t.match(readFileSync(join(machines, 'web.xml'), 'utf8'), /<qemu:arg value='a &quot;b&quot; &lt;&amp;&gt;'\/>/)
     for (const disks of ['nbd', ...formats]) {
       const path = pair.scratch.path(`${disks}.xml`)
-      await writeFile(path, await show(standby, 'web', '--disks', disks))
+      await writeFile(path, await show(standby, 'web', { disks }))
       await succeed('virt-xml-validate', [path, 'domain'])
     }
     const script = join(machines, 'web.sh')
     t.equal(statSync(script).mode & 0o777, 0o700)
     await succeed('sh', ['-n', script])
-    t.equal(await show(standby, 'web', '--format', 'qemu'), readFileSync(script, 'utf8'))
-    t.match(JSON.parse(await show(standby, 'web', '--format', 'json')), { name: 'web', cpus: 2, memoryBytes: 64 << 20 })
+    t.equal(await show(standby, 'web', { format: 'qemu' }), readFileSync(script, 'utf8'))
+    const shown = await standby.command(['vm', 'show', 'web', '--format', 'json'])
+    t.match(JSON.parse(shown.stdout), { name: 'web', cpus: 2, memoryBytes: 64 << 20 })
 
     const { machines: listed } = JSON.parse(
       (await standby.command(['vm', 'list', '--json'])).stdout,
@@ -82,9 +84,7 @@ t.test(
 
     refused(t, await add(standby, 'web'), 1, /there is a machine 'web' already/)
     refused(t, await standby.command(['vm', 'add', 'other']), 2, /--group and --memory and --firmware are missing/)
-    refused(t, await add(standby, 'other', '--memory', 'much'), 2, /'much' is not a size/)
     refused(t, await add(standby, 'other', '--firmware', 'coreboot'), 2, /Allowed choices are bios/)
-    refused(t, await standby.command(['vm', 'show', 'other']), 1, /no machine 'other' here; there are: web/)
     refused(t, await add(pair.master, 'web'), 3, /this host is the master of group 'disk1'/)
 
     t.match((await standby.command(['vm', 'remove', 'web'])).stdout, /^web: removed/)
@@ -140,7 +140,7 @@ t.test('one payload, several formats: nothing is copied, all readers find the sa
   const scripts = await Promise.all(
     formats.map(async format => {
       const script = pair.scratch.path(`boot-${format}.sh`)
-      await writeFile(script, await show(standby, 'web', '--format', 'qemu', '--disks', format), { mode: 0o700 })
+      await writeFile(script, await show(standby, 'web', { format: 'qemu', disks: format }), { mode: 0o700 })
       return script
     }),
   )

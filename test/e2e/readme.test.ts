@@ -28,6 +28,19 @@ void t.test("the README's quick start runs to its end, and the copy it reads is 
   t.match(output.stdout, /copy\.img: \d+\/\d+ files/, 'e2fsck looked at the copy')
 })
 
+void t.test('the demo of machines boots from the copy what the killed master had acknowledged', async t => {
+  const port = String(await freeUdpPort())
+  const output = await execute(`${ROOT}/docs/examples/stage-demo.sh`, [], { limitMs: 90_000, env: { PORT: port } })
+  t.equal(output.code, 0, `it ends with exit code 0: ${output.stderr.slice(-2000)}${output.stdout.slice(-2000)}`)
+  const [acknowledged, booted] = [/had returned: (\d+)$/m, /^counter (\d+)$/m].map(line =>
+    Number(line.exec(output.stdout)?.[1]),
+  )
+  t.ok(
+    (acknowledged ?? 0) > 0 && (booted ?? 0) >= (acknowledged ?? 0),
+    `${acknowledged} was acknowledged, ${booted} is there`,
+  )
+})
+
 void t.test('check-config accepts the example of understudy.toml, with every key that there is', async t => {
   const files = scratch(t)
   const image = await Promise.all(['a', 'b', 'c'].map(name => sparseFile(files.path(name), 1 << 20)))

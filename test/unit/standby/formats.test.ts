@@ -12,8 +12,8 @@ const volume = { name: 'disk1', uuid: '6f0b2c1e-6f5a-4d6e-9a53-3f1e1c8b7a10', si
 
 const qemuImg = (...args: string[]): string => execFileSync('qemu-img', args, { encoding: 'utf8' })
 
-test('the descriptions take 8 bytes for every 2 MiB of the disk, and are right, up to 8 TiB', async t => {
-  for (const gibibytes of [1n, 8n, 64n, 8192n]) {
+test('the descriptions take 8 bytes for every 2 MiB of the disk, and are right, up to 1 TiB', async t => {
+  for (const gibibytes of [1n, 64n, 1024n]) {
     const folder = join(scratch(t).folder, 'disk1')
     mkdirSync(folder)
     const disk = { ...volume, sizeBytes: gibibytes * GiB }
