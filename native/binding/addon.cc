@@ -103,6 +103,11 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::set_staging_max>(exports, "setStagingMax");
   add<&Addon::give_up_cut>(exports, "giveUpCut");
   add<&Addon::open_log_file>(exports, "openLogFile");
+  add<&Addon::open_pages>(exports, "openPages");
+  add<&Addon::survey_pages>(exports, "surveyPages");
+  add<&Addon::lock_pages>(exports, "lockPages");
+  add<&Addon::drop_pages>(exports, "dropPages");
+  add<&Addon::close_pages>(exports, "closePages");
 }
 
 void Addon::need_started(Napi::Env env) const {
@@ -147,6 +152,8 @@ void Addon::stop() {
   for (auto &[handle, channel] : channels_) channel->shut();
   channel_thread_.reset();
   channels_.clear();
+  pages_thread_.reset();
+  pages_.clear();
   acceptor_.reset();
   groups_.clear();  // engines before what they use
   readings_.clear();

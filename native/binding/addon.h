@@ -13,6 +13,7 @@
 #include "engine/listener.h"
 #include "link/link.h"
 #include "replay/replica.h"
+#include "residency/file-pages.h"
 #include "takeover/channel.h"
 #include "tls/pumps.h"
 
@@ -111,6 +112,12 @@ class Addon {
   Napi::Value set_staging_max(Call call);
   Napi::Value give_up_cut(Call call);
   Napi::Value open_log_file(Call call);
+  // residency-calls.cc
+  Napi::Value open_pages(Call call);
+  Napi::Value survey_pages(Call call);
+  Napi::Value lock_pages(Call call);
+  Napi::Value drop_pages(Call call);
+  Napi::Value close_pages(Call call);
 
  private:
   struct Reading;  // filesystem-calls.cc
@@ -150,6 +157,8 @@ class Addon {
   std::shared_ptr<takeover::Channel> channel_of(Call call);
   uint32_t keep_channel(Fd socket);
   void on_channel_thread(std::function<void()> job);
+  template <typename Work>
+  Napi::Value on_pages_thread(Call call, Work work);  // residency-calls.cc
 
   JsQueue queue_;
   std::shared_ptr<Napi::FunctionReference> on_event_;
@@ -168,6 +177,8 @@ class Addon {
   std::map<uint32_t, std::shared_ptr<log::SpillFile>> log_files_;  // until the group that is to have it is opened
   std::map<uint32_t, std::shared_ptr<Reading>> readings_;
   std::map<uint32_t, std::shared_ptr<std::vector<engine::FollowedFileSystem>>> watches_;  // until set_ranges() has them
+  std::map<uint32_t, std::shared_ptr<residency::FilePages>> pages_;
+  std::unique_ptr<WorkPool> pages_thread_;  // null: nothing was ever kept in memory
   uint32_t last_handle_ = 0;
   std::atomic<bool> leaving_ = false;  // read by workers: what takes long ends
 };

@@ -51,6 +51,7 @@ export interface StandbyFlags extends TlsFlags {
   device?: string[]
   metrics?: string
   stagingSize?: string
+  cacheSize?: string
   drainTimeout?: string
 }
 
@@ -101,6 +102,7 @@ export function standbyTree(flags: StandbyFlags): Tree {
     transport: flags.transport,
     devices: flags.device === undefined ? undefined : devicesTree(flags.device),
     staging_size: flags.stagingSize,
+    cache_size: flags.cacheSize,
     drain_timeout: flags.drainTimeout,
   }
   const nbd = given(tlsTree(flags))

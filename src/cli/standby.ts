@@ -39,6 +39,11 @@ export function standbyCommand(): Command {
       `what a resynchronisation may collect beside the copy, at least ${formatSize(defaults.stagingBytesMin)}; beyond it the operator is asked (default: what the disk has)`,
     )
     .option(
+      '--cache-size <size>',
+      `keep as much of the copies in memory, locked; the least recently used give way, those in use or being written
+      never (default: none; docs/recovery.md)`,
+    )
+    .option(
       '--drain-timeout <time>',
       `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )

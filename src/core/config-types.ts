@@ -149,6 +149,8 @@ export interface StandbyConfig {
   stagingBytes: number
   /** Absent: nothing that is applied is kept. */
   history?: HistoryLimits
+  /** How much of the copies is kept in memory; 0: what the kernel keeps by itself. */
+  cacheBytes: number
   /** How long a stop waits until everything received is applied. */
   drainTimeoutMs: number
 }

@@ -197,6 +197,7 @@ function readStandby(table: TableReader, path: (text: string) => string): Standb
     allow: [...new Set(table.list('allow', parseId))],
     devices: new Map(),
     stagingBytes: table.parsed('staging_size', parseStagingSize, true) ?? 0,
+    cacheBytes: table.parsed('cache_size', parseSize, true) ?? 0,
     drainTimeoutMs: table.parsed('drain_timeout', parseDuration, true) ?? defaults.drainTimeoutMs,
   }
   const devices = table.table('devices')

@@ -127,6 +127,20 @@ export interface HistoryStatus {
 export const backlogs = ['memory', 'file', 'dirty-map'] as const
 export type Backlog = (typeof backlogs)[number]
 
+/** What of a standby's image is in the kernel's memory. */
+export interface ResidencyStatus {
+  /** What holds data, in whole pages. */
+  dataBytes: number
+  /** Of that in memory, by mincore. */
+  residentBytes: number
+  /** Kept there. */
+  lockedBytes: number
+  /** It does not give way: a machine runs on it, or it is served. */
+  held: boolean
+  /** Why it is not kept as a whole, where it should be; else ''. */
+  problem: string
+}
+
 export interface VolumeStatus {
   name: string
   group: string
@@ -170,6 +184,8 @@ export interface VolumeStatus {
   stagingMaxBytes?: number
   /** Of a standby with --history. */
   history?: HistoryStatus
+  /** Of a copy of this store. */
+  residency?: ResidencyStatus
   resync: ResyncStatus | null
   lastVerify: LastVerify | null
   /** Of a master's device: what the last resynchronisation or verify could not read, so that the standby keeps its copy. */

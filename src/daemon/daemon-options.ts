@@ -16,7 +16,7 @@ export interface DaemonOptions {
   ): Promise<MasterRole>
   openStandby(
     config: StandbyConfig,
-    deps: RoleDeps & { groups: GroupConfig[]; changed: () => void },
+    deps: RoleDeps & { groups: GroupConfig[]; changed: () => void; used: (volume: string) => void },
   ): Promise<StandbyRole>
   suspects: RoleHost['suspects'] extends (...args: infer A) => infer R ? (deps: RoleDeps, ...args: A) => R : never
   saveRegions(folder: string, volumes: Parameters<RoleHost['saveRegions']>[0]): Promise<string[]>

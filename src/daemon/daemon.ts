@@ -9,6 +9,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
+import { systemClock } from '../core/clock.js'
 import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
@@ -17,6 +18,7 @@ import type { StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatAddress, parseAddress } from '../core/units.js'
 import { ErrorCounts } from '../metrics/error-counts.js'
 import { Machines } from '../recovery/machines.js'
+import { Residency } from '../recovery/residency.js'
 import { addressesOf } from './addresses.js'
 import { AllowList } from './allow-list.js'
 import { Attachments } from './attachments.js'
@@ -63,6 +65,7 @@ export class Daemon {
   private readonly served = new Map<string, ExportedVolume>()
   private readonly listeners = new Map<string, OpenListener>()
   private standbyRole: StandbyRole | undefined
+  private images: Residency | undefined
   private allowList: AllowList | undefined
   private lock: StateLock | undefined
   /** What a start that fails takes away again: the first directory that was made for STATE. */
@@ -111,6 +114,11 @@ export class Daemon {
     return this.standbyRole
   }
 
+  /** What of the standby's copies is in memory; undefined: it is no standby. */
+  get residency(): Residency | undefined {
+    return this.images
+  }
+
   /** Whatever this host is the master of. */
   groups(): MasterRole[] {
     return [...this.masters.values(), ...(this.standbyRole?.masters() ?? [])]
@@ -122,12 +130,17 @@ export class Daemon {
     const document: StatusDocument = {
       id: this.id,
       ...former,
-      volumes: [...volumes, ...(this.standbyRole?.status() ?? [])],
+      volumes: [...volumes, ...(this.standbyRole?.status() ?? []).map(status => this.withResidency(status))],
     }
     const attachments = this.attachments.list()
     if (attachments.length > 0) document.attachments = attachments
     if (this.allowList === undefined) return document
     return { ...document, allow: this.allowList.ids, revoked: this.allowList.revokedIds }
+  }
+
+  private withResidency(status: VolumeStatus): VolumeStatus {
+    const residency = this.images?.of(status.name)
+    return residency === undefined ? status : { ...status, residency }
   }
 
   /** Where everything is to be found, one line each. */
@@ -360,6 +373,7 @@ export class Daemon {
       allow: [],
       devices: new Map(),
       stagingBytes: 0,
+      cacheBytes: 0,
       drainTimeoutMs: defaults.drainTimeoutMs,
     }
     // The list belongs to the door that others come by: without [standby] there is none.
@@ -370,6 +384,12 @@ export class Daemon {
       ...this.deps('standby'),
       groups,
       changed: () => void this.serve(),
+      used: volume => this.images?.use(volume),
+    })
+    const { addon, log } = this.options
+    this.images = new Residency({
+      ...{ addon, log: log.area('cache'), clock: systemClock, cacheBytes: configured.cacheBytes },
+      images: () => this.standbyRole?.images() ?? [],
     })
     this.machines.renew(error => this.options.log.warn(describe(error)))
     return this.standbyRole
@@ -444,6 +464,8 @@ export class Daemon {
     how: HandOverClose = { drainMs: this.standbyRole?.config.drainTimeoutMs ?? 0 },
   ): Promise<void> {
     if (this.standbyRole === undefined) return
+    await this.images?.stop()
+    this.images = undefined
     const { drained } = await this.standbyRole.close(how)
     this.standbyRole = undefined
     if (drained) this.options.log.info('standby: closed, everything received is applied')

@@ -8,6 +8,7 @@ import type { Config } from '../core/config-types.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
 import { parseFileRules } from '../filter/file-rules.js'
 import { readTlsFiles } from '../nbd/tls-files.js'
+import { cacheProblem, readMemory } from '../recovery/memory.js'
 
 /** One line for each problem. */
 export function deviceProblems(config: Config): string[] {
@@ -47,8 +48,15 @@ export function filterProblems(config: Config): string[] {
 export function preflight(config: Config): void {
   const [problem] = deviceProblems(config)
   if (problem !== undefined) throw new OperationError('DEVICE', problem)
-  const [unusable] = [...filterProblems(config), ...tlsProblems(config)]
+  const [unusable] = [...filterProblems(config), ...tlsProblems(config), ...memoryProblems(config)]
   if (unusable !== undefined) throw new UsageError(unusable)
+}
+
+/** A cache that this host can never have; one line. */
+export function memoryProblems({ standby }: Config): string[] {
+  if (standby === undefined || standby.cacheBytes === 0) return []
+  const problem = cacheProblem(standby.cacheBytes, readMemory())
+  return problem === '' ? [] : [`cache_size: ${problem}`]
 }
 
 /** Files of [nbd] tls that cannot be used; one line, as the first one says enough. */

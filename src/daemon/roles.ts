@@ -11,6 +11,7 @@ import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import type { HistoryListing } from '../standby/history.js'
 import type { HistoryPoint } from '../standby/points.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
+import type { StandbyImage } from '../standby/image.js'
 import type { Origin } from '../standby/replica-file.js'
 import type { ViewOptions } from '../standby/views.js'
 import type { CopiedGroup } from '../standby/standby.js'
@@ -70,6 +71,7 @@ export interface StandbyRole {
   status(): VolumeStatus[]
   /** openReplica().counterPage of each group that is open. */
   replicaPages(): { group: string; page: number }[]
+  images(): StandbyImage[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
   view(volume: string, options: ViewOptions): Promise<StandbyView>
   /** Rate of writes and points of a stretch of the history; '' for from and to: all of it. */

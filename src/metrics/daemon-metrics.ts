@@ -1,6 +1,6 @@
-/** What belongs to the process and its host: takeovers, and devices of this host's kernel. */
+/** What belongs to the process and its host: takeovers, devices of this host's kernel, and copies kept in memory. */
 import type { MetricDefinition } from './definitions.js'
-import { guardStates } from './source.js'
+import { type CacheFigures, guardStates } from './source.js'
 import { takeoverOutcomes } from './takeover-figures.js'
 
 const attachmentLabels = ['volume', 'device'] as const
@@ -48,4 +48,37 @@ export const daemonMetrics: MetricDefinition[] = [
     samples: ({ attachments }) =>
       guardStates.map(state => ({ labels: { state }, value: attachments.guard === state ? 1 : 0 })),
   },
+  cacheMetric(
+    'gauge',
+    'understudy_cache_size_bytes',
+    'Most bytes of copies that are kept in memory (--cache-size); 0: none are.',
+    ({ sizeBytes }) => sizeBytes,
+  ),
+  cacheMetric(
+    'gauge',
+    'understudy_cache_locked_bytes',
+    'Bytes of copies that are locked in memory.',
+    ({ lockedBytes }) => lockedBytes,
+  ),
+  cacheMetric(
+    'gauge',
+    'understudy_cache_missing_bytes',
+    'Bytes of copies that are to be kept in memory, and for which there is no room or no memory.',
+    ({ missingBytes }) => missingBytes,
+  ),
+  cacheMetric(
+    'counter',
+    'understudy_cache_evictions_total',
+    'Copies that have given way to others, or to what else runs on the host.',
+    ({ evictions }) => evictions,
+  ),
 ]
+
+function cacheMetric(
+  type: 'gauge' | 'counter',
+  name: string,
+  help: string,
+  value: (figures: CacheFigures) => number,
+): MetricDefinition {
+  return { name, type, labels: [], help, samples: ({ cache }) => [{ labels: {}, value: value(cache) }] }
+}

@@ -32,6 +32,15 @@ export interface AttachmentFigures {
   guard: (typeof guardStates)[number]
 }
 
+/** What of a standby's copies is kept in memory; zeroes without --cache-size. */
+export interface CacheFigures {
+  sizeBytes: number
+  lockedBytes: number
+  /** What is to be kept and has no place. */
+  missingBytes: number
+  evictions: number
+}
+
 /** A group in the role of standby: `page` is openReplica().counterPage. */
 export interface ReplicaPage {
   group: string
@@ -55,6 +64,7 @@ export interface MetricsSource {
   groupPages(): readonly GroupPage[]
   replicaPages(): readonly ReplicaPage[]
   attachments(): AttachmentFigures
+  cache(): CacheFigures
 }
 
 export interface VolumeSnapshot {
@@ -75,6 +85,7 @@ export interface Snapshot {
   errors: ErrorCounts
   takeovers: TakeoverFigures
   attachments: AttachmentFigures
+  cache: CacheFigures
   volumes: readonly VolumeStatus[]
   /** Of each group the first volume's status: for what volumes of a group share. */
   groupStatus: readonly VolumeStatus[]
@@ -90,6 +101,7 @@ export function takeSnapshot(source: MetricsSource): Snapshot {
     errors: source.errors,
     takeovers: source.takeovers,
     attachments: source.attachments(),
+    cache: source.cache(),
     volumes,
     groupStatus: firstOfEachGroup(volumes),
     clients: readVolumes(source),

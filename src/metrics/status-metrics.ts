@@ -61,6 +61,16 @@ export const statusMetrics: MetricDefinition[] = [
     status => status.dirtyBytes,
   ),
   volumeGauge('understudy_size_bytes', 'Size of the volume.', status => status.sizeBytes),
+  volumeGauge(
+    'understudy_resident_bytes',
+    "Of a standby: bytes of the copy that are in the kernel's memory, by mincore, as of the last seconds; else 0.",
+    status => status.residency?.residentBytes ?? 0,
+  ),
+  volumeGauge(
+    'understudy_locked_bytes',
+    'Of a standby with --cache-size: bytes of the copy that are kept in memory; else 0.',
+    status => status.residency?.lockedBytes ?? 0,
+  ),
   {
     name: 'understudy_filter_rule_bytes',
     type: 'gauge',

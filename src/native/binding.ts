@@ -202,6 +202,12 @@ export interface HistoryState {
   segments: number
 }
 
+export interface PagesSurvey {
+  dataBytes: number
+  residentBytes: number
+  lockedBytes: number
+}
+
 export type AddonEvent =
   /** A client connected. `fd` is a duplicate that now belongs to JavaScript. */
   | { type: 'accepted'; listener: number; connection: number; fd: number; peer: string }
@@ -554,6 +560,23 @@ export interface Addon {
   sealReplica(replica: number, timeoutMs: number): Promise<void>
   /** Resolves when what was received before the call is applied, as far as it may be; ETIMEDOUT. */
   catchUpReplica(replica: number, timeoutMs: number): Promise<void>
+  /**
+   * A file whose pages are kept in memory, as far as lockPages() is called (native/residency/file-pages.h). What is asked
+   * of all of these is done one after the other.
+   */
+  openPages(path: string): number
+  /** Bytes that hold data, of these in memory (by mincore), and locked there. Lets go of what has become a hole. */
+  surveyPages(pages: number): Promise<PagesSurvey>
+  /**
+   * Reads and locks at most `step` bytes more of what the last survey found, and not beyond `lockedMax` in all. Resolves
+   * to what is locked now. Rejects with ENOMEM, EPERM or EAGAIN when that is not to be had; what was locked stays.
+   */
+  lockPages(pages: number, step: number, lockedMax: number): Promise<number>
+  /** Unlocks all of it, and what is clean leaves the memory. */
+  dropPages(pages: number): Promise<void>
+  /** Unlocks it, and leaves it to the kernel what stays in memory. */
+  closePages(pages: number): void
+
   /** A frozen view of a volume, to be opened by openGroup({device: {view}}); freed when that group closes. */
   replicaView(
     replica: number,

@@ -45,7 +45,7 @@ export interface LastDrill {
 }
 
 /** What others know of a machine. */
-export type MachineFacts = Pick<MachineStatus, 'residency' | 'run' | 'lastDrill'>
+export type MachineFacts = Pick<MachineStatus, 'run' | 'lastDrill'>
 
 export interface PrimaryStatus {
   id: string
@@ -82,9 +82,21 @@ export function machineStatus(
     volumes: copy.volumes.map(volume => volume.name),
     primary: { id: copy.masterId, address: address?.address ?? null },
     freshness: freshness(disks),
-    residency: facts.residency ?? null,
+    residency: residency(disks),
     run: facts.run ?? null,
     lastDrill: facts.lastDrill ?? null,
+  }
+}
+
+function residency(disks: readonly VolumeStatus[]): ResidencyStatus | null {
+  const known = disks.flatMap(disk => disk.residency ?? [])
+  if (known.length === 0) return null
+  const sum = (of: (disk: (typeof known)[number]) => number): number =>
+    known.reduce((bytes, disk) => bytes + of(disk), 0)
+  return {
+    dataBytes: sum(({ dataBytes }) => dataBytes),
+    residentBytes: sum(({ residentBytes }) => residentBytes),
+    pinnedBytes: sum(({ lockedBytes }) => lockedBytes),
   }
 }
 

@@ -38,6 +38,7 @@ import { howToRemove } from './hello-judgement.js'
 import { GroupHistory, type HistoryListing } from './history.js'
 import { NotedMarks } from './noted-marks.js'
 import type { HistoryPoint } from './points.js'
+import type { StandbyImage } from './image.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
 import { Reign } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
@@ -158,6 +159,17 @@ export class StandbyGroup {
 
   get replicaHandle(): number | undefined {
     return this.#replica?.handle
+  }
+
+  images(): StandbyImage[] {
+    const [replica, isServed] = [this.#replica, this.#reign.master !== undefined]
+    const applied = replica?.applied() ?? 0n
+    const isPending = replica !== undefined && replica.received() !== applied
+    const isCut = isServed || isUsable(this.#counters())
+    return this.record.volumes.map(volume => ({
+      ...{ volume: volume.name, path: this.deps.store.imagePath(volume) },
+      ...{ isUsable: isCut, isServed, isPending, applied },
+    }))
   }
 
   /** What is served as a master since the promotion. */

@@ -42,6 +42,7 @@ import { Follow } from './follow.js'
 import { judgeHello, type StoreView } from './hello-judgement.js'
 import type { HistoryListing } from './history.js'
 import { type ExportedVolume, savedGroup } from './open-volumes.js'
+import type { StandbyImage } from './image.js'
 import { leftOutOf, type Origin, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
@@ -63,6 +64,8 @@ export interface StandbyDeps {
   groups: GroupConfig[]
   /** What this host is the master of has changed. */
   changed?: () => void
+  /** Somebody is about to read a volume's copy. */
+  used?: (volume: string) => void
   /** Instead of QUIC. */
   listen?: (listening: Listening) => Transport
 }
@@ -176,6 +179,10 @@ export class Standby {
     )
   }
 
+  images(): StandbyImage[] {
+    return [...this.#groups.values()].flatMap(group => group.images())
+  }
+
   /** Of whose groups this host is the master since a promotion. */
   masters(): ReigningMaster[] {
     return [...this.#groups.values()].flatMap(({ promoted }) => promoted ?? [])
@@ -234,6 +241,7 @@ export class Standby {
 
   async view(volume: string, options: ViewOptions): Promise<StandbyView> {
     const found = this.#find('export', volume)
+    this.#deps.used?.(volume)
     return found.group.view(found.volume, options)
   }
 

@@ -111,6 +111,7 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     status: () => [{ ...masterStatus, name: 'copy', group: 'copy', role: 'standby' }],
     copiedGroups: () => [],
     replicaPages: () => [],
+    images: () => [],
     promoted: () => [],
     view: async (volume, { writable, at = '' }) => {
       notes.push(`view ${volume}${writable ? ' writable' : ''}${at === '' ? '' : ` at ${at}`}`)

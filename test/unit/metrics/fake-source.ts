@@ -67,6 +67,7 @@ export class FakeSource implements MetricsSource {
     devices: [{ volume: 'disk', device: '/dev/nbd0', connected: false, reconnects: 0 }],
     guard: 'off',
   }
+  cached: ReturnType<MetricsSource['cache']> = { sizeBytes: 0, lockedBytes: 0, missingBytes: 0, evictions: 0 }
   reads = 0
 
   readonly counters = {
@@ -76,6 +77,7 @@ export class FakeSource implements MetricsSource {
     },
   }
 
+  cache = (): ReturnType<MetricsSource['cache']> => this.cached
   attachments = (): ReturnType<MetricsSource['attachments']> => this.attached
   volumes = (): VolumeStatus[] => this.statuses
   volumePages = (): ReturnType<MetricsSource['volumePages']> => this.exports

@@ -51,13 +51,13 @@ test('a machine is as fresh as the worst of its disks', async t => {
 })
 
 test('what others know of it is shown beside it; a volume of another group is not its own', async t => {
+  const residency = { dataBytes: 1 << 30, residentBytes: 1 << 29, lockedBytes: 0, held: false, problem: '' }
   const facts = {
-    residency: { dataBytes: 1 << 30, residentBytes: 1 << 29, pinnedBytes: 0 },
     run: { kind: 'machine', since: '2026-11-29T01:00:00.000Z' },
     lastDrill: { startedAt: '2026-11-29T00:00:00.000Z', passed: false, reason: 'no marker in 60 s', seconds: 60 },
   }
   t.match(
-    line([status('root'), status('other', { group: 'other', usable: false })], facts),
+    line([status('root', { residency }), status('other', { group: 'other', usable: false })], facts),
     /current +50 % of 1 GiB +machine since \S+ +2026-11-29T00:00:00.000Z FAILED: no marker in 60 s$/,
   )
   t.match(line([status('root')], { lastDrill: { ...facts.lastDrill, passed: true } }), /passed in 60.0 s$/)

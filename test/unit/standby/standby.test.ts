@@ -48,6 +48,7 @@ async function open(t: Test, store: string, changes: Partial<StandbyConfig> = {}
     allow: [master],
     devices: new Map(),
     stagingBytes: 0,
+    cacheBytes: 0,
     drainTimeoutMs: 1000,
     ...changes,
   }
