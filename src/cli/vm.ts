@@ -8,6 +8,8 @@ import type { MachinesDocument } from '../recovery/listing.js'
 import { diskSources } from '../recovery/machines.js'
 import { splitWords } from '../recovery/shell-words.js'
 import { connectTo, parser, print, repeatable, requireFlags, type StateFlag, stateOption } from './options.js'
+import { vmDrillCommand } from './vm-drill.js'
+import { vmStartCommand, vmStopCommand } from './vm-start.js'
 import { machineTable } from './vm-table.js'
 
 interface AddFlags extends StateFlag {
@@ -35,6 +37,9 @@ export function vmCommand(): Command {
     .addCommand(removeCommand())
     .addCommand(listCommand())
     .addCommand(showCommand())
+    .addCommand(vmStartCommand())
+    .addCommand(vmStopCommand())
+    .addCommand(vmDrillCommand())
 }
 
 const addHelp = `

@@ -30,6 +30,7 @@ import type { Daemon } from './daemon.js'
 import { historyRoutes } from './history-routes.js'
 import { machineRoutes } from './machine-routes.js'
 import type { MasterRole, StandbyRole } from './roles.js'
+import { recoveryRoutes } from './recovery-routes.js'
 import { takeoverRequest } from './takeover-request.js'
 import { waitFor } from './wait.js'
 
@@ -85,6 +86,7 @@ export function controlRoutes(daemon: Daemon): Routes {
     ...historyRoutes(daemon, (volume, action) => standbyOf(daemon, volume, action)),
     ...machineRoutes(daemon),
     'POST /takeover': fields => reply(daemon.options.takeover(takeoverRequest(fields))),
+    ...recoveryRoutes(daemon),
     'POST /stop': () => {
       daemon.options.stop('asked over the control socket')
       return { document: {} }

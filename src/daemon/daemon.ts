@@ -10,7 +10,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { systemClock } from '../core/clock.js'
-import { type Config, defaults, type GroupConfig, type StandbyConfig } from '../core/config-types.js'
+import { type Config, defaults, type GroupConfig, type NbdConfig, type StandbyConfig } from '../core/config-types.js'
 import { loadConfig } from '../core/config.js'
 import { describe, OperationError, UsageError } from '../core/errors.js'
 import type { Hand, Handed } from '../core/handed.js'
@@ -33,6 +33,7 @@ import { type HostIdentity, loadIdentity } from './identity.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
 import { carryOut, configAfter, planReload } from './reload.js'
 import { Promoted } from './promoted.js'
+import { Recovery } from '../recovery/recovery.js'
 import { RoleChanges, type RoleHost } from './role-changes.js'
 import type { ExportedVolume, MasterRole, RoleDeps, StandbyRole } from './roles.js'
 import {
@@ -56,6 +57,7 @@ export class Daemon {
   readonly roles: RoleChanges
   readonly attachments: Attachments
   readonly machines = new Machines(() => this.standbyRole?.copiedGroups() ?? [])
+  readonly recovery: Recovery
   private readonly hub: EventHub
   readonly front: NbdFront
   private readonly masters = new Map<string, MasterRole>()
@@ -75,6 +77,8 @@ export class Daemon {
   private starting: Promise<void> | undefined
   /** From a daemon that this one goes on for. */
   private heldLeases: ReadonlyMap<string, bigint> = new Map()
+  /** What a daemon before this one has left of machines. */
+  private carryingOn: Promise<unknown> = Promise.resolve()
   /** Reloads and changes of filters run one after the other, and none while leaving. */
   private changing: Promise<unknown> = Promise.resolve()
   private closing = false
@@ -98,6 +102,17 @@ export class Daemon {
       ...{ addon: options.addon, events: this.hub, log: options.log.area('attach') },
       served: name => this.served.get(name) ?? this.promotedVolume(name),
     })
+    this.recovery = new Recovery(
+      {
+        ...{ log: options.log.area('vm'), clock: systemClock },
+        machines: this.machines,
+        copies: () => this.needCopies(),
+        hold: volume => this.residency?.hold(volume) ?? ((): undefined => undefined),
+        listen: (path, volumes) => this.front.listen({ kind: 'unix', path }, this.machineNbd(), volumes),
+        serve: () => this.serve(),
+      },
+      () => this.standbyRole?.copiedGroups() ?? [],
+    )
   }
 
   /** Rejects with what went wrong first; close() is still to be called then. */
@@ -208,6 +223,8 @@ export class Daemon {
     this.attachments.stop()
     await this.starting?.catch(() => undefined)
     await this.changing
+    await this.carryingOn
+    await this.recovery.close('the daemon is stopping')
     this.front.close()
     const failures: unknown[] = []
     const attempt = (part: Promise<unknown>): Promise<unknown> => part.catch((error: unknown) => failures.push(error))
@@ -262,6 +279,7 @@ export class Daemon {
     this.front.serve()
     this.options.addon.pauseListeners(false)
     await this.doors.open(this, this.config, this.options.log, estate.doors)
+    this.carryingOn = this.recovery.carryOn()
   }
 
   /**
@@ -274,6 +292,8 @@ export class Daemon {
     const clients = this.attachments.among(await takeClients(addon, this.groups()))
     this.closing = true
     this.attachments.stop()
+    await this.carryingOn
+    await this.recovery.close('another daemon goes on in place of this one')
     const doors = await this.doors.giveUp()
     const listeners = this.front.giveUp()
     const port = this.standbyRole?.port
@@ -309,6 +329,7 @@ export class Daemon {
     await this.askStandbys([...this.masters.values()])
     this.front.serve()
     this.newState = undefined
+    this.carryingOn = this.recovery.carryOn()
   }
 
   private async openInOrder(estate?: Estate): Promise<void> {
@@ -414,8 +435,20 @@ export class Daemon {
       this.served.set(name, volume)
     }
     const lines = standby === undefined ? [] : this.promoted.serve(standby)
+    this.recovery.serve()
     this.attachments.sync()
     return lines
+  }
+
+  private needCopies(): StandbyRole {
+    if (this.standbyRole === undefined) throw new OperationError('NO_MACHINE', 'vm: this host keeps no copies')
+    return this.standbyRole
+  }
+
+  /** QEMU of this host and this user; plain. */
+  private machineNbd(): NbdConfig {
+    const { tls: _tls, unixGroup: _group, ...nbd } = this.config.nbd
+    return { ...nbd, unixMode: 0o600 }
   }
 
   private promotedVolume(name: string): ExportedVolume | undefined {

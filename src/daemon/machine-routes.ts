@@ -72,5 +72,5 @@ function show(daemon: Daemon, fields: Fields): Answer {
 function list(daemon: Daemon): MachinesDocument {
   const { volumes } = daemon.status()
   const found = daemon.machines.list(error => daemon.options.log.warn(describe(error)))
-  return { machines: found.map(one => machineStatus(one, volumes, {})) }
+  return { machines: found.map(one => machineStatus(one, volumes, daemon.recovery.state(one.machine.name))) }
 }

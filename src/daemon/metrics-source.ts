@@ -30,6 +30,7 @@ export function metricsSource(daemon: Daemon, counters: CounterReader): MetricsS
     groupPages: () => daemon.groups().map(group => ({ group: group.config.name, page: group.counterPage })),
     attachments: () => daemon.attachments.figures(),
     cache: () => daemon.residency?.figures() ?? { sizeBytes: 0, lockedBytes: 0, missingBytes: 0, evictions: 0 },
+    recovery: () => daemon.recovery.figures(),
     replicaPages: () => daemon.standby?.replicaPages() ?? [],
   }
 }

@@ -13,7 +13,7 @@ import type { Daemon } from './daemon.js'
 import type { Estate } from './estate.js'
 import { DeviceFlushes } from './device-flushes.js'
 import { handOver, type HandOverOutcome, type Incumbent, type Successor } from './hand-over.js'
-import { OtherProcess } from './other-process.js'
+import { OtherProcess } from '../core/other-process.js'
 import type { TakeoverFigures } from '../metrics/takeover-figures.js'
 import { judgeTakeover, type TakeoverReply, type TakeoverRequest } from './takeover-request.js'
 

@@ -13,7 +13,7 @@ import type { HistoryPoint } from '../standby/points.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
 import type { StandbyImage } from '../standby/image.js'
 import type { Origin } from '../standby/replica-file.js'
-import type { ViewOptions } from '../standby/views.js'
+import type { GroupView, ViewOptions } from '../standby/views.js'
 import type { CopiedGroup } from '../standby/standby.js'
 
 export type { VolumeIdentity }
@@ -78,6 +78,9 @@ export interface StandbyRole {
   listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing>
   /** What the copy shows now gets a name. */
   mark(volume: string, label: string): Promise<HistoryPoint>
+  /** All volumes of a group, at one position. */
+  viewGroup(group: string, options: ViewOptions): Promise<GroupView>
+  isPromoted(group: string): boolean
   /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
   promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */

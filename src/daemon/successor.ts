@@ -20,7 +20,7 @@ import { ControlClient } from './control-client.js'
 import { Conversation, type Message } from './conversation.js'
 import type { DaemonProcess } from './daemon-process.js'
 import { closeEstate, type Estate } from './estate.js'
-import { OtherProcess } from './other-process.js'
+import { OtherProcess } from '../core/other-process.js'
 import { shapeOf, takeoverFormat, type TakeoverReply, type TakeoverRequest } from './takeover-request.js'
 
 const acceptMs = 10_000

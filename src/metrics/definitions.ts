@@ -5,6 +5,7 @@
 import { daemonMetrics } from './daemon-metrics.js'
 import { groupMetrics } from './group-metrics.js'
 import { mapMetrics } from './map-metrics.js'
+import { recoveryMetrics } from './recovery-metrics.js'
 import { requestMetrics } from './request-metrics.js'
 import type { Snapshot } from './source.js'
 import { standbyMetrics } from './standby-metrics.js'
@@ -31,5 +32,6 @@ export const metricDefinitions = (): MetricDefinition[] => [
   ...requestMetrics,
   ...mapMetrics,
   ...standbyMetrics,
+  ...recoveryMetrics,
   ...daemonMetrics,
 ]

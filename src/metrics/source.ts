@@ -7,6 +7,7 @@
 import type { Role, VolumeStatus } from '../core/status-types.js'
 import type { Counters, CounterReader } from '../native/counters.js'
 import type { ErrorCounts } from './error-counts.js'
+import type { RecoveryFigures } from '../recovery/recovery.js'
 import type { TakeoverFigures } from './takeover-figures.js'
 
 /** A volume that NBD clients can reach: `page` is OpenedGroup.volumes[i].counterPage. */
@@ -65,6 +66,7 @@ export interface MetricsSource {
   replicaPages(): readonly ReplicaPage[]
   attachments(): AttachmentFigures
   cache(): CacheFigures
+  recovery(): RecoveryFigures
 }
 
 export interface VolumeSnapshot {
@@ -86,6 +88,7 @@ export interface Snapshot {
   takeovers: TakeoverFigures
   attachments: AttachmentFigures
   cache: CacheFigures
+  recovery: RecoveryFigures
   volumes: readonly VolumeStatus[]
   /** Of each group the first volume's status: for what volumes of a group share. */
   groupStatus: readonly VolumeStatus[]
@@ -102,6 +105,7 @@ export function takeSnapshot(source: MetricsSource): Snapshot {
     takeovers: source.takeovers,
     attachments: source.attachments(),
     cache: source.cache(),
+    recovery: source.recovery(),
     volumes,
     groupStatus: firstOfEachGroup(volumes),
     clients: readVolumes(source),

@@ -303,6 +303,11 @@ export class StandbyGroup {
     return { ...view, exported }
   }
 
+  /** As view(), of all volumes, at one position. */
+  viewAll(options: ViewOptions): Promise<GroupView> {
+    return this.#view(this.record.group, this.record.volumes, options)
+  }
+
   /** Of all these volumes at one position. */
   async #view(
     name: string,

@@ -50,7 +50,7 @@ import type { HistoryPoint } from './points.js'
 import { type Following, StandbyGroup } from './standby-group.js'
 import { newestSaved } from './saved-regions.js'
 import { Store } from './store.js'
-import type { StandbyView, ViewOptions } from './views.js'
+import type { GroupView, StandbyView, ViewOptions } from './views.js'
 
 export interface StandbyDeps {
   addon: Addon
@@ -158,6 +158,15 @@ export class Standby {
 
   status(): VolumeStatus[] {
     return [...this.#groups.values()].flatMap(group => group.status())
+  }
+
+  /** All volumes of a group, at one position. */
+  viewGroup(group: string, options: ViewOptions): Promise<GroupView> {
+    return this.#named('export', group).viewAll(options)
+  }
+
+  isPromoted(group: string): boolean {
+    return this.#named('vm', group).record.promotion !== undefined
   }
 
   /** What lies in the store, whoever reigns over it. */
@@ -546,6 +555,14 @@ export class Standby {
       devices: this.#config.devices,
       deviceFacts: path => readDeviceFacts(path, "the standby's device"),
     }
+  }
+
+  #named(action: string, name: string): StandbyGroup {
+    const group = this.#groups.get(name)
+    if (group !== undefined) return group
+    throw new UsageError(
+      `${action}: the standby has no group '${name}'; it has: ${[...this.#groups.keys()].join(', ') || 'none'}`,
+    )
   }
 
   #find(action: string, name: string): { group: StandbyGroup; volume: ReplicaVolume } {

@@ -110,6 +110,8 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     port: 7401,
     status: () => [{ ...masterStatus, name: 'copy', group: 'copy', role: 'standby' }],
     copiedGroups: () => [],
+    viewGroup: () => Promise.reject(new NativeError('export', new Error('not here'))),
+    isPromoted: () => false,
     replicaPages: () => [],
     images: () => [],
     promoted: () => [],

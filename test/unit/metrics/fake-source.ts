@@ -79,6 +79,10 @@ export class FakeSource implements MetricsSource {
 
   cache = (): ReturnType<MetricsSource['cache']> => this.cached
   attachments = (): ReturnType<MetricsSource['attachments']> => this.attached
+  recovery = (): ReturnType<MetricsSource['recovery']> => ({
+    drills: [{ machine: 'web', group: 'pair', running: 0, passed: 0, failed: 0, last: undefined }],
+    machines: [{ machine: 'web', group: 'pair', running: false }],
+  })
   volumes = (): VolumeStatus[] => this.statuses
   volumePages = (): ReturnType<MetricsSource['volumePages']> => this.exports
   groupPages = (): ReturnType<MetricsSource['groupPages']> => [{ group: 'pair', page: 0 }]

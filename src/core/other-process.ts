@@ -1,7 +1,7 @@
 /** Another process of this host, known by its id and by when it began: an id alone may be somebody else's by now. */
 import { readFileSync } from 'node:fs'
 
-import { type Clock, sleep } from '../core/clock.js'
+import { type Clock, sleep } from './clock.js'
 
 const pollMs = 10
 

@@ -1,0 +1,164 @@
+// timeout: 100
+/**
+ * Drills: a machine on the standby's copy, thrown away afterwards, while replication goes on. The guest is a boot sector that
+ * says what is in a sector deep in the disk, and then stands still.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { DrillEvent } from '../../src/daemon/recovery-routes.js'
+import type { MachinesDocument } from '../../src/recovery/listing.js'
+import { bootSector, textSector } from '../support/boot-sector.js'
+import {
+  becomes,
+  inSync,
+  logged,
+  metric,
+  metricBecomes,
+  type Output,
+  type Pair,
+  startPair,
+  succeed,
+  understudy,
+} from '../support/daemon.js'
+
+const SECTOR = 2048
+const limitMs = 100_000
+
+/** Through the master, as a client. */
+async function say(pair: Pair, text: string): Promise<void> {
+  const path = pair.scratch.path('text')
+  await writeFile(path, textSector(text))
+  const write = ['-c', `write -q -s ${path} ${SECTOR * 512} 512`, '-c', 'flush']
+  await succeed('qemu-io', ['-f', 'raw', ...write, pair.uri])
+}
+
+const addMachine = (pair: Pair, name: string): Promise<unknown> =>
+  new ControlClient(pair.standby.state).post('/vm/add', {
+    ...{ name, group: pair.volume, memoryBytes: 16 << 20, cpus: 1, firmware: 'bios', bus: 'virtio' },
+    qemuArguments: ['-accel', 'tcg'],
+  })
+
+/** Until it ends; the daemon's end is one, too. */
+async function held(pair: Pair): Promise<DrillEvent[]> {
+  const events: DrillEvent[] = []
+  const wish = { machine: 'web', marker: 'never', port: 0, timeoutMs: limitMs }
+  for await (const event of new ControlClient(pair.standby.state).stream<DrillEvent>('/vm/drill', wish))
+    events.push(event)
+  return events
+}
+
+const drill = (pair: Pair, ...flags: string[]): Promise<Output> =>
+  pair.standby.command(['vm', 'drill', 'web', '--timeout', '90s', ...flags], { limitMs })
+
+const runFolder = (pair: Pair): string => join(pair.scratch.path('store'), '.groups', pair.volume, 'running')
+const running = (pair: Pair): string[] => (existsSync(runFolder(pair)) ? readdirSync(runFolder(pair)) : [])
+
+/** Of every drill that runs. */
+const processes = (pair: Pair): number[] =>
+  running(pair).flatMap(name => {
+    const path = join(runFolder(pair), name, 'pid')
+    return existsSync(path) ? [Number(readFileSync(path, 'latin1'))] : []
+  })
+
+const isThere = (pid: number): boolean =>
+  existsSync(`/proc/${pid}/cmdline`) && readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('qemu-system')
+
+const nothingLeft = (t: Test, pair: Pair): Promise<void> =>
+  becomes(t, 'nothing is left of it', () => running(pair).length === 0)
+
+void t.test('drills of a machine', async t => {
+  const pair = await startPair(t)
+  const boot = pair.scratch.path('boot')
+  await writeFile(boot, bootSector(SECTOR))
+  await succeed('qemu-io', ['-f', 'raw', '-c', `write -q -s ${boot} 0 512`, pair.uri])
+  await say(pair, 'counter 41')
+  await inSync(pair)
+  await addMachine(pair, 'web')
+  const labels = { machine: 'web' }
+
+  await t.test('what is asked for wrongly is refused in one line', async t => {
+    const nothing = await drill(pair)
+    t.same([nothing.code, nothing.stderr], [2, 'understudy: vm drill: what is it to wait for? --marker TEXT on the console, or --port N\n']) // prettier-ignore
+    const nobody = await pair.standby.command(['vm', 'drill', 'mail', '--marker', 'x'])
+    t.same([nobody.code, nobody.stderr], [1, "understudy: vm drill mail: there is no machine 'mail' here; there are: web\n"]) // prettier-ignore
+    const stopped = await pair.standby.command(['vm', 'stop', 'web'])
+    t.same([stopped.code, stopped.stderr], [1, 'understudy: vm stop web: it does not run here\n'])
+    t.equal(await metric(pair.metrics.standby, 'understudy_drills_total', labels), 0, 'none has been')
+  })
+
+  await t.test('it has passed when the console says the marker; the copy stays as it is', async t => {
+    const before = readFileSync(pair.image)
+    const passed = await drill(pair, '--marker', 'counter 41')
+    t.equal(passed.code, 0, passed.stderr)
+    t.match(passed.stdout, /^web: drill passed after [\d.]+ s at sequence \d+: the console said 'counter 41'\n$/)
+    t.ok(before.equals(readFileSync(pair.image)), 'no byte of the image has changed')
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drill_last_passed', 1, labels)
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, { ...labels, result: 'passed' })
+    await nothingLeft(t, pair)
+  })
+
+  await t.test('it has failed when the marker does not come in time, and the last lines are kept', async t => {
+    const failed = await drill(pair, '--marker', 'login:', '--timeout', '3s')
+    t.equal(failed.code, 1)
+    t.match(failed.stdout, /^web: drill FAILED .*: the console did not say 'login:' within 3 s\n/)
+    t.match(failed.stdout, /\n {2}\| .*counter 41\n/, "the console's last lines")
+    const list = await pair.standby.command(['vm', 'list', '--json'])
+    const [machine] = (JSON.parse(list.stdout) as MachinesDocument).machines
+    t.match(machine?.lastDrill, { passed: false, reason: "the console did not say 'login:' within 3 s" })
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, { ...labels, result: 'failed' })
+    await nothingLeft(t, pair)
+  })
+
+  await t.test('eight run at once while clients write, each on a cut of its own; a ninth is refused', async t => {
+    const all = Promise.allSettled(Array.from({ length: 8 }, () => held(pair)))
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drills_running', 8, labels)
+    const ninth = await drill(pair, '--marker', 'never')
+    t.same([ninth.code, ninth.stderr], [1, 'understudy: vm drill web: 8 drills are running already; wait for one to end\n']) // prettier-ignore
+    await say(pair, 'counter 42')
+    await inSync(pair)
+    await becomes(t, 'all of them run', () => processes(pair).length === 8)
+    const promoted = await pair.standby.command(['promote', pair.volume, '--accept-loss'])
+    t.match(promoted.stderr, /the copy is being exported/, 'and none has its copy taken away')
+
+    const pids = processes(pair)
+    await pair.standby.kill()
+    await becomes(t, 'they end with a daemon that is killed', () => !pids.some(isThere))
+    t.ok(
+      (await all).every(({ status }) => status === 'rejected'),
+      'whoever waited for them is told',
+    )
+    await pair.standby.restart()
+    await nothingLeft(t, pair)
+    await logged(t, pair.standby, /vm drill web: FAILED .*the daemon was ended in the middle of it/)
+    await inSync(pair)
+    t.equal((await drill(pair, '--marker', 'counter 42')).code, 0, 'the next one shows what was written meanwhile')
+  })
+
+  await t.test('one that is given up ends', async t => {
+    const args = ['vm', 'drill', 'web', '--marker', 'never', '--state', pair.standby.state]
+    const asked = understudy(t, 'drill', args)
+    await becomes(t, 'it runs', () => processes(pair).length === 1)
+    const pids = processes(pair)
+    asked.signal('SIGINT')
+    t.equal((await asked.gone()).code, 1)
+    await becomes(t, 'its machine is gone', () => !pids.some(isThere))
+    await nothingLeft(t, pair)
+  })
+
+  await t.test('repeated ones run by themselves', async t => {
+    await addMachine(pair, 'again')
+    const ask = ['vm', 'drill', 'again', '--marker', 'counter 42', '--every']
+    t.match((await pair.standby.command([...ask, '1s'])).stderr, /'1s' is less than a minute/)
+    t.equal((await pair.standby.command([...ask, '2h'])).stdout, 'again: a drill every 2h 00m from now on\n')
+    const passed = { machine: 'again', result: 'passed' }
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, passed)
+    const schedules = (): string => readFileSync(join(runFolder(pair), '../drills.json'), 'utf8')
+    t.match(schedules(), /"everyMs": 7200000/, 'it is kept')
+    await new ControlClient(pair.standby.state).post('/vm/repeat-drill', { machine: 'again' })
+    t.notMatch(schedules(), /everyMs/)
+    await nothingLeft(t, pair)
+  })
+})
