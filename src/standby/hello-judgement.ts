@@ -90,6 +90,12 @@ function judgeDevice(volume: HelloVolume, device: string, store: StoreView): Ref
   return undefined
 }
 
+/** What somebody may still want goes only when the operator says so (G5). */
+export function writtenText({ group, volumes }: ReplicaRecord): string {
+  const volume = volumes[0]?.name ?? group
+  return `group ${group}: its images on the standby were written to while no daemon had them; 'understudy invalidate ${volume}' there gives that up, 'understudy promote ${volume}' keeps it`
+}
+
 function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store: StoreView): Refusal | undefined {
   const group = `group ${hello.group}`
   if (record.masterId !== masterId) {
@@ -100,6 +106,7 @@ function judgeKnown(hello: Hello, masterId: string, record: ReplicaRecord, store
     return { code: 'paused', message: `${group} is paused on the standby since ${record.pausedSince}` }
   const refusal = judgeReigns(hello, record)
   if (refusal !== undefined) return refusal
+  if (record.writtenSince !== undefined) return { code: 'failed', message: writtenText(record) }
   const missing = record.volumes.find(volume => !hello.volumes.some(({ name }) => name === volume.name))
   const added = hello.volumes.find(volume => !record.volumes.some(({ name }) => name === volume.name))
   if (missing !== undefined || added !== undefined) {

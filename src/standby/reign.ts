@@ -62,9 +62,11 @@ export class Reign {
     const known = {
       replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
       // Where files were left out this side has zeroes, and the old master what was in them: all of it is compared.
-      positions: record.volumes.some(({ filesLeftOut }) => filesLeftOut === true)
-        ? []
-        : [{ incarnation: fork.incarnation, durable: fork.sequence }],
+      // So it is where somebody has written without anybody knowing where.
+      positions:
+        record.writtenSince !== undefined || record.volumes.some(({ filesLeftOut }) => filesLeftOut === true)
+          ? []
+          : [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
     const request = { config: this.#config(), volumes: record.volumes, ...this.events }
     // What was this host's own device all the time has been copied to the other side.
@@ -121,6 +123,7 @@ export class Reign {
     delete record.promotion
     delete record.final
     delete record.leaseMs
+    delete record.writtenSince
     const suspects = origin.position === undefined ? origin.suspects : nothing(record)
     record.origin = { ...origin, reign, ...(suspects === undefined ? {} : { suspects }) }
     record.generation = reign

@@ -74,6 +74,8 @@ export interface ReplicaRecord {
   final?: Position
   /** The operator wants no session (ISO 8601: since). */
   pausedSince?: string
+  /** Somebody else has written to an image while no daemon had it (ISO 8601: seen), and the operator has not decided yet. */
+  writtenSince?: string
 }
 
 export function encodeReplica(record: ReplicaRecord): object {
@@ -114,6 +116,7 @@ export function readReplica(path: string): ReplicaRecord | undefined {
     ...(origin === undefined ? {} : { origin }),
     ...(final === undefined ? {} : { final }),
     ...(typeof stored['pausedSince'] === 'string' ? { pausedSince: stored['pausedSince'] } : {}),
+    ...(typeof stored['writtenSince'] === 'string' ? { writtenSince: stored['writtenSince'] } : {}),
   }
 }
 

@@ -34,7 +34,7 @@ import {
 import type { Session, SessionHandler } from '../transport/transport.js'
 import { markDescriptions, wasWrittenTo } from './formats.js'
 import { GrantedLease } from './granted-lease.js'
-import { howToRemove } from './hello-judgement.js'
+import { howToRemove, writtenText } from './hello-judgement.js'
 import { GroupHistory, type HistoryListing } from './history.js'
 import { NotedMarks } from './noted-marks.js'
 import type { HistoryPoint } from './points.js'
@@ -472,6 +472,7 @@ export class StandbyGroup {
   }
 
   #wroteNothingPast(history: readonly Generation[]): boolean {
+    if (this.record.writtenSince !== undefined) return false
     return contains(history, this.record.history.at(-1)?.id ?? '', this.#reign.master?.provenPosition())
   }
 
@@ -509,6 +510,7 @@ export class StandbyGroup {
         return
       }
       this.record.replicaId = randomUUID()
+      delete this.record.writtenSince
       this.deps.store.save(this.record)
       await this.#endSession('the copy is to be compared as a whole')
     })
@@ -529,18 +531,16 @@ export class StandbyGroup {
     )
   }
 
-  /** Somebody has written to an image that was a cut, while no daemon had it: nothing is believed of the copy (G5). */
+  /** Somebody has written to an image that was a cut, while no daemon had it: the operator decides whose it is (G5). */
   #noteWrites(): void {
     const { store, log } = this.deps
     if (this.record.promotion !== undefined) return // its master's files tell
     const written = this.record.volumes.filter(volume => wasWrittenTo(store.imageDirectory(volume.name), volume))
     if (written.length === 0) return
-    this.record.replicaId = randomUUID()
+    this.record.writtenSince ??= new Date(this.deps.clock.wallMs()).toISOString()
     store.save(this.record)
     for (const volume of written)
-      log.error(
-        `group ${this.record.group}: ${store.imagePath(volume)} was written to while no daemon had it; all of the copy is compared, and until then it shows what was written`,
-      )
+      log.error(`group ${this.record.group}: ${store.imagePath(volume)} was written to while no daemon had it`)
   }
 
   /** Of the images, for other hypervisors: before they change, and when they are left as a cut. */
@@ -561,10 +561,11 @@ export class StandbyGroup {
       await this.#endSession('the standby is stopping')
       await this.#views.close()
       this.#stopFollowing('the standby is stopping')
+      const reigned = this.#reign.master !== undefined
       const drainedReign = await this.#reign.close(drainMs, hand)
       const replica = this.#replica
       if (replica === undefined) {
-        if (hand === undefined && this.record.promotion?.sealed === true) this.#markDescriptions(true)
+        if (hand === undefined && reigned) this.#markDescriptions(true)
         return drainedReign
       }
       const drained = await this.#drain(replica, drainMs)
@@ -648,6 +649,7 @@ export class StandbyGroup {
 
   #whyAway(): string {
     if (this.#lease.isAwaited) return this.#awaitedLease()
+    if (this.record.writtenSince !== undefined) return writtenText(this.record)
     return this.#divergence === '' ? (this.#follow?.reason ?? '') : this.#divergence
   }
 

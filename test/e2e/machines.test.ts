@@ -9,6 +9,7 @@ import { writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
+import type { VolumeStatus } from '../../src/core/status-types.js'
 import type { MachinesDocument } from '../../src/recovery/listing.js'
 import { bootArguments, bootExitCode, bootSector, sectorBytes, textSector } from '../support/boot-sector.js'
 import {
@@ -210,13 +211,37 @@ t.test(
     const qcow2 = join(dirname(pair.image), 'image.qcow2')
     await succeed('qemu-io', ['-c', 'discard 0 8M', '-c', 'write -P 7 32M 1M', qcow2])
     await pair.standby.restart()
-    await logged(t, pair.standby, /image.raw was written to while no daemon had it; all of the copy is compared/)
-    const written = (): Buffer => readFileSync(pair.image).subarray(32 << 20, 33 << 20)
-    await becomes(t, 'the master has put it right', () => written().every(byte => byte === 0))
+    await logged(t, pair.standby, /image.raw was written to while no daemon had it/)
+    const why = ({ reason }: { reason: string }): boolean =>
+      /'understudy invalidate disk1' there gives that up/.test(reason)
+    await pair.master.until('disk1', 'it says why it is not replicated', why)
+    await pair.standby.until('disk1', 'so does the standby', why)
+    const written = (byte: number) => (): boolean =>
+      readFileSync(pair.image)
+        .subarray(32 << 20, 33 << 20)
+        .every(found => found === byte)
+    t.ok(written(7)(), 'nothing is thrown away unasked')
+    t.equal((await pair.standby.command(['invalidate', 'disk1'])).code, 0)
+    await becomes(t, 'the master has put it right', written(0))
     await inSync(pair)
     await sameBytes(t, pair.device, pair.image, 'what was written is gone')
     await write(pair, [0, bootSector(textAt)], [4096, textSector('written later')])
     await pair.standby.stop()
     t.match(await succeed('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', pair.image, qcow2]), /identical/)
+    await succeed('qemu-io', ['-c', 'write -P 8 32M 1M', qcow2])
+    await pair.standby.restart()
+    await logged(t, pair.standby, /image.raw was written to while no daemon had it/)
+    t.equal((await pair.standby.command(['promote', 'disk1', '--accept-loss'])).code, 0)
+    await pair.master.until('disk1', 'it is outranked', ({ state }) => state === 'diverged')
+    t.match(await pair.master.command(['resolve', 'disk1', '--keep', 'peer']), { code: 0 })
+    const follows = ({ role, state, usable }: VolumeStatus): boolean =>
+      role === 'standby' && state === 'replicating' && usable
+    await pair.master.until('disk1', 'the old master follows', follows)
+    t.ok(written(8)(), 'kept by the promotion')
+    await becomes(t, 'and the old master has it', () =>
+      readFileSync(pair.device)
+        .subarray(32 << 20, 33 << 20)
+        .every(found => found === 8),
+    )
   },
 )
