@@ -191,23 +191,30 @@ Napi::Value Addon::make_watches(Call call) {
   need_started(call.Env());
   const auto found = readings_.find(call[0].ToNumber().Uint32Value());
   if (found == readings_.end()) throw Napi::Error::New(call.Env(), "no such reading");
-  const Napi::Array asked = call[1].As<Napi::Array>();
-  std::vector<std::optional<std::vector<uint8_t>>> left_out(found->second->found.size());
-  for (uint32_t i = 0; i < asked.Length() && i < left_out.size(); i++) {
-    const Napi::Value one = asked.Get(i);
-    if (!one.IsTypedArray() || !found->second->listings[i]) continue;
-    const auto bytes = one.As<Napi::Uint8Array>();
-    if (bytes.ElementLength() != found->second->listings[i]->files.size()) throw Napi::RangeError::New(call.Env(), "one byte for each file");
-    left_out[i].emplace(bytes.Data(), bytes.Data() + bytes.ElementLength());
-  }
-  const Napi::Array named = call[2].As<Napi::Array>();
+  using Bytes = std::vector<std::optional<std::vector<uint8_t>>>;
+  const Reading &reading = *found->second;
+  const auto bytes_of = [&](const Napi::Value &value, const auto &count) {
+    const Napi::Array asked = value.As<Napi::Array>();
+    Bytes all(reading.found.size());
+    for (uint32_t i = 0; i < asked.Length() && i < all.size(); i++) {
+      const Napi::Value one = asked.Get(i);
+      if (!one.IsTypedArray() || !reading.listings[i]) continue;
+      const auto bytes = one.As<Napi::Uint8Array>();
+      if (bytes.ElementLength() != count(*reading.listings[i])) throw Napi::RangeError::New(call.Env(), "one byte for each file, or directory");
+      all[i].emplace(bytes.Data(), bytes.Data() + bytes.ElementLength());
+    }
+    return all;
+  };
+  Bytes left_out = bytes_of(call[1], [](const Listing &listing) { return listing.files.size(); });
+  Bytes whole = bytes_of(call[2], [](const Listing &listing) { return listing.directories.size(); });
+  const Napi::Array named = call[3].As<Napi::Array>();
   std::vector<std::string> rules;
   for (uint32_t i = 0; i < named.Length(); i++) rules.push_back(named.Get(i).ToString().Utf8Value());
-  const auto ranges_max = static_cast<size_t>(call[3].ToNumber().Int64Value());
+  const auto ranges_max = static_cast<size_t>(call[4].ToNumber().Int64Value());
   const Promise promise(call.Env(), queue_);
   filesystem::Limits limits;
   limits.cancelled = &leaving_;
-  pool_->submit([this, reading = found->second, left_out = std::move(left_out), rules = std::move(rules), ranges_max, promise, limits] {
+  pool_->submit([this, reading = found->second, left_out = std::move(left_out), whole = std::move(whole), rules = std::move(rules), ranges_max, promise, limits] {
     struct Made {
       std::vector<engine::FollowedFileSystem> followed;
       struct Outcome {
@@ -222,7 +229,7 @@ Napi::Value Addon::make_watches(Call call) {
     for (size_t i = 0; i < left_out.size(); i++) {
       auto &outcome = made->outcomes.emplace_back();
       if (!left_out[i]) continue;
-      auto watch = filesystem::make_watch(reading->found[i], *reading->listings[i], *left_out[i], limits);
+      auto watch = filesystem::make_watch(reading->found[i], *reading->listings[i], *left_out[i], limits, whole[i].value_or(std::vector<uint8_t>{}));
       if (!watch.ok()) {
         outcome.why = watch.status.message;
         continue;

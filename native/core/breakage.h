@@ -16,6 +16,7 @@ enum class Break : int {
   kSwapFilterUnplaced,   // a write that changes the filter opens no step
   kNeverPart,            // a master's files say that the standby has everything, whatever was answered without it
   kFreedStaysOut,        // what a file system has freed is not captured when it is written
+  kNewKeepsData,         // of a file that is left out from a commit on, the standby keeps what it has
   kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
 };
 extern Break chosen_break;

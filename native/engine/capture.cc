@@ -141,14 +141,15 @@ void Capture::record_sync(Volume &volume, uint64_t start, uint64_t end, const ui
 }
 
 void Capture::record_zeroes(Volume &volume, uint64_t start, uint64_t end) {
-  CHECK(state_ == CaptureState::kStreaming && step_open_);
+  CHECK(state_ == CaptureState::kStreaming);
   sequence_++;
   append(volume, RecordType::kTrim, 0, start, end - start, nullptr, 0);
 }
 
 void Capture::record_left_out(Volume &volume, uint64_t start, uint64_t end) {
+  const uint64_t bytes = sizeof(wire::RecordHeader);
   const bool crowded = log_->bytes_used() > log_->bytes_max() / 2;
-  if (!crowded && spare_room(sizeof(wire::RecordHeader))) return record_zeroes(volume, start, end);
+  if (step_open_ ? !crowded && spare_room(bytes) : spare_room(bytes) || (spilling_ && spilling_->room(bytes))) return record_zeroes(volume, start, end);
   dirty_again(volume, start, end);
   volume.dirty.mark(start, end);
 }
@@ -222,6 +223,7 @@ Result<Capture::Attached> Capture::attach(const AttachRequest &request) {
 }
 
 void Capture::mark_unacknowledged(uint64_t durable) {
+  for (auto &volume : volumes_) volume->unstored.each([&](uint64_t start, uint64_t end) { volume->dirty.mark(start, end); });
   if (state_ != CaptureState::kStreaming) return;
   for (uint64_t at = log_->tail(); at < log_->head();) {
     const wire::RecordHeader header = log_->header_at(at);

@@ -80,7 +80,7 @@ class Capture {
   void record_sync(Volume &volume, uint64_t start, uint64_t end, const uint8_t *data);
   void record_zeroes(Volume &volume, uint64_t start, uint64_t end);
   // The standby must have zeroes where the filter leaves something out, whatever it has now: a record says so, or, while the
-  // log has no room to spare, the resynchronisation of this step when it comes by.
+  // log has no room to spare, the resynchronisation when it comes by: the range is dirty then.
   void record_left_out(Volume &volume, uint64_t start, uint64_t end);
   void record_verify(Volume &volume, uint64_t start, uint64_t end, const wire::VerifyPayload &payload);
 

@@ -3,6 +3,7 @@
 //   device has a write -> follow(): its watch says what that means
 //     kFreed          out of `excluded`, into `lapsed`; what somebody has written there already is sent as it is
 //     kStep, kStale   a step opens before this write's record; `watched` -> read again -> set_ranges()
+//     left_out        into `excluded` behind its record, with zeroes for the standby: nothing is sent again from there on
 //     look            a reading may find more to leave out: `look`, once until something is read
 #include <algorithm>
 
@@ -21,7 +22,8 @@ uint64_t Group::watch(Volume &volume, RangeTable watched) {
 
 Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable watched, uint64_t mark,
                                    std::vector<FollowedFileSystem> followed) {
-  RangeTable next = fixed, freed, places;
+  RangeTable next = fixed, freed, places, unstored;
+  std::vector<filesystem::ByteRange> newest;
   for (size_t i = 0; i < followed.size(); i++) {
     const auto before = std::find_if(volume.followed.begin(), volume.followed.end(),
                                      [&](const FollowedFileSystem &one) { return one.place == followed[i].place; });
@@ -32,13 +34,18 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
     }
     for (const auto &[offset, bytes] : followed[i].watch->ranges()) next.add(offset, offset + bytes);
     for (const auto &[offset, bytes] : verdict.freed) freed.add(offset, offset + bytes);
+    newest.insert(newest.end(), verdict.left_out.begin(), verdict.left_out.end());
     followed[i].place.each([&](uint64_t start, uint64_t end) { places.add(start, end); });
   }
   freed.without(fixed, [&](uint64_t start, uint64_t end) { next.subtract(start, end); });
+  for (const Range &range : storable(volume, newest))
+    fixed.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { next.add(start, end), unstored.add(start, end); });
 
   const RangeTable excluded = std::exchange(volume.excluded, std::move(next));
   const RangeTable lapsed = std::exchange(volume.lapsed, {});
   volume.fixed = std::move(fixed);
+  volume.unstored = std::move(unstored);
+  volume.coming = {};
   volume.watched = std::move(watched);
   // What a watch has kept may be millions of pieces: others take it apart.
   auto gone = std::make_shared<std::vector<FollowedFileSystem>>(std::exchange(volume.followed, std::move(followed)));
@@ -76,9 +83,12 @@ void Group::follow(Volume &volume, uint64_t start, uint64_t end, bool payload) {
     const filesystem::Verdict verdict = one.watch->wrote(start, end - start);
     lapse(volume, verdict.freed);
     for (const auto &[offset, bytes] : verdict.written) refused(volume, offset, offset + bytes);  // somebody's already
+    for (const auto &[offset, bytes] : verdict.left_out) volume.coming.add(offset, offset + bytes);
+    if (!verdict.left_out.empty()) volume.coming_flights = volume.flights.last();
     if (verdict.kind == filesystem::Verdict::kStep || verdict.kind == filesystem::Verdict::kStale) {
       events_({"log", {{"level", std::string("debug")}, {"message", "volume " + volume.name + ": read again: " + verdict.why}}, ""});
       capture_.doubt(volume);
+      volume.coming = {};
     }
     if (verdict.look && !std::exchange(volume.look_outstanding, true))
       events_({"look", {{"volume", static_cast<double>(volume.handle)}}, ""});
@@ -89,15 +99,51 @@ void Group::follow(Volume &volume, uint64_t start, uint64_t end, bool payload) {
 void Group::lapse(Volume &volume, const std::vector<filesystem::ByteRange> &freed) {
   if (BROKEN(kFreedStaysOut)) return;
   for (const auto &[offset, bytes] : freed) {
+    volume.coming.subtract(offset, offset + bytes);
     std::vector<Range> pieces;
     volume.fixed.outside(offset, offset + bytes, [&](uint64_t from, uint64_t to) {
       volume.excluded.inside(from, to, [&](uint64_t start, uint64_t end) { pieces.push_back({start, end}); });
     });
     for (const Range &piece : pieces) {
       volume.excluded.subtract(piece.start, piece.end);
+      volume.unstored.subtract(piece.start, piece.end);
       volume.lapsed.add(piece.start, piece.end);
     }
   }
+}
+
+// A write has its record. With zeroes before that of the commit a cut between them would show a file empty that is still to be
+// replicated there; a direct device has the commit while others are under way, and their records come later, or its own.
+void Group::leave_out(Volume &volume) {
+  if (volume.coming.empty() || volume.flights.writes_until(volume.coming_flights)) return;
+  std::vector<filesystem::ByteRange> ranges;
+  std::exchange(volume.coming, {}).each([&](uint64_t start, uint64_t end) { ranges.push_back({start, end - start}); });
+  for (const Range &range : storable(volume, ranges)) {
+    std::vector<Range> pieces, leaving;
+    volume.fixed.outside(range.start, range.end, [&](uint64_t from, uint64_t to) {
+      volume.excluded.outside(from, to, [&](uint64_t start, uint64_t end) { pieces.push_back({start, end}); });
+    });
+    for (const Range &piece : pieces) {
+      volume.lapsed.outside(piece.start, piece.end, [&](uint64_t start, uint64_t end) { leaving.push_back({start, end}); });
+      volume.lapsed.subtract(piece.start, piece.end);
+      volume.excluded.add(piece.start, piece.end);
+      volume.unstored.add(piece.start, piece.end);
+    }
+    for (const Range &piece : leaving)
+      if (capture_.state() == CaptureState::kStreaming && !BROKEN(kNewKeepsData)) capture_.record_left_out(volume, piece.start, piece.end);
+  }
+  if (capture_.state() != CaptureState::kStreaming || !capture_.any_dirty()) return;
+  capture_.open_step(false);
+  resync_.start(session_, Resync::Way::kSend);
+  resync_.replan();
+}
+
+// Those that are marked on disk as what may differ from the standby's: after a crash nobody else knows that it does.
+std::vector<Range> Group::storable(Volume &volume, const std::vector<filesystem::ByteRange> &ranges) {
+  std::vector<Range> found;
+  for (const auto &[offset, bytes] : ranges)
+    if (!volume.marks || volume.marks->ready(offset, offset + bytes)) found.push_back({offset, offset + bytes});
+  return found;
 }
 
 }  // namespace understudy::engine

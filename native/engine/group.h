@@ -152,6 +152,8 @@ class Group {
 
   // filtering.cc
   void lapse(Volume &volume, const std::vector<filesystem::ByteRange> &freed);
+  void leave_out(Volume &volume);
+  std::vector<Range> storable(Volume &volume, const std::vector<filesystem::ByteRange> &ranges);
 
   // marking.cc
   void bind_marks();

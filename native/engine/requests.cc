@@ -325,6 +325,7 @@ void Group::write_ended(Connection &connection, const ParsedRequest &request, in
   } else {
     capture_.record(volume, RecordType::kWrite, start, end, request.payload, wants_of(request));
   }
+  leave_out(volume);
   finish(connection, request, RequestKind::kWrite, request.length, error);
 }
 
@@ -384,6 +385,7 @@ void Group::zero_ended(Connection &connection, const ParsedRequest &request, Req
     const bool keep = kind == RequestKind::kZero && (request.flags & nbd::kNoHole);
     capture_.record(volume, keep ? RecordType::kZero : RecordType::kTrim, request.offset, end, nullptr, wants_of(request));
   }
+  leave_out(volume);
   finish(connection, request, kind, request.length, error);
 }
 

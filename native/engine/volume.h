@@ -161,6 +161,11 @@ struct Volume {
   // Was left out, belongs to nobody now, and was not written since: zeroes at the standby, anything here. Captured when it
   // is written, and in sync from then on. Disjoint from `excluded`.
   RangeTable lapsed;
+  // Files have got it by a commit: it is left out once that has its record, and all writes that were under way.
+  RangeTable coming;
+  uint64_t coming_flights = 0;
+  // Of `excluded`, what came at a commit: who made the rest from a reading has not stored it. It stays marked on disk (marks.h).
+  RangeTable unstored;
   RangeTable watched;
   std::vector<FollowedFileSystem> followed;  // the files of which are in `excluded`
   // Before a step ends, what the rest of `excluded` was made from must be read once more: by who asks for `watched`.

@@ -36,15 +36,20 @@ template <typename Visit>
 void visit_changed(const ExtState &state, uint32_t first, const uint8_t *table, Visit visit) {
   const Geometry &geometry = state.geometry;
   const uint32_t end = first + geometry.block_bytes / geometry.inode_bytes;
-  auto at = std::lower_bound(state.inodes.begin(), state.inodes.end(), first, [](const WatchedInode &one, uint32_t number) { return one.number < number; });
-  for (; at != state.inodes.end() && at->number < end; ++at) {
-    if (at->gone) continue;
+  const auto goes_on = [&](const WatchedInode &one) {
+    if (one.gone) return true;
     struct ext2_inode inode;
-    memcpy(&inode, &table[size_t{at->number - first} * geometry.inode_bytes], sizeof inode);
-    const bool kind = at->directory ? LINUX_S_ISDIR(inode.i_mode) : LINUX_S_ISREG(inode.i_mode);
-    if (kind && inode.i_generation == at->generation && inode.i_links_count == at->links && hash_map(inode) == at->map_hash && !is_deleted(inode, geometry)) continue;
-    if (!visit(static_cast<uint32_t>(at - state.inodes.begin()), inode)) return;
-  }
+    memcpy(&inode, &table[size_t{one.number - first} * geometry.inode_bytes], sizeof inode);
+    const bool kind = one.directory ? LINUX_S_ISDIR(inode.i_mode) : LINUX_S_ISREG(inode.i_mode);
+    if (kind && inode.i_generation == one.generation && inode.i_links_count == one.links && hash_map(inode) == one.map_hash && !is_deleted(inode, geometry)) return true;
+    return visit(static_cast<uint32_t>(&one - state.inodes.data()), inode);
+  };
+  const auto by_number = state.inodes.begin() + static_cast<ptrdiff_t>(state.by_number);
+  auto at = std::lower_bound(state.inodes.begin(), by_number, first, [](const WatchedInode &one, uint32_t number) { return one.number < number; });
+  for (; at != by_number && at->number < end; ++at)
+    if (!goes_on(*at)) return;
+  for (auto came = state.added.lower_bound(first); came != state.added.end() && came->first < end; ++came)
+    if (!goes_on(state.inodes[came->second])) return;
 }
 
 bool has_all_names(const ExtState &state, const DirectoryBlock &own, const uint8_t *content) {
@@ -73,7 +78,7 @@ Glance glance(const ExtState &state, uint64_t block, const LoadContent &load, st
   if (node != state.nodes.end() && !state.inodes[node->second].gone) return Glance::kMatters;
   const auto table = state.inode_blocks.find(block);
   const auto own = state.directory_blocks.find(block);
-  const bool live = own != state.directory_blocks.end() && state.inodes[own->second.directory].users > 0;
+  const bool live = own != state.directory_blocks.end() && state.inodes[own->second.directory].live();
   if (!look && !live && table == state.inode_blocks.end()) return Glance::kNothing;
   if (!load(content.data())) return Glance::kMatters;
   bool matters = live && !has_all_names(state, own->second, content.data());
@@ -122,6 +127,10 @@ void Examination::run(const std::vector<uint64_t> &blocks, const std::vector<Gla
   if (findings_.goes_on() && live) names(blocks);
   if (findings_.goes_on()) settle();
   if (findings_.goes_on()) state_.drop(dropped_, findings_.freed);
+  if (!findings_.goes_on() || of_ == Of::kPlace) return;
+  for (const auto &[index, runs] : grown_)
+    if (!state_.inodes[index].gone) take(index, runs);
+  newcomers(blocks);
 }
 
 void Examination::superblock(uint64_t block) {
@@ -133,7 +142,7 @@ void Examination::superblock(uint64_t block) {
 
 bool Examination::is_live_directory(uint64_t block) const {
   const auto own = state_.directory_blocks.find(block);
-  return own != state_.directory_blocks.end() && state_.inodes[own->second.directory].users > 0;
+  return own != state_.directory_blocks.end() && state_.inodes[own->second.directory].live();
 }
 
 void Examination::bitmap(uint32_t group, uint64_t block) {
@@ -160,7 +169,7 @@ void Examination::take_out(const Run &run) {
     if (to < last) at = state_.left_out.insert_or_assign(to, LeftOutRun{static_cast<uint32_t>(last - to), owner}).first;
     WatchedInode &file = state_.inodes[owner];
     file.left_out -= std::min(file.left_out, to - from);
-    if (file.left_out == 0) state_.release(owner);
+    if (file.left_out == 0 && file.links == 0) state_.release(owner);
   }
 }
 
@@ -185,42 +194,50 @@ bool Examination::walk(uint32_t index, const struct ext2_inode &inode, Mapping &
 }
 
 void Examination::file(uint32_t index, const struct ext2_inode &inode) {
-  const Geometry &geometry = state_.geometry;
   WatchedInode &one = state_.inodes[index];
-  const bool same = LINUX_S_ISREG(inode.i_mode) && inode.i_generation == one.generation && !is_deleted(inode, geometry);
+  const bool same = LINUX_S_ISREG(inode.i_mode) && inode.i_generation == one.generation && !is_deleted(inode, state_.geometry);
+  if (!same && one.left_out == 0) return state_.release(index);
   Mapping mapping;
   if (same && (inode.i_flags & kFlagsThatMatter) != one.flags) return doubt(index, "the flags of a file that is left out have changed");
   if (same && !walk(index, inode, mapping)) return doubt(index, "a file that is left out cannot be followed");
   const uint16_t links = same ? inode.i_links_count : 0;
   if (links != one.links) one.links = links, counted_.push_back(index);
 
-  // Of a cluster all is its owner's, also what is not mapped.
-  std::vector<Run> &runs = mapping.runs;
+  uint64_t kept = 0;
+  std::vector<Run> others;
+  for (const Run &run : whole_clusters(std::move(mapping.runs), state_.geometry)) kept += state_.overlap(run, index, others);
+  if (kept < one.left_out) return doubt(index, "blocks of a file that is left out have become another's");
+  if (others.empty()) return;
+  findings_.look = true;
+  grown_.emplace_back(index, std::move(others));
+}
+
+std::vector<Run> whole_clusters(std::vector<Run> runs, const Geometry &geometry) {
   const uint64_t cluster = geometry.cluster_blocks;
   for (Run &run : runs) {
     const uint64_t start = run.start - (run.start - geometry.first_block) % cluster;
     run.blocks = static_cast<uint32_t>((run.start + run.blocks - start + cluster - 1) / cluster * cluster), run.start = start;
   }
   std::sort(runs.begin(), runs.end(), [](const Run &a, const Run &b) { return a.start < b.start; });
-  uint64_t kept = 0, total = 0, end = 0;
+  std::vector<Run> whole;
+  uint64_t end = 0;
   for (Run run : runs) {
     if (run.start < end) {
       const uint64_t past = std::min<uint64_t>(end - run.start, run.blocks);
       run.start += past, run.blocks -= static_cast<uint32_t>(past);
     }
     if (run.blocks == 0) continue;
-    kept += state_.overlap(run, index), total += run.blocks, end = run.start + run.blocks;
+    whole.push_back(run), end = run.start + run.blocks;
   }
-  if (kept < one.left_out) return doubt(index, "blocks of a file that is left out have become another's");
-  findings_.look = findings_.look || total > kept;
+  return whole;
 }
 
 void Examination::directory(uint32_t index, const struct ext2_inode &inode) {
   WatchedInode &one = state_.inodes[index];
-  if (one.users == 0) return;
+  if (!one.live()) return;
   if (!LINUX_S_ISDIR(inode.i_mode) || inode.i_generation != one.generation || is_deleted(inode, state_.geometry) || inode.i_links_count == 0 ||
       (inode.i_flags & kFlagsThatMatter) != one.flags)
-    return doubt(index, "a directory with files that are left out is another");
+    return vanished_.push_back(index);
   one.links = inode.i_links_count;
   Mapping mapping;
   if (!walk(index, inode, mapping)) return doubt(index, "a directory with files that are left out cannot be followed");
@@ -249,7 +266,7 @@ void Examination::names(const std::vector<uint64_t> &blocks) {
   for (const uint64_t block : blocks) {
     if (!state_.may_watch(block)) continue;
     const auto own = state_.directory_blocks.find(block);
-    if (own == state_.directory_blocks.end() || state_.inodes[own->second.directory].users == 0) continue;
+    if (own == state_.directory_blocks.end() || !state_.inodes[own->second.directory].live()) continue;
     const uint32_t directory = own->second.directory;
     if (!load_(block, content_.data())) return findings_.stale = "metadata cannot be read", void();
     findings_.look = true;
@@ -272,7 +289,8 @@ void Examination::names(const std::vector<uint64_t> &blocks) {
         name.gone = findings_.changed = true;
         state_.inodes[name.target].names_left--;
         counted_.push_back(name.target);
-        if (--state_.inodes[name.directory].users == 0) state_.release(name.directory);
+        WatchedInode &above = state_.inodes[name.directory];
+        if (--above.users == 0 && !above.whole) state_.release(name.directory);
       }
     }
     // Others may have been moved here meanwhile.
@@ -284,15 +302,26 @@ void Examination::names(const std::vector<uint64_t> &blocks) {
 void Examination::settle() {
   for (const uint32_t index : counted_) {
     const WatchedInode &one = state_.inodes[index];
-    if (one.gone) continue;
-    if (one.directory ? one.names_left < one.names : one.names_left != one.links)
-      doubt(index, one.directory ? "a directory with files that are left out was renamed" : "the names of a file that is left out have changed");
+    if (!one.gone && !one.directory && one.names_left != one.links) doubt(index, "the names of a file that is left out have changed");
+  }
+  // Deleted with all that was in it: its own blocks do not say so any more.
+  for (const uint32_t index : vanished_) state_.inodes[index].whole = false;
+  for (const uint32_t index : vanished_) {
+    if (state_.inodes[index].users == 0) state_.release(index);
+  }
+  for (const uint32_t index : vanished_) doubt(index, "a directory with files that are left out is another");
+  for (const uint32_t index : counted_) {
+    const WatchedInode &one = state_.inodes[index];
+    if (one.gone || !one.directory || one.names_left == one.names) continue;
+    if (one.users == 0) state_.release(index);
+    else doubt(index, "a directory with files that are left out was renamed");
   }
 }
 
 void Examination::doubt(uint32_t index, const std::string &what) {
   const WatchedInode &one = state_.inodes[index];
   if (one.gone) return;
+  if (!one.directory && one.left_out == 0) return state_.release(index);
   const std::string why = what + ": inode " + std::to_string(one.number);
   if (!building_) findings_.step = why;
   else if (one.directory) findings_.stale = why;

@@ -1,5 +1,6 @@
 #include "filesystem/ext-map.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace understudy::filesystem {
@@ -74,11 +75,17 @@ Geometry::Place Geometry::place(uint32_t inode) const {
   return {inode_tables[group] + offset / block_bytes, static_cast<uint32_t>(offset % block_bytes)};
 }
 
+bool meets(const std::vector<Run> &runs, const Run &run) {
+  const auto at = std::upper_bound(runs.begin(), runs.end(), run.start, [](uint64_t block, const Run &one) { return block < one.start + one.blocks; });
+  return at != runs.end() && at->start < run.start + run.blocks;
+}
+
 Geometry read_geometry(ext2_filsys fs) {
   Geometry geometry;
   geometry.block_bytes = fs->blocksize, geometry.inode_bytes = EXT2_INODE_SIZE(fs->super);
   geometry.inodes_per_group = fs->super->s_inodes_per_group, geometry.blocks_per_group = fs->super->s_blocks_per_group;
   geometry.cluster_blocks = static_cast<uint32_t>(EXT2FS_CLUSTER_RATIO(fs)), geometry.first_block = fs->super->s_first_data_block;
+  geometry.first_inode = EXT2_FIRST_INODE(fs->super);
   geometry.inodes = fs->super->s_inodes_count, geometry.blocks = ext2fs_blocks_count(fs->super);
   for (dgrp_t group = 0; group < fs->group_desc_count; group++) {
     geometry.inode_tables.push_back(ext2fs_inode_table_loc(fs, group));

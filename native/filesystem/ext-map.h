@@ -18,6 +18,7 @@ struct Geometry {
   uint32_t block_bytes = 0, inode_bytes = 0, inodes_per_group = 0, blocks_per_group = 0, cluster_blocks = 1, first_block = 0;
   uint32_t inodes = 0;
   uint64_t blocks = 0;
+  uint32_t first_inode = 0;                     // that is not the file system's own
   std::vector<uint64_t> inode_tables, bitmaps;  // by group
   std::vector<uint8_t> identity;                // of the superblock: identity_of()
 
@@ -26,6 +27,7 @@ struct Geometry {
     uint32_t offset;
   };
   Place place(uint32_t inode) const;
+  uint32_t first_in_block(uint32_t inode) const { return inode - (inode - 1) % inodes_per_group % (block_bytes / inode_bytes); }
 };
 
 Geometry read_geometry(ext2_filsys fs);
@@ -39,6 +41,9 @@ struct Run {
   uint64_t start;
   uint32_t blocks;
 };
+
+// Parts of a file system that no file ever has: superblocks, descriptors, bitmaps, inode tables. By block, disjoint.
+bool meets(const std::vector<Run> &runs, const Run &run);
 
 struct Mapping {
   std::vector<Run> runs;        // of data, in the order of the file

@@ -13,8 +13,8 @@ constexpr size_t kNodeBytes = 64;  // of a map, about
 
 class Reader {
  public:
-  Reader(const Committed &committed, const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, Budget &budget, ExtState &state)
-      : committed_(committed), space_(space), listing_(listing), left_out_(left_out), budget_(budget), state_(state), table_(state.geometry.block_bytes) {}
+  Reader(const Committed &committed, const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const std::vector<uint8_t> &whole, Budget &budget, ExtState &state)
+      : committed_(committed), space_(space), listing_(listing), left_out_(left_out), whole_(whole), budget_(budget), state_(state), table_(state.geometry.block_bytes) {}
 
   Status read() {
     if (auto status = choose(); !status.ok()) return status;
@@ -27,15 +27,20 @@ class Reader {
  private:
   Status changed() const { return {EAGAIN, "watch the file system: it changed while it was read"}; }
 
-  // Files that are left out, and the directories above them.
+  bool is_whole(size_t directory) const { return !whole_.empty() && whole_[directory]; }
+
+  // Files that are left out, directories in which all is, and those above them.
   Status choose() {
     std::vector<bool> above(listing_.directories.size());
     for (uint32_t file = 0; file < listing_.files.size(); file++) {
       const File &one = listing_.files[file];
+      if (one.held & (kShared | kDamaged)) state_.never.insert(listing_.file_inodes.at(file));
       if (!left_out_[file] || one.held || one.link_count == 0) continue;
       chosen_.push_back({listing_.file_inodes.at(file), file, false});
       for (uint32_t i = 0; i < one.link_count; i++) above[listing_.links[one.first_link + i].directory] = true;
     }
+    for (size_t i = 0; i < above.size(); i++)
+      if (is_whole(i)) above[i] = true;
     for (size_t i = above.size(); i-- > 1;)
       if (above[i]) above[listing_.directories[i].parent] = true;
     for (uint32_t i = 0; i < above.size(); i++)
@@ -76,12 +81,13 @@ class Reader {
       for (const Run &run : mapping.runs) blocks += run.blocks;
       if (!follow || (one.directory && blocks > kDirectoryBlocksMax)) continue;
       if (one.directory) {
+        watched.whole = is_whole(one.index) && watched.flags == EXT4_EXTENTS_FL;
         for (const Run &run : mapping.runs)
           for (uint64_t block = run.start; block < run.start + run.blocks; block++) state_.directory_blocks[block] = {index, {}}, watched.blocks++;
       } else {
         for (const Run &run : mapping.runs)
           if (is_listed(run, one.index)) state_.left_out[run.start] = {run.blocks, index}, watched.left_out += run.blocks;
-        if (watched.left_out == 0) continue;
+          else state_.unlisted.emplace_back(index, run);
       }
       if (!budget_.take((mapping.runs.size() + mapping.nodes.size() + watched.blocks) * kNodeBytes)) return Status::failed(budget_.error(), "watch the file system");
       for (const uint64_t block : mapping.nodes) state_.nodes[block] = index;
@@ -133,6 +139,12 @@ class Reader {
         want(link.directory, file_index_[file], link.name_start, link.name_end);
         used[link.directory] = true;
       }
+    }
+    for (uint32_t i = 0; i < used.size(); i++) {
+      if (directory_index_[i] == kNone) continue;
+      WatchedInode &own = state_.inodes[directory_index_[i]];
+      own.whole = own.whole && reachable[i];
+      if (own.whole) used[i] = state_.any_whole = true;
     }
     for (size_t i = used.size(); i-- > 1;)
       if (used[i]) used[listing_.directories[i].parent] = true;
@@ -188,6 +200,7 @@ class Reader {
 
   void index() {
     const Geometry &geometry = state_.geometry;
+    state_.by_number = state_.inodes.size();
     state_.watched_chunks.assign(geometry.blocks / ExtState::kChunkBlocks + 1, false);
     for (uint32_t group = 0; group < geometry.bitmaps.size(); group++) state_.bitmap_groups[geometry.bitmaps[group]] = group;
     const auto group_of = [&](uint64_t block) { return (block - geometry.first_block) / geometry.blocks_per_group; };
@@ -195,9 +208,8 @@ class Reader {
       for (uint64_t group = group_of(start); group <= group_of(start + run.blocks - 1); group++) state_.watch(geometry.bitmaps[group]);
     for (const WatchedInode &one : state_.inodes) {
       if (one.gone) continue;
-      const uint32_t into = (one.number - 1) % geometry.inodes_per_group % (geometry.block_bytes / geometry.inode_bytes);
       const uint64_t block = geometry.place(one.number).block;
-      state_.inode_blocks[block] = one.number - into, state_.watch(block);
+      state_.inode_blocks[block] = geometry.first_in_block(one.number), state_.watch(block);
     }
     for (const auto &[block, own] : state_.directory_blocks) state_.watch(block);
     for (const auto &[block, own] : state_.nodes) state_.watch(block);
@@ -210,7 +222,7 @@ class Reader {
   const Committed &committed_;
   const Space &space_;
   const Listing &listing_;
-  const std::vector<uint8_t> &left_out_;
+  const std::vector<uint8_t> &left_out_, &whole_;
   Budget &budget_;
   ExtState &state_;
   std::vector<Chosen> chosen_;
@@ -246,9 +258,34 @@ bool ExtState::watches(uint64_t block) const {
   return may_watch(block) && (directory_blocks.count(block) || nodes.count(block) || inode_blocks.count(block) || bitmap_groups.count(block));
 }
 
-size_t ExtState::find(uint32_t number) const {
-  const auto at = std::lower_bound(inodes.begin(), inodes.end(), number, [](const WatchedInode &one, uint32_t value) { return one.number < value; });
-  return at != inodes.end() && at->number == number ? static_cast<size_t>(at - inodes.begin()) : inodes.size();
+bool ExtState::knows(uint32_t number) const {
+  const auto came = added.find(number);
+  if (came != added.end() && !inodes[came->second].gone) return true;
+  const auto end = inodes.begin() + static_cast<ptrdiff_t>(by_number);
+  const auto at = std::lower_bound(inodes.begin(), end, number, [](const WatchedInode &one, uint32_t value) { return one.number < value; });
+  return at != end && at->number == number && !at->gone;
+}
+
+uint32_t ExtState::add(WatchedInode inode, const std::vector<NewName> &its) {
+  const auto index = static_cast<uint32_t>(inodes.size());
+  inode.first_name = static_cast<uint32_t>(names.size()), inode.names = inode.names_left = static_cast<uint32_t>(its.size());
+  for (const NewName &name : its) {
+    inodes[name.directory].users++;
+    directory_blocks[name.block].names.push_back(static_cast<uint32_t>(names.size()));
+    names.push_back({name.hash, index, name.directory});
+  }
+  const uint64_t block = geometry.place(inode.number).block;
+  inode_blocks[block] = geometry.first_in_block(inode.number), watch(block);
+  added[inode.number] = index;
+  inodes.push_back(inode);
+  return index;
+}
+
+void ExtState::leave_out(uint32_t file, const Run &run) {
+  left_out[run.start] = {run.blocks, file};
+  inodes[file].left_out += run.blocks;
+  const auto group_of = [&](uint64_t block) { return (block - geometry.first_block) / geometry.blocks_per_group; };
+  for (uint64_t group = group_of(run.start); group <= group_of(run.start + run.blocks - 1); group++) watch(geometry.bitmaps[group]);
 }
 
 void ExtState::release(uint32_t index) {
@@ -257,11 +294,12 @@ void ExtState::release(uint32_t index) {
     WatchedInode &one = inodes[todo.back()];
     todo.pop_back();
     if (one.gone) continue;
-    one.gone = true;
+    one.gone = true, one.whole = false;
     for (uint32_t i = one.first_name; i < one.first_name + one.names; i++) {
       if (names[i].gone) continue;
       names[i].gone = true, one.names_left--;
-      if (--inodes[names[i].directory].users == 0) todo.push_back(names[i].directory);
+      WatchedInode &above = inodes[names[i].directory];
+      if (--above.users == 0 && !above.whole) todo.push_back(names[i].directory);
     }
   }
 }
@@ -281,22 +319,25 @@ void ExtState::drop(const std::vector<uint32_t> &files, std::vector<Run> &runs) 
   for (const uint32_t file : files) release(file);
 }
 
-uint64_t ExtState::overlap(const Run &run, uint32_t file) const {
-  uint64_t blocks = 0;
+uint64_t ExtState::overlap(const Run &run, uint32_t file, std::vector<Run> &others) const {
+  uint64_t blocks = 0, next = run.start;
   const uint64_t end = run.start + run.blocks;
   auto at = left_out.upper_bound(run.start);
   if (at != left_out.begin()) --at;
   for (; at != left_out.end() && at->first < end; ++at) {
-    if (at->second.file != file) continue;
     const uint64_t from = std::max(run.start, at->first), to = std::min(end, at->first + at->second.blocks);
-    if (from < to) blocks += to - from;
+    if (from >= to) continue;
+    if (next < from) others.push_back({next, static_cast<uint32_t>(from - next)});
+    next = to;
+    if (at->second.file == file) blocks += to - from;
   }
+  if (next < end) others.push_back({next, static_cast<uint32_t>(end - next)});
   return blocks;
 }
 
-Status read_state(const Committed &committed, const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, Budget &budget,
-                  ExtState &state) {
-  return Reader(committed, space, listing, left_out, budget, state).read();
+Status read_state(const Committed &committed, const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out,
+                  const std::vector<uint8_t> &whole, Budget &budget, ExtState &state) {
+  return Reader(committed, space, listing, left_out, whole, budget, state).read();
 }
 
 }  // namespace understudy::filesystem

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "filesystem/ext-examine.h"
+#include "filesystem/ext-inodes.h"
 #include "filesystem/ext-io.h"
 #include "filesystem/recent-writes.h"
 
@@ -24,11 +25,12 @@ class ExtWatch final : public Watch {
   explicit ExtWatch(const Space &space) : space_(space) {}
 
   // On a worker. EAGAIN: something changed meanwhile.
-  Status read(const Listing &listing, const std::vector<uint8_t> &left_out, Budget &budget) {
+  Status read(const Listing &listing, const std::vector<uint8_t> &left_out, const std::vector<uint8_t> &whole, Budget &budget) {
     if (auto status = space_.read(kSuperblockOffset, &super_, sizeof super_); !status.ok()) return status;
     if (auto status = read_layout(budget); !status.ok()) return status;
-    if (auto status = read_state(committed_, space_, listing, left_out, budget, state_); !status.ok()) return status;
+    if (auto status = read_state(committed_, space_, listing, left_out, whole, budget, state_); !status.ok()) return status;
     Findings findings;
+    Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, Examination::Of::kTransaction, building_, findings).complete();
     catch_up(findings);
     if (!findings.stale.empty()) return {EAGAIN, "watch the file system: " + findings.stale};
     for (const auto &[start, run] : state_.left_out) map(start, run.blocks, ranges_);
@@ -112,7 +114,23 @@ class ExtWatch final : public Watch {
     }
     at_ = committed_.cursor;
     state_.geometry = read_geometry(fs.get());
+    if (auto status = read_fixed(fs.get(), budget); !status.ok()) return status;
     if (fs->group_desc_count == 0 || !fits()) return refused("its layout is odd");
+    return Status::good();
+  }
+  Status read_fixed(ext2_filsys fs, Budget &budget) {
+    Problems problems;
+    Claims claims(budget, 1);
+    if (errcode_t error = claim_metadata(fs, claims, problems)) return {EAGAIN, "watch the file system: " + ext_error(error)};
+    for (const Claim &claim : claims.all()) state_.fixed.push_back({claim.start, static_cast<uint32_t>(claim.blocks)});
+    std::sort(state_.fixed.begin(), state_.fixed.end(), [](const Run &a, const Run &b) { return a.start < b.start; });
+    std::vector<Run> joined;
+    for (const Run &one : state_.fixed) {
+      const uint64_t end = joined.empty() ? 0 : joined.back().start + joined.back().blocks;
+      if (one.start > end || joined.empty() || one.start + one.blocks - joined.back().start > UINT32_MAX) joined.push_back(one);
+      else if (one.start + one.blocks > end) joined.back().blocks = static_cast<uint32_t>(one.start + one.blocks - joined.back().start);
+    }
+    state_.fixed = std::move(joined);
     return Status::good();
   }
   // One group's bitmap is one block.
@@ -255,7 +273,8 @@ class ExtWatch final : public Watch {
       restart_transaction();
       std::vector<uint64_t> blocks;
       for (const Logged &one : whole.blocks) blocks.push_back(one.block);
-      Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, building_, findings).run(blocks, glances);
+      Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, Examination::Of::kTransaction, building_, findings)
+          .run(blocks, glances);
     }
   }
 
@@ -266,7 +285,7 @@ class ExtWatch final : public Watch {
       const bool here = std::binary_search(in_place_.begin(), in_place_.end(), block);
       return (here ? space_.read(block * size, data, size) : committed_.read_block(block, data)).ok();
     };
-    Examination(state_, load, building_, findings).run(in_place_, {});
+    Examination(state_, load, Examination::Of::kPlace, building_, findings).run(in_place_, {});
     if (findings.changed) std::fill(glances_.begin(), glances_.end(), Glance::kUnseen);
     findings.look = false;  // a checkpoint says nothing new
   }
@@ -288,6 +307,10 @@ class ExtWatch final : public Watch {
     for (const Run &run : findings.freed) {
       map(run.start, run.blocks, verdict.freed);
       if (in_force) recent_.within(run.start, run.blocks, [&](uint64_t start, uint64_t blocks) { map(start, blocks, verdict.written); });
+    }
+    for (const Run &run : findings.taken) {
+      auto at = state_.left_out.lower_bound(run.start);
+      for (; at != state_.left_out.end() && at->first < run.start + run.blocks; ++at) map(at->first, at->second.blocks, verdict.left_out);
     }
     if (!verdict.freed.empty()) verdict.kind = Verdict::kFreed;
     return verdict;
@@ -314,7 +337,8 @@ class ExtWatch final : public Watch {
 
 }  // namespace
 
-Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const Limits &limits) {
+Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const std::vector<uint8_t> &whole,
+                                         const Limits &limits) {
   if (listing.problems != 0) return refused("parts of it could not be read");
   if (!listing.journal_unread.empty()) return Status{ENOTSUP, listing.journal_unread};
   const auto until = std::chrono::steady_clock::now() + limits.time_max;
@@ -323,7 +347,7 @@ Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &list
     left.time_max = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
     Budget budget(left);
     auto watch = std::make_unique<ExtWatch>(space);
-    const Status status = watch->read(listing, left_out, budget);
+    const Status status = watch->read(listing, left_out, whole, budget);
     if (status.ok()) return std::unique_ptr<Watch>(std::move(watch));
     if ((status.error != EAGAIN && status.error != EIO) || attempt >= limits.attempts) return status;
     std::this_thread::sleep_for(kPause);

@@ -19,5 +19,6 @@
 #include "filesystem/watch.h"
 
 namespace understudy::filesystem {
-Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const Limits &limits);
+Result<std::unique_ptr<Watch>> watch_ext(const Space &space, const Listing &listing, const std::vector<uint8_t> &left_out, const std::vector<uint8_t> &whole,
+                                         const Limits &limits);
 }

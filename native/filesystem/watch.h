@@ -10,14 +10,16 @@
 //   kFreed    `freed` is nobody's any more, or will be by the commit whose record comes next: it lapses. It is left out on
 //             the standby for as long as nobody writes to it; what is written from now on is captured. What is in `written`
 //             as well may hold data of somebody else already (recent-writes.h): it must get to the standby as it is.
+//   left_out  with either of them: these blocks of files that have come or grown are left out behind this write's record,
+//             and the standby must have zeroes there. Not what is in `freed`, unless it has got another owner since.
 //   kStep     something in the ranges may have become part of what is replicated: its data must get to the standby
 //             before this write's record becomes visible. A step opens, the file system is read again.
 //   kStale    what happened is not understood: a step, too, and all of the file system is replicated until it has been read.
 // After kStep and kStale the watch is spent: it says kNothing from then on, and knows nothing. `freed` is empty with them:
 // the step covers all. `look` says that a reading might find more to leave out (files have grown, names have changed); never urgent.
 //
-// Guarantees: in doubt it is kStep or kStale. Blocks that a file has got since the reading are in no range: they are
-// replicated until another one. A write that touches nothing that is watched costs one look-up; what is done at a commit is bounded.
+// Guarantees: in doubt it is kStep or kStale. Blocks that a file has got since the reading are left out from the commit on that
+// says so, or, where that is not decided in bounds, replicated until another reading. A write that touches nothing that is watched costs one look-up; what is done at a commit is bounded.
 // Does not: take locks. One thread at a time; make_watch() blocks its thread (a worker's). The descriptor of one.space
 // must outlive the watch, and read what clients wrote (through the page cache).
 #pragma once
@@ -40,7 +42,7 @@ struct Verdict {
   enum Kind : uint8_t { kNothing, kFreed, kStep, kStale };
   Kind kind = kNothing;
   bool look = false;
-  std::vector<ByteRange> freed, written;
+  std::vector<ByteRange> freed, written, left_out;
   std::string why;  // of kStep and kStale, for the log: "a name of a file that is left out has gone: inode 12"
 };
 
@@ -62,7 +64,8 @@ bool can_be_followed(const FileSystem &one);
 
 // left_out: one byte for each of listing.files; not 0: is left out. An error says why nothing of this file system can be
 // left out while it is in use ("it has no journal"): all of it is replicated.
+// whole: one byte for each of listing.directories, not 0: all that comes into it is left out, whatever its name. Or empty.
 Result<std::unique_ptr<Watch>> make_watch(const FileSystem &one, const Listing &listing, const std::vector<uint8_t> &left_out,
-                                          const Limits &limits);
+                                          const Limits &limits, const std::vector<uint8_t> &whole = {});
 
 }  // namespace understudy::filesystem

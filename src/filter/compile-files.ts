@@ -9,6 +9,7 @@
  */
 import type { FileListing, FileSystemContent } from '../native/binding.js'
 import type { FileRule } from './file-rules.js'
+import { wholeDirectories } from './whole-directories.js'
 
 export interface NamedFile {
   path: string
@@ -55,6 +56,8 @@ export interface CompiledFiles {
   account: FileAccount
   /** For each file system of which a rule speaks: one byte a file, 0 or which of `leftOutBy`, from 1 on; undefined: none can be. */
   leftOut: (Uint8Array | undefined)[]
+  /** Where that is not undefined: one byte a directory, not 0: all that comes into it is left out, too. */
+  whole: (Uint8Array | undefined)[]
   /** The rules, and last, as '', that no rule of --only-files matches. */
   leftOutBy: string[]
 }
@@ -87,10 +90,12 @@ export async function compileFiles(
   }))
   const fileSystems: FileSystemAccount[] = []
   const leftOut: (Uint8Array | undefined)[] = []
+  const whole: (Uint8Array | undefined)[] = []
   for (const content of contents) {
     const account = accountOf(content)
     fileSystems.push(account)
     leftOut.push(undefined)
+    whole.push(undefined)
     if (content.listing === undefined) continue
     const applying = rules.flatMap((rule, index) => {
       const own = accounts[index]
@@ -98,13 +103,18 @@ export async function compileFiles(
       return applies && own !== undefined ? [{ rule, number: index + 1, account: own }] : []
     })
     const chosen = rules.some(rule => rule.kind === 'only')
-    const decided = await decide(content.listing, applying, chosen ? rules.length + 1 : 0, account)
+    const names = new Names(content.listing)
+    const unchosen = chosen ? rules.length + 1 : 0
+    const decided = await decide(content.listing, names, applying, unchosen, account)
     // With none of them now there may be some tomorrow.
-    if (applying.length > 0 && account.replicatedBecause === '') leftOut[leftOut.length - 1] = decided
+    if (applying.length === 0 || account.replicatedBecause !== '') continue
+    leftOut[leftOut.length - 1] = decided
+    whole[whole.length - 1] = names.wholeDirectories(applying, unchosen)
   }
   return {
     account: { fileSystems, rules: accounts },
     leftOut,
+    whole,
     leftOutBy: [...rules.map(({ text }) => text), notChosen],
   }
 }
@@ -142,13 +152,13 @@ interface ApplyingRule {
  */
 async function decide(
   listing: FileListing,
+  names: Names,
   rules: readonly ApplyingRule[],
   unchosen: number,
   account: FileSystemAccount,
 ): Promise<Uint8Array> {
   const { files } = listing
   const leftOut = new Uint8Array(files.length / fileWords)
-  const names = new Names(listing)
   const matched = new Set<ApplyingRule>()
   for (let file = 0; file < leftOut.length; file++) {
     if (file % filesAtOnce === filesAtOnce - 1) await pause()
@@ -217,6 +227,12 @@ class Names {
       const [parent = 0, start = 0, end = 0] = directories.subarray(at, at + directoryWords)
       this.#directories.push(`${this.#directories[parent] ?? '/'}${this.#name(start, end)}/`)
     }
+  }
+
+  wholeDirectories(rules: readonly ApplyingRule[], unchosen: number): Uint8Array {
+    const parentOf = (directory: number): number => this.#listing.directories[directory * directoryWords] ?? 0
+    const pathOf = (directory: number): string => this.#directories[directory] ?? '/'
+    return wholeDirectories(this.#directories.length, parentOf, pathOf, rules, unchosen)
   }
 
   pathOf(link: number): string {

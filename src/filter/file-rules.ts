@@ -13,6 +13,8 @@ import { UsageError } from '../core/errors.js'
 export interface FileRule {
   /** As it was typed. */
   text: string
+  /** Without `partition=N:`. */
+  glob: string
   kind: 'exclude' | 'only'
   /** Undefined: wherever a file system is. */
   partition: number | undefined
@@ -46,5 +48,5 @@ function parseFileRule(text: string, kind: FileRule['kind']): FileRule {
       `${flag}: an absolute path inside the file system, such as /var/tmp/** or partition=2:/swapfile`,
     )
   if (glob.length > globLengthMax) throw new UsageError(`${flag.slice(0, 60)}...: longer than ${globLengthMax} letters`)
-  return { text, kind, partition, matches: picomatch(glob, { dot: true, nonegate: true, strictSlashes: true }) }
+  return { text, glob, kind, partition, matches: picomatch(glob, { dot: true, nonegate: true, strictSlashes: true }) }
 }

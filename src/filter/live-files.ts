@@ -23,6 +23,7 @@ export interface FileReading {
   contents: readonly FileSystemContent[]
   makeWatches: (
     leftOut: readonly (Uint8Array | undefined)[],
+    whole: readonly (Uint8Array | undefined)[],
     leftOutBy: readonly string[],
     rangesMax: number,
   ) => Promise<MadeWatches>
@@ -62,7 +63,7 @@ export async function compileLiveFiles(
 ): Promise<LiveFiles> {
   const contents = reading.contents.map(content => unread(content, held(content)))
   let compiled = await compileFiles(rules, contents)
-  const made = await reading.makeWatches(compiled.leftOut, compiled.leftOutBy, rangesMax)
+  const made = await reading.makeWatches(compiled.leftOut, compiled.whole, compiled.leftOutBy, rangesMax)
   const lost = notFollowed(compiled, made)
   if (lost.some(why => why !== ''))
     compiled = await compileFiles(
@@ -112,8 +113,8 @@ function keepTo(account: FileSystemAccount, outcome: MadeWatches['fileSystems'][
 
 /** For an account of all files: where rules for them cannot be in force. Returns how many ranges they are where they can. */
 export async function remarkUnfollowed(compiled: CompiledFiles, reading: FileReading): Promise<number> {
-  const { account, leftOut, leftOutBy } = compiled
-  const made = await reading.makeWatches(leftOut, leftOutBy, rangesMax)
+  const { account, leftOut, whole, leftOutBy } = compiled
+  const made = await reading.makeWatches(leftOut, whole, leftOutBy, rangesMax)
   reading.forgetWatches(made.watches)
   for (const [index, why] of notFollowed(compiled, made).entries())
     if (why !== '')

@@ -12,7 +12,7 @@ export async function readFiles(
   const { reading, contents } = await addon.readFilesystems(path, followed)
   return {
     contents,
-    makeWatches: (leftOut, rules, rangesMax) => addon.makeWatches(reading, leftOut, rules, rangesMax),
+    makeWatches: (leftOut, whole, rules, rangesMax) => addon.makeWatches(reading, leftOut, whole, rules, rangesMax),
     forgetWatches: watches => addon.forgetWatches(watches),
     forget: () => addon.forgetReading(reading),
   }

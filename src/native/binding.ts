@@ -509,11 +509,13 @@ export interface Addon {
   forgetReading(reading: number): void
   /**
    * For setRanges(): follows, from the moment of the reading on, the files that are to be left out: for each file system
-   * one byte a file (0: not; else which of `rules` leaves it out, from 1 on), or undefined.
+   * one byte a file (0: not; else which of `rules` leaves it out, from 1 on), or undefined. whole: then one byte a directory, not
+   * 0: whatever comes into it is left out, too.
    */
   makeWatches(
     reading: number,
     leftOut: readonly (Uint8Array | undefined)[],
+    whole: readonly (Uint8Array | undefined)[],
     rules: readonly string[],
     rangesMax: number,
   ): Promise<MadeWatches>

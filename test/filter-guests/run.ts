@@ -19,7 +19,19 @@ export const policies: Record<Policy, string[]> = {
 
 export type Fault = 'look' | 'link' | 'standby' | 'master'
 export const allFaults: Fault[] = ['look', 'link', 'standby', 'master']
-export const allKinds = ['append', 'rewrite', 'new_files', 'untar', 'database', 'git', 'swap', 'fsx', 'across', 'reuse']
+export const allKinds = [
+  'append',
+  'rewrite',
+  'new_files',
+  'named',
+  'untar',
+  'database',
+  'git',
+  'swap',
+  'fsx',
+  'across',
+  'reuse',
+]
 
 export interface RunOptions {
   layout: Layout
@@ -35,14 +47,27 @@ export interface RunOptions {
 /** How the sectors of left-out files begin. */
 const leftOutFolders = ['/run/disk/tmp/', '/run/disk/fsx/tmp/']
 
+/** What is written to a new file of them once a commit has said whose it is (work.py, `named`). */
+const againText = ' again '
+const againBytesMax = 1 << 20
+
 /** As long as so little was sent, the standby's log is in its first file, which has all of it. */
 const segmentBytes = 60 << 20
 
-function leftOutBytes(log: Buffer): number {
-  let bytes = 0
+interface Received {
+  leftOut: number
+  /** Of these, behind the commit that says whose they are. */
+  again: number
+}
+
+function receivedIn(log: Buffer): Received {
+  const received = { leftOut: 0, again: 0 }
   for (const folder of leftOutFolders)
-    for (let at = log.indexOf(folder); at >= 0; at = log.indexOf(folder, at + 1)) bytes += 512
-  return bytes
+    for (let at = log.indexOf(folder); at >= 0; at = log.indexOf(folder, at + 1)) {
+      received.leftOut += 512
+      if (log.subarray(at, at + 60).includes(againText)) received.again += 512
+    }
+  return received
 }
 
 export class Run {
@@ -186,12 +211,12 @@ export class Run {
   }
 
   /** Bytes of left-out files in the standby's log. */
-  #received(): number {
+  #received(): Received {
     const folder = join(this.#pair.scratch.folder, 'store/.groups', this.#pair.volume, 'segments')
-    return readdirSync(folder).reduce((sum, name) => sum + leftOutBytes(readFileSync(join(folder, name))), 0)
+    return receivedIn(Buffer.concat(readdirSync(folder).map(name => readFileSync(join(folder, name)))))
   }
 
-  async #account(before: { sent: number; received: number }): Promise<void> {
+  async #account(before: { sent: number; received: Received }): Promise<void> {
     const { writtenBytes, leftOutBytes, markBytes } = this.#tap.counted
     const status = (await this.#pair.master.volume(this.#pair.volume)).filter
     const MiB = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
@@ -207,8 +232,14 @@ export class Run {
       `sent ${MiB(sent)}, ${(sent / chosen).toFixed(3)} x of ${MiB(chosen)} of chosen data, metadata and marks; ` +
         `of the left-out files' ${MiB(leftOutBytes)} the master sent ${MiB(leftOutBytes - (status?.savedBytes ?? 0))}`,
     )
-    if (before.sent + sent < segmentBytes)
-      this.#say(`of left-out files ${MiB(this.#received() - before.received)} are in the standby's log`)
+    if (before.sent + sent >= segmentBytes) return
+    const { leftOut, again } = this.#received()
+    this.#say(
+      `of left-out files ${MiB(leftOut - before.received.leftOut)} are in the standby's log, ` +
+        `${MiB(again)} of it behind the commit that says so`,
+    )
+    if (this.options.policy !== 'none' && again > againBytesMax)
+      this.#cuts.complain(`${again} bytes were sent behind the commit that names their owner, which is left out`)
   }
 
   #time(): string {

@@ -135,6 +135,20 @@ def reuse():
     time.sleep(choose.uniform(0, 0.3))
 
 
+def named():
+    """A new file that is left out: its data, the commit that says whose they are, and at once others in their place."""
+    path = inside('tmp', 'named/%d' % choose.randrange(6))
+    if os.path.exists(path):
+        os.unlink(path)
+    with open(path, 'wb', buffering=0) as file:
+        file.write(content(path, 256))
+        os.fsync(file.fileno())
+        for _ in range(4):
+            file.seek(0)
+            file.write(content(path + ' again', 256))
+            os.fsync(file.fileno())
+
+
 def left_out():
     """Only what was there before, and is left out: for the account of bytes (--kinds left_out,append)."""
     path = before('tmp')

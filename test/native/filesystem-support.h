@@ -76,14 +76,17 @@ inline void put_file(const std::string &path, uint32_t tag, uint64_t bytes, uint
   }
 }
 
-inline std::string path_of(const Listing &listing, const Link &link) {
-  std::string path = listing.names.substr(link.name_start, link.name_end - link.name_start);
-  for (uint32_t at = link.directory;; at = listing.directories[at].parent) {
+inline std::string path_of(const Listing &listing, uint32_t name_start, uint32_t name_end, uint32_t directory) {
+  std::string path = listing.names.substr(name_start, name_end - name_start);
+  for (uint32_t at = directory;; at = listing.directories[at].parent) {
     const Directory &one = listing.directories[at];
     if (at == 0) return "/" + path;
     path = listing.names.substr(one.name_start, one.name_end - one.name_start) + "/" + path;
   }
 }
+
+inline std::string path_of(const Listing &listing, const Link &link) { return path_of(listing, link.name_start, link.name_end, link.directory); }
+inline std::string path_of(const Listing &listing, const Directory &one) { return path_of(listing, one.name_start, one.name_end, one.parent); }
 
 inline std::vector<Extent> extents_of(const Listing &listing, const std::string &path) {
   std::vector<Extent> found;

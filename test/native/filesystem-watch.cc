@@ -71,10 +71,12 @@ class Client {
   Listing list() { return std::move(list_files(found_.at(0), {}).value); }
   // Of the files whose path begins so.
   understudy::Result<std::unique_ptr<Watch>> watch(const std::string &prefix) { return watch(list(), prefix); }
-  understudy::Result<std::unique_ptr<Watch>> watch(const Listing &listing, const std::string &prefix) {
+  understudy::Result<std::unique_ptr<Watch>> watch(const Listing &listing, const std::string &prefix, bool all_below = false) {
     std::vector<uint8_t> out(listing.files.size());
     for (const Link &link : listing.links) out[link.file] |= path_of(listing, link).rfind(prefix, 0) == 0;
-    auto watch = make_watch(found_.at(0), listing, out, {});
+    std::vector<uint8_t> whole(listing.directories.size());
+    for (size_t i = 1; i < whole.size(); i++) whole[i] = all_below && (path_of(listing, listing.directories[i]) + "/").rfind(prefix, 0) == 0;
+    auto watch = make_watch(found_.at(0), listing, out, {}, whole);
     if (!watch.ok()) printf("# %s\n", watch.status.message.c_str());
     return watch;
   }
@@ -87,6 +89,7 @@ class Client {
       if (!verdict.why.empty()) printf("# %s\n", verdict.why.c_str());
       all.look |= verdict.look;
       all.freed.insert(all.freed.end(), verdict.freed.begin(), verdict.freed.end());
+      all.left_out.insert(all.left_out.end(), verdict.left_out.begin(), verdict.left_out.end());
       all.written.insert(all.written.end(), verdict.written.begin(), verdict.written.end());
       all.kind = std::max(all.kind, verdict.kind);
     }
@@ -197,7 +200,7 @@ bool within(const std::vector<ByteRange> &ranges, const Listing &listing, const 
 }
 
 void make_tree() {
-  shell("mkdir -p tree/tmp/deep tree/tmp/short tree/srv");
+  shell("mkdir -p tree/tmp/deep tree/tmp/short tree/srv/moved; : >tree/empty");
   for (uint32_t i = 0; i < 10; i++) put_file("tree/tmp/short/" + std::to_string(i), 10 + i, 4096);
   put_file("tree/tmp/big", 1, 1 * kMiB);
   put_file("tree/tmp/holes", 2, 4096, 8192, 16384, 4 * kMiB);
@@ -451,6 +454,66 @@ void growing() {
   ok(none.ok() && within(none.value->ranges(), inline_data.list(), "/tmp/big", false), "what lies below a directory whose names are in its inode is replicated");
 }
 
+// What is new below /tmp, where the watch knows that all is left out.
+void newcomers() {
+  using enum Verdict::Kind;
+  for (const char *options : {"", "-O bigalloc -C 16384", "-b 1024 -O ^metadata_csum,^64bit,^metadata_csum_seed"}) {
+    const std::string name = *options ? std::string(options) + ": " : "";
+    const bool small = name.find("1024") != std::string::npos;
+    Client client(options, "tree", small ? 1024 : 4096, small ? "" : "-c -v 3");
+    auto watch = client.watch(client.list(), "/tmp/", true);
+    if (!watch.ok() || watch.value->start().kind != kNothing) {
+      ok(false, name + "watched");
+      continue;
+    }
+    const auto commit = [&](const std::string &commands) {
+      client.commit(commands);
+      return client.logged(*watch.value);
+    };
+    const auto sum = [](const std::vector<ByteRange> &ranges) {
+      uint64_t bytes = 0;
+      for (const ByteRange &one : ranges) bytes += one.bytes;
+      return bytes;
+    };
+    Verdict verdict = commit("write tree/tmp/deep/small /tmp/new\\nwrite tree/tmp/deep/small /srv/new\\n");
+    Listing now = client.list();
+    ok(verdict.kind == kNothing && verdict.look && within(verdict.left_out, now, "/tmp/new", true) && within(verdict.left_out, now, "/srv/new", false), name + "a new file is left out at the commit, and a chosen one is not");
+    verdict = commit("mkdir /tmp/one\\nmkdir /tmp/one/two\\nwrite tree/tmp/deep/small /tmp/one/two/new\\nwrite tree/empty /tmp/one/empty\\nwrite tree/empty /tmp/one/none\\n");
+    ok(verdict.kind == kNothing && within(verdict.left_out, client.list(), "/tmp/one/two/new", true), name + "one in directories that are new, too");
+    verdict = commit("write tree/tmp/deep/small /tmp/one/two/later\\nfallocate /tmp/one/empty 0 15\\nfallocate /tmp/big 1024 1039\\n");
+    now = client.list();
+    ok(verdict.kind == kNothing && within(verdict.left_out, now, "/tmp/one/two/later", true) && within(verdict.left_out, now, "/tmp/one/empty", true) && sum(verdict.left_out) == 16384 + 32 * (small ? 1024 : 4096),
+       name + "one that comes later, what was empty, and what has grown");
+    verdict = commit("rm /tmp/one/none\\nwrite tree/tmp/deep/small /tmp/one/two/again\\nsif /tmp/one/two/again generation 7\\n");
+    ok(verdict.kind == kNothing && within(verdict.left_out, client.list(), "/tmp/one/two/again", true), name + "the inode of an empty one is another's in the same transaction");
+    verdict = commit("write tree/tmp/deep/small /tmp/linked\\nln /tmp/linked /srv/linked\\nsif /tmp/linked links_count 2\\n");
+    ok(verdict.kind == kNothing && verdict.left_out.empty(), name + "a new file with another name elsewhere is replicated");
+    verdict = commit("write tree/tmp/deep/small /tmp/both\\nln /tmp/both /tmp/one/both\\nsif /tmp/both links_count 2\\n");
+    ok(verdict.kind == kNothing && within(verdict.left_out, client.list(), "/tmp/both", true), name + "with both of its names there it is not");
+    verdict = commit("ln /srv/moved /tmp/moved\\nunlink /srv/moved\\nsif /tmp/moved ctime 9\\n");
+    ok(verdict.kind == kNothing && verdict.left_out.empty(), name + "a directory that is moved there: what it has is replicated");
+    verdict = commit("write tree/tmp/deep/small /tmp/moved/new\\n");
+    ok(verdict.kind == kNothing && within(verdict.left_out, client.list(), "/tmp/moved/new", true), name + "and what comes into it is not");
+    verdict = commit("mkdir /tmp/bare\\n");
+    verdict = commit("ln /tmp/bare /srv/bare\\nunlink /tmp/bare\\n");
+    ok(verdict.kind == kNothing, name + "one that is moved away with nothing in it");
+    verdict = commit("write tree/tmp/deep/small /srv/bare/new\\n");
+    ok(verdict.kind == kNothing && verdict.left_out.empty(), name + "and what comes into it is replicated");
+    verdict = commit("rm /tmp/one/two/new\\nrm /tmp/one/two/again\\nrm /tmp/one/two/later\\nrmdir /tmp/one/two\\n");
+    ok(verdict.kind == kFreed && sum(verdict.freed) == 3 * 16384, name + "deleted with its directory it lapses");
+    verdict = commit("ln /tmp/new /srv/new2\\nunlink /tmp/new\\n");
+    ok(verdict.kind == kStep, name + "renamed out of the rules: a step");
+  }
+  Client client("", "tree", 4096, "-c -v 3");
+  const Listing listing = client.list();
+  auto early = client.watch(listing, "/tmp/", true);
+  client.commit("write tree/tmp/deep/small /tmp/new\\nfallocate /tmp/big 1024 1039\\n");
+  auto late = client.watch(listing, "/tmp/", true);
+  const Listing now = client.list();
+  ok(within(early.value->start().left_out, now, "/tmp/new", true), "what comes before the watch has started is told then");
+  ok(late.value->start().kind == kNothing && within(late.value->ranges(), now, "/tmp/new", true) && within(late.value->ranges(), now, "/tmp/big", true), "what comes before it is made is in its ranges");
+}
+
 // A transaction with several descriptors, as it may come from a client.
 void orders_of_writes() {
   for (const char *journal : {"", "-c -v 3"}) {
@@ -539,6 +602,7 @@ int main() {
   deleted_in_steps();
   handed_on();
   growing();
+  newcomers();
   orders_of_writes();
   given_away_early();
   odd_lives();

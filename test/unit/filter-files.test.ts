@@ -181,6 +181,32 @@ t.test('only-rules leave all others out, on every partition; an exclude-rule goe
   t.match(account.rules[1], { files: 2, bytes: 10 })
 })
 
+t.test('directories in which everything is left out, whatever comes into them', async t => {
+  const paths = ['/tmp/a/b/f', '/tmp/x\ny/f', '/srv/db/f', '/srv/web/f', '/home/ann/cache/deep/f', '/home/bob/f']
+  const content = made(paths.map(path => ({ paths: [path] })))
+  const { directories = new Uint32Array(), names = new Uint8Array() } = content.listing ?? {}
+  const pathOf = (at: number): string => {
+    const [parent = 0, start, end] = directories.subarray(at * 3, at * 3 + 3)
+    return at === 0 ? '' : `${pathOf(parent)}/${Buffer.from(names.subarray(start, end)).toString()}`
+  }
+  const whole = async (exclude: string[], only: string[]): Promise<string[]> => {
+    const { whole } = await compileFiles(parseFileRules(exclude, only), [content])
+    return [...(whole[0] ?? [])].flatMap((number, at) => (number > 0 ? [`${pathOf(at) || '/'} ${number}`] : []))
+  }
+  for (const [exclude, only, expected] of [
+    [['/tmp/**'], [], ['/tmp 1', '/tmp/a 1', '/tmp/a/b 1']],
+    [['/tmp/a/**', '/tmp/**'], [], ['/tmp 2', '/tmp/a 2', '/tmp/a/b 2']],
+    [['/home/*/cache/**'], [], ['/home/ann/cache 1', '/home/ann/cache/deep 1']],
+    [['/tmp/*', '/tmp/**/f', '/t*', '/{tmp,srv}/**', 'partition=2:/tmp/**'], [], []],
+    [['/**'], [], ['/ 1', '/tmp 1', '/tmp/a 1', '/tmp/a/b 1', '/srv 1', '/srv/db 1', '/srv/web 1', '/home 1', '/home/ann 1', '/home/ann/cache 1', '/home/ann/cache/deep 1', '/home/bob 1']], // prettier-ignore
+    [[], ['/srv/db/**', '/home/ann/f', '/home/*/x'], ['/tmp 4', '/tmp/a 4', '/tmp/a/b 4', '/srv/web 4']],
+    [[], ['/srv/db', '/tmp/?'], ['/srv/db 3', '/srv/web 3', '/home 3', '/home/ann 3', '/home/ann/cache 3', '/home/ann/cache/deep 3', '/home/bob 3']], // prettier-ignore
+    [[], ['/srv/**', '/**/f'], []],
+    [['/tmp/**'], ['/{tmp,srv}/**'], ['/tmp 1', '/tmp/a 1', '/tmp/a/b 1']],
+  ] as const)
+    t.strictSame(await whole([...exclude], [...only]), expected, `${exclude.join(' ')} ${only.join(' ')}`)
+})
+
 t.test('nothing of a file system is left out that was not read whole, or not at all', async t => {
   const rules = parseFileRules(['/**'], [])
   const files: MadeFile[] = [{ paths: ['/a'], extents: [[0, 4096]] }]
