@@ -100,6 +100,8 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view>(exports, "replicaView");
   add<&Addon::replica_view_at>(exports, "replicaViewAt");
+  add<&Addon::replica_history>(exports, "replicaHistory");
+  add<&Addon::replica_moments>(exports, "replicaMoments");
   add<&Addon::set_staging_max>(exports, "setStagingMax");
   add<&Addon::give_up_cut>(exports, "giveUpCut");
   add<&Addon::open_log_file>(exports, "openLogFile");

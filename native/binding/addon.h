@@ -109,6 +109,8 @@ class Addon {
   Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view(Call call);
   Napi::Value replica_view_at(Call call);
+  Napi::Value replica_history(Call call);
+  Napi::Value replica_moments(Call call);
   Napi::Value set_staging_max(Call call);
   Napi::Value give_up_cut(Call call);
   Napi::Value open_log_file(Call call);

@@ -17,6 +17,8 @@ Napi::Value Addon::open_replica(Call call) {
   }
   if (has(spec, "logBytesMax")) options.log_bytes_max = static_cast<uint64_t>(number(spec, "logBytesMax"));
   if (has(spec, "stagingBytesMax")) options.staging_bytes_max = static_cast<uint64_t>(number(spec, "stagingBytesMax"));
+  if (has(spec, "historyAgeMs")) options.history.age_ns_max = static_cast<uint64_t>(number(spec, "historyAgeMs") * 1e6);
+  if (has(spec, "historyBytesMax")) options.history.bytes_max = static_cast<uint64_t>(number(spec, "historyBytesMax"));
   const uint32_t handle = ++last_handle_;
   const CounterPage page = CounterPages::instance().take();
   auto link = std::make_unique<link::ReplicaLink>(handle, sink(), page);
@@ -179,6 +181,43 @@ Napi::Value Addon::replica_view_at(Call call) {
       Napi::Object result = Napi::Object::New(env);
       result.Set("views", handles);
       result.Set("point", to_point(env, views->point));
+      return result;
+    });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::replica_history(Call call) {
+  Napi::Env env = call.Env();
+  const auto summary = replica_of(replicas_, call)->replica->history();
+  if (!summary) return env.Null();
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("oldest", to_point(env, summary->oldest));
+  result.Set("newest", to_point(env, summary->newest));
+  result.Set("bytes", static_cast<double>(summary->bytes));
+  result.Set("savedBytes", static_cast<double>(summary->saved_bytes));
+  result.Set("epochs", static_cast<double>(summary->epochs));
+  result.Set("segments", static_cast<double>(summary->segments));
+  return result;
+}
+
+Napi::Value Addon::replica_moments(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const uint64_t from_ns = big(call[1]), to_ns = big(call[2]);
+  const auto buckets = static_cast<size_t>(call[3].As<Napi::Number>().Uint32Value());
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, from_ns, to_ns, buckets, promise]() mutable {
+    auto made = entry->replica->timeline(from_ns, to_ns, buckets);
+    entry.reset();
+    if (!made.ok()) return promise.reject(made.status);
+    promise.resolve([timeline = std::move(made.value)](Napi::Env env) -> Napi::Value {
+      Napi::Array written = Napi::Array::New(env), flushes = Napi::Array::New(env);
+      for (uint32_t i = 0; i < timeline.written_bytes.size(); i++)
+        written.Set(i, static_cast<double>(timeline.written_bytes[i]));
+      for (uint32_t i = 0; i < timeline.flushes.size(); i++) flushes.Set(i, to_point(env, timeline.flushes[i]));
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("writtenBytes", written);
+      result.Set("flushes", flushes);
       return result;
     });
   });

@@ -39,6 +39,7 @@ void Applier::run() {
   while (!stopping_.load(std::memory_order_relaxed)) {
     Turn result = turn();
     if (!sync_when_due(result)) result = Turn::kFailed;
+    if (result == Turn::kIdle) tend_history();
     gate_->turned();
     listener_.progressed();  // also when idle: the end of a redo is a change of phase without a record
     if (result == Turn::kWorked)
@@ -75,8 +76,11 @@ bool Applier::sync(ReplicaPhase phase) {
   let_go();
   lock_.unlock();
   const Status flushed = flush_images();
+  if (flushed.ok() && history_) history_->cover(mark.log_offset);
   const int error = flushed.ok() ? file_.store(mark) : 0;
   if (flushed.ok() && !error) log_.remove_below(mark.log_offset);
+  if (flushed.ok() && !error && history_)
+    history_->settled(mark, applied_time_ns_, may_begin_epoch(phase, mark.log_offset));
   lock_ = gate_->turn();
   is_sync_failing_ = !flushed.ok() || error;
   if (!flushed.ok()) replay_from_last_sync();
@@ -133,7 +137,7 @@ void Applier::rest(Turn last) {
     limit = std::max(now, std::min(limit, unsynced_since_ns_ + kSyncNs));
   for (uint64_t at = now; at < limit; at = monotonic_ns()) {
     waker_.prepare();
-    const bool asked = (sync_wanted_.load() && !is_clean_) || gives_up_cut_.load();
+    const bool asked = (sync_wanted_.load() && !is_clean_) || gives_up_cut_.load() || (history_ && history_->wants_room());
     const bool news = last == Turn::kIdle && (ledger_.epoch() != idle_epoch_ || asked);
     if (stopping_.load() || news) {
       waker_.cancel();

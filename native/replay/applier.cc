@@ -14,8 +14,6 @@ using wire::RecordHeader;
 using wire::RecordType;
 
 namespace {
-constexpr uint64_t kTurnBytesMax = 4u << 20;
-constexpr int kTurnRecordsMax = 1024;
 constexpr uint64_t kZeroPieceBytes = 1u << 30;
 constexpr uint64_t kZeroHoldBytesMax = 16u << 20;  // a longer zero may take its time: the link does not wait for it
 }  // namespace
@@ -29,8 +27,10 @@ Applier::Turn Applier::turn() {
   if (result == Turn::kWorked) {
     const Ledger::Plan plan = ledger_.plan(cursor_.log_offset);
     epoch = plan.epoch;
+    const uint64_t end = step_end_ ? std::min(plan.end, step_end_) : plan.end;
+    Status saved = history_ ? save_ahead(plan, end) : Status::good();
     reader_.hold(cursor_.log_offset);
-    result = apply_some(plan, step_end_ ? std::min(plan.end, step_end_) : plan.end);
+    result = saved.ok() ? apply_some(plan, end) : fail(saved);
     let_go();
   }
   if (result == Turn::kIdle && cursor_.log_offset != before) result = Turn::kWorked;
@@ -78,6 +78,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
     const bool skip = !committed || (plan.has_voids && sequenced && ledger_.is_void({header.incarnation, header.sequence}));
     if (!skip && header.type == RecordType::kBegin && phase_ != ReplicaPhase::kInitial && !step_end_)
       return open_step(header);
+    CHECK(!history_ || cursor_.log_offset < saved_to_);
     if (!skip) file_.reach(end);
     if (!skip)
       if (int error = apply(record)) {
@@ -87,7 +88,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
       }
     if (!is_sync_failing_) progress_.well(Progress::Part::kImage);
     is_torn_ = false;
-    consume(header);
+    consume(header, skip);
     if (!skip && header.type == RecordType::kStep && (step_end_ || phase_ == ReplicaPhase::kInitial)) {
       is_closing_ = true;
       return finish_step();
@@ -99,7 +100,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
 Applier::Turn Applier::open_step(const RecordHeader &header) {
   const bool initial = phase_ == ReplicaPhase::kFresh;
   if (!initial && BROKEN(kApplyPiecemeal)) {
-    consume(header);
+    consume(header, false);
     return Turn::kWorked;
   }
   if (!initial) {
@@ -110,7 +111,7 @@ Applier::Turn Applier::open_step(const RecordHeader &header) {
   if (!sync(ReplicaPhase::kInitial)) return Turn::kFailed;
   phase_ = ReplicaPhase::kInitial;
   publish();
-  consume(header);
+  consume(header, false);
   return Turn::kWorked;
 }
 
@@ -170,7 +171,8 @@ void Applier::verify(const LogReader::Record &record) {
                       static_cast<uint16_t>(equal), static_cast<uint32_t>(error)});
 }
 
-void Applier::consume(const RecordHeader &header) {
+void Applier::consume(const RecordHeader &header, bool is_skipped) {
+  if (history_) history_->note(header, cursor_.log_offset, is_skipped);
   const uint64_t bytes = record_bytes(header);
   cursor_.log_offset += bytes;
   if (header.incarnation != cursor_.applied.incarnation) cursor_.committed = 0;
@@ -207,6 +209,7 @@ void Applier::publish() {
 Applier::Turn Applier::fail(const Status &status) {
   if (!(status.error == EINTR && stopping_.load())) progress_.failed(Progress::Part::kImage, status);
   log_.keep_no_spares();  // the image may need their room
+  if (history_ && (status.error == ENOSPC || status.error == EDQUOT)) history_->make_room();
   return Turn::kFailed;
 }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/waker.h"
+#include "replay/history.h"
 #include "replay/ledger.h"
 #include "replay/log-reader.h"
 #include "replay/progress.h"
@@ -35,13 +36,15 @@ struct ApplierParts {
   std::vector<std::shared_ptr<VolumeImage>> images;
   std::shared_ptr<TurnGate> gate;
   WatermarkFile file;
+  std::shared_ptr<History> history;  // null: none is kept
 };
 
 class Applier {
  public:
   Applier(ApplierParts parts, SegmentLog &log, Receiver &receiver, Ledger &ledger, Progress &progress,
           ReplicaState &state, ReplicaListener &listener, Waker &waker)
-      : images_(std::move(parts.images)), gate_(std::move(parts.gate)), file_(std::move(parts.file)), log_(log),
+      : images_(std::move(parts.images)), gate_(std::move(parts.gate)), file_(std::move(parts.file)),
+        history_(std::move(parts.history)), log_(log),
         ledger_(ledger), progress_(progress), state_(state), listener_(listener), waker_(waker), reader_(log, receiver) {}
   ~Applier() { stop(); }
   // Where to go on; everything below redo_end may be in the images already.
@@ -67,16 +70,21 @@ class Applier {
 
  private:
   enum class Turn : uint8_t { kWorked, kIdle, kFailed };
+  static constexpr uint64_t kTurnBytesMax = 4u << 20;
+  static constexpr int kTurnRecordsMax = 1024;
   void run();
   Turn turn();
   Turn stage();
   Turn apply_some(const Ledger::Plan &plan, uint64_t end);
+  Status save_ahead(const Ledger::Plan &plan, uint64_t end);
+  bool may_begin_epoch(ReplicaPhase phase, uint64_t log_offset) const;
+  void tend_history();
   Turn open_step(const wire::RecordHeader &header);
   Turn finish_step();
   int apply(const LogReader::Record &record);
   int apply_zero(const wire::RecordHeader &header);
   void verify(const LogReader::Record &record);
-  void consume(const wire::RecordHeader &header);
+  void consume(const wire::RecordHeader &header, bool is_skipped);
   void let_go();
   bool sync(ReplicaPhase phase);
   bool sync_now();
@@ -91,6 +99,7 @@ class Applier {
   std::vector<std::shared_ptr<VolumeImage>> images_;
   std::shared_ptr<TurnGate> gate_;
   WatermarkFile file_;
+  std::shared_ptr<History> history_;
   SegmentLog &log_;
   Ledger &ledger_;
   Progress &progress_;
@@ -109,6 +118,7 @@ class Applier {
   uint64_t idle_epoch_ = 0;                    // nothing to do as of this epoch of the ledger
   bool is_clean_ = true;                       // persisted_ says all of cursor_
 
+  uint64_t saved_to_ = 0;                      // log offset: what these records overwrite is in the history
   uint64_t step_end_ = 0;                      // log offset; while kStepping
   bool is_closing_ = false;                    // a kStep has been consumed, and is not on stable storage yet
   bool is_sync_failing_ = false;               // the last sync() failed: only a good one ends the error

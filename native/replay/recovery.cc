@@ -136,11 +136,13 @@ Result<size_t> walk(const std::vector<std::shared_ptr<Segment>> &all, const Wate
 
 // Cuts what is not proven off, durably, and drops what is below the watermark.
 Status settle(const std::string &directory, std::vector<std::shared_ptr<Segment>> &all, size_t used,
-              const Watermark &from, Recovered &found) {
+              const Watermark &from, const std::function<bool(const Segment &)> &take, Recovered &found) {
   for (size_t i = 0; i < all.size(); i++) {
     Segment &segment = *all[i];
     if (i < used && segment.end() > segment.base() && segment.end() > from.log_offset)
       found.segments.push_back(all[i]);
+    else if (i < used && segment.end() > segment.base() && take && take(segment))
+      continue;
     else if (Status status = remove_segment(segment.path()); !status.ok())
       return status;
   }
@@ -153,7 +155,8 @@ Status settle(const std::string &directory, std::vector<std::shared_ptr<Segment>
 
 }  // namespace
 
-Result<Recovered> recover_segments(const std::string &directory, const Watermark &from, const NoteRecord &note) {
+Result<Recovered> recover_segments(const std::string &directory, const Watermark &from, const NoteRecord &note,
+                                   const std::function<bool(const Segment &)> &take) {
   std::vector<uint64_t> set_aside;
   auto indices = list_indices(directory, &set_aside);
   if (!indices.ok()) return indices.status;
@@ -181,7 +184,8 @@ Result<Recovered> recover_segments(const std::string &directory, const Watermark
                    std::to_string(found.furthest);
   for (uint64_t index : bad)
     if (Status status = remove_segment(Segment::path_of(directory, index)); !status.ok()) return status;
-  if (Status status = settle(directory, segments.value, used.value, from, found); !status.ok()) return status;
+  if (Status status = settle(directory, segments.value, used.value, from, take, found); !status.ok()) return status;
+  found.log_start = found.segments.empty() ? found.end : found.segments.front()->base();
   return found;
 }
 

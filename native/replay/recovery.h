@@ -23,11 +23,14 @@ struct Recovered {
   uint64_t end = 0;                                // log offset
   uint64_t furthest = 0;                           // log offset that the log is known to have reached, at least
   uint64_t index_next = 1;
+  uint64_t log_start = 0;                          // log offset where `segments` begin, or `end`
   std::string damage;                              // empty: none
 };
 
-// note(record, its log offset) is called for each good record at or after the watermark, in order.
+// note(record, its log offset) is called for each good record at or after the watermark, in order. take: who wants the
+// segments below it, which are removed otherwise (SegmentLog::offer_to()).
 using NoteRecord = std::function<void(const uint8_t *record, size_t bytes, uint64_t log_offset)>;
-Result<Recovered> recover_segments(const std::string &directory, const Watermark &from, const NoteRecord &note);
+Result<Recovered> recover_segments(const std::string &directory, const Watermark &from, const NoteRecord &note,
+                                   const std::function<bool(const Segment &)> &take = nullptr);
 
 }  // namespace understudy::replay

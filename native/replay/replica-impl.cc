@@ -9,8 +9,10 @@
 #include "replay/applier.h"
 #include "replay/file-io.h"
 #include "replay/hasher.h"
+#include "replay/history.h"
 #include "replay/ledger.h"
 #include "replay/logger.h"
+#include "replay/past-device.h"
 #include "replay/progress.h"
 #include "replay/receiver.h"
 #include "replay/recovery.h"
@@ -28,6 +30,7 @@ struct Store {  // what open() has found and proven
   std::shared_ptr<TurnGate> gate = std::make_shared<TurnGate>();
   WatermarkFile file;
   Watermark watermark;
+  std::shared_ptr<History> history;
 };
 
 std::vector<uint64_t> sizes_of(const ReplicaOptions &options) {
@@ -44,15 +47,16 @@ void pause() {
 class ReplicaImpl final : public Replica {
  public:
   ReplicaImpl(const ReplicaOptions &options, ReplicaListener &listener, MirroredRing ring, Store store)
-      : scratch_directory_(options.directory), images_(store.images), progress_(state_, listener),
+      : scratch_directory_(options.directory), images_(store.images), history_(store.history), progress_(state_, listener),
         log_(options.directory + "/segments", options.segment_bytes, options.log_bytes_max, state_),
         ledger_(sizes_of(options), state_),
         receiver_(std::move(ring), sizes_of(options), state_, progress_, logger_waker_),
-        applier_({store.images, store.gate, std::move(store.file)}, log_, receiver_, ledger_, progress_, state_,
+        applier_({store.images, store.gate, std::move(store.file), store.history}, log_, receiver_, ledger_, progress_, state_,
                  listener, applier_waker_),
         logger_(receiver_, log_, ledger_, progress_, listener, logger_waker_, applier_waker_, state_),
         hasher_(store.images, applier_, ledger_, state_, listener), listener_(listener) {
     set_staging_max(options.staging_bytes_max);
+    if (history_) log_.offer_to([this](const Segment &segment) { return history_->take(segment); });
   }
   ~ReplicaImpl() override {
     logger_.stop();
@@ -93,14 +97,22 @@ class ReplicaImpl final : public Replica {
   Status seal(uint64_t timeout_ns) override;
   Status catch_up(uint64_t timeout_ns) override;
   Result<View> view(size_t volume, bool writable) override;
+  Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const override {
+    if (!history_) return Status::failed(ENODATA, "history: none is kept");
+    return history_->timeline(from_ns, to_ns, buckets);
+  }
+  std::optional<HistorySummary> history() const override { return history_ ? history_->summary() : std::nullopt; }
   Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) override;
 
  private:
   Status check_cut(size_t volume);
+  std::function<bool(const Segment &)> take_segments();
+  Result<std::shared_ptr<PastRecords>> records_of(Cut cut);
   void wait_for_log(uint64_t deadline_ns);
 
   const std::string scratch_directory_;
   std::vector<std::shared_ptr<VolumeImage>> images_;
+  const std::shared_ptr<History> history_;  // null: none is kept
   ReplicaState state_;
   Waker logger_waker_, applier_waker_;
   Progress progress_;
@@ -114,14 +126,22 @@ class ReplicaImpl final : public Replica {
   Watermark watermark_;  // where the applier starts
 };
 
+// Who has a history wants what the log needs no more.
+std::function<bool(const Segment &)> ReplicaImpl::take_segments() {
+  if (!history_) return nullptr;
+  return [this](const Segment &segment) { return history_->take_at_recovery(segment); };
+}
+
 // Reads the log from the watermark on; afterwards everything but the threads is in place.
 Status ReplicaImpl::recover(const ReplicaOptions &options, Watermark from) {
   ledger_.restart(from);
   auto found = recover_segments(options.directory + "/segments", from,
                                 [&](const uint8_t *record, size_t bytes, uint64_t log_offset) {
                                   ledger_.note(record, bytes, log_offset);
-                                });
+                                },
+                                take_segments());
   if (!found.ok()) return found.status;
+  const uint64_t log_start = found.value.log_start;
   if (!found.value.damage.empty()) {
     listener_.failed("open " + options.directory + ": the log is damaged: " + found.value.damage +
                      "; the images cannot be brought to a cut and are unusable until they are synchronised again");
@@ -136,6 +156,9 @@ Status ReplicaImpl::recover(const ReplicaOptions &options, Watermark from) {
     ledger_.restart(from);
     found.value.segments.clear();
   }
+  // After damage nothing of it fits the images: kInitial, and a position from which no epoch is open.
+  if (history_)
+    if (Status status = history_->adopt(from, log_start, found.value.damage.empty()); !status.ok()) return status;
   watermark_ = from;
   log_.adopt(std::move(found.value.segments), found.value.index_next);
   log_.remove_below(from.log_offset);
@@ -187,6 +210,14 @@ Status ReplicaImpl::check_cut(size_t volume) {
   return Status::good();
 }
 
+// The segments are the log's as long as it needs them, then the history's: asked for in that order.
+Result<std::shared_ptr<PastRecords>> ReplicaImpl::records_of(Cut cut) {
+  return PastRecords::open(std::move(cut.entries), [&](uint64_t log_offset) -> Result<std::shared_ptr<Segment>> {
+    if (auto segment = log_.find(log_offset)) return segment;
+    return history_->kept().open(log_offset);
+  });
+}
+
 Result<Replica::Views> ReplicaImpl::views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) {
   if (volumes.empty()) return Status::failed(EINVAL, "view: no volume is named");
   std::vector<std::shared_ptr<VolumeImage>> images;
@@ -194,14 +225,35 @@ Result<Replica::Views> ReplicaImpl::views(const std::vector<size_t> &volumes, co
     if (volume >= images_.size()) return Status::failed(EINVAL, "view: volume " + std::to_string(volume));
     images.push_back(images_[volume]);
   }
-  if (!moment.is_newest()) return Status::failed(ENODATA, "view: no history is kept");
+  const bool is_past = !moment.is_newest();
+  if (is_past && !history_) return Status::failed(ENODATA, "view: no history is kept");
   Views made;
+  std::shared_ptr<PastRecords> records;
+  uint64_t epoch = 0;
+  if (is_past) {
+    auto cut = history_->find(moment);
+    if (!cut.ok()) return cut.status;
+    made.point = cut.value.point;
+    epoch = cut.value.epoch;
+    auto opened = records_of(std::move(cut.value));
+    if (!opened.ok()) return opened.status;
+    records = std::move(opened.value);
+  }
+  auto layers = std::make_shared<std::vector<SavedLayer>>();
   auto frozen = freeze(images, scratch_directory_, [&] {
-    made.point = applier_.applied_point();
-    return check_cut(volumes.front());
+    if (!is_past) {
+      made.point = applier_.applied_point();
+      return check_cut(volumes.front());
+    }
+    auto found = history_->layers(epoch);
+    if (found.ok()) *layers = std::move(found.value);
+    return found.status;
   });
   if (!frozen.ok()) return frozen.status;
-  for (auto &device : frozen.value) {
+  for (SavedLayer &layer : *layers) layer.sort();
+  for (size_t i = 0; i < volumes.size(); i++) {
+    std::unique_ptr<Device> device = std::move(frozen.value[i]);
+    if (is_past) device = show_past(std::move(device), volumes[i], layers, records);
     if (writable) {
       auto above = overlay(std::move(device), scratch_directory_);
       if (!above.ok()) return above.status;
@@ -303,6 +355,13 @@ Result<std::unique_ptr<Replica>> Replica::open(const ReplicaOptions &options, Re
     if (Status status = make_directory(path); !status.ok()) return status;
   auto store = open_store(options);
   if (!store.ok()) return store.status;
+  if (options.history.is_kept()) {
+    auto history = History::open(options.directory, options, listener);
+    if (!history.ok()) return history.status;
+    store.value.history = std::move(history.value);
+  } else if (Status status = History::remove(options.directory); !status.ok()) {
+    return status;
+  }
   auto ring = MirroredRing::create(options.ring_bytes);
   if (!ring.ok()) return ring.status;
   const Watermark from = store.value.watermark;

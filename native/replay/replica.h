@@ -45,6 +45,24 @@ struct ReplicaVolume {
   bool create = false;        // make image_path as a sparse file; otherwise it must be there with this size
 };
 
+struct HistoryOptions {  // neither: none is kept, at no cost
+  uint64_t age_ns_max = 0;  // what is older goes, in whole epochs
+  uint64_t bytes_max = 0;   // all files of it together; beyond it the oldest epochs go
+  uint64_t epoch_bytes = 512u << 20;  // of log, or of what was overwritten: then an epoch ends
+  bool is_kept() const { return age_ns_max || bytes_max; }
+};
+
+struct HistorySummary {
+  Point oldest, newest;  // moments between them can be shown
+  uint64_t bytes = 0;    // of all its files
+  uint64_t saved_bytes = 0, epochs = 0, segments = 0;
+};
+
+struct HistoryTimeline {
+  std::vector<uint64_t> written_bytes;  // by bucket of equal time
+  std::vector<Point> flushes;           // at most 1000, the newest among them
+};
+
 struct ReplicaOptions {
   std::string directory;  // segments/ and watermark live here; made when missing
   std::vector<ReplicaVolume> volumes;
@@ -52,6 +70,7 @@ struct ReplicaOptions {
   uint64_t segment_bytes = 64u << 20;     // a segment is closed at about this size
   uint64_t log_bytes_max = 0;             // all segments together; 0: as the file system allows. Beyond it: no more acks
   uint64_t staging_bytes_max = 0;         // of a step that is being collected; 0: as the log allows. Beyond it: no more acks
+  HistoryOptions history;
 };
 
 enum class ReplicaPhase : uint64_t {
@@ -144,6 +163,10 @@ class Replica : public RecordRoom {
     std::vector<std::unique_ptr<Device>> devices;
     Point point;
   };
+  // nullopt: none is kept, or it has not begun.
+  virtual std::optional<HistorySummary> history() const = 0;
+  // Of the records made in [from_ns, to_ns), by the master's clock. ENODATA: there is no history.
+  virtual Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const = 0;
   virtual Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) = 0;
 };
 

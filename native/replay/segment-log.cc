@@ -162,7 +162,9 @@ void SegmentLog::keep_no_spares() {
 std::vector<std::shared_ptr<Segment>> SegmentLog::take_removable() {
   auto keep = segments_.begin();
   while (keep != segments_.end() && *keep != current_ && (*keep)->end() <= removable_below_) ++keep;
-  std::vector<std::shared_ptr<Segment>> removable(segments_.begin(), keep);
+  std::vector<std::shared_ptr<Segment>> removable;
+  for (auto segment = segments_.begin(); segment != keep; ++segment)
+    if (!take_ || !take_(**segment)) removable.push_back(*segment);
   segments_.erase(segments_.begin(), keep);
   count();
   return removable;

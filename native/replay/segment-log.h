@@ -19,6 +19,7 @@
 // By that, all that ever was in the file is of one incarnation, so this holds for what is left of earlier turns too.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -39,6 +40,10 @@ class SegmentLog {
   void adopt(std::vector<std::shared_ptr<Segment>> segments, uint64_t index_next);
 
   ~SegmentLog() { drop_spares(); }
+
+  // Asked for each segment that is not needed any more, before find() forgets it: true: it was taken, and is left
+  // alone. Called with the lock held, by any thread. Before the first append.
+  void offer_to(std::function<bool(const Segment &)> take) { take_ = std::move(take); }
 
   struct Before {            // of the records that are appended
     wire::Position last;     // the last sequenced one before them
@@ -82,6 +87,7 @@ class SegmentLog {
   uint64_t index_next_ = 1;
   uint64_t removable_below_ = 0;
   std::vector<Spare> spares_;
+  std::function<bool(const Segment &)> take_;        // null: nobody wants them
   bool keeps_spares_ = true;
 };
 

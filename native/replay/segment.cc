@@ -104,6 +104,22 @@ Result<std::shared_ptr<Segment>> Segment::open(const std::string &directory, uin
   Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return Status::failed(errno, "open segment " + path);
   if (const int error = read_from_disk(fd.get())) return Status::failed(error, "sync segment " + path);
+  return of_file(std::move(fd), path, index);
+}
+
+Result<std::shared_ptr<Segment>> Segment::open_kept(const std::string &path, uint64_t index, uint64_t end) {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat info {};
+  if (!fd || fstat(fd.get(), &info) != 0) return Status::failed(errno, "open segment " + path);
+  auto segment = of_file(std::move(fd), path, index);
+  if (!segment.ok()) return segment;
+  if (end < segment.value->base() || static_cast<uint64_t>(info.st_size) < segment.value->file_offset(end))
+    return Status::failed(EBADMSG, "open segment " + path + ": it does not reach to log offset " + std::to_string(end));
+  segment.value->set_end(end);
+  return segment;
+}
+
+Result<std::shared_ptr<Segment>> Segment::of_file(Fd fd, const std::string &path, uint64_t index) {
   SegmentHeader header{};
   size_t done = 0;
   if (int error = read_at(fd.get(), &header, sizeof header, 0, &done))

@@ -40,6 +40,8 @@ class Segment {
                                                  wire::Position last, uint64_t preallocate_bytes);
   // EBADMSG: the header is not one (a file whose making was interrupted, or damage). end() is `base` at first.
   static Result<std::shared_ptr<Segment>> open(const std::string &directory, uint64_t index);
+  // One that the history keeps, under another name, to be read. EBADMSG as well when it does not reach to `end`.
+  static Result<std::shared_ptr<Segment>> open_kept(const std::string &path, uint64_t index, uint64_t end);
   // Makes one of a file that was set_aside(): its blocks are there already. Its old name is gone in either case.
   static Result<std::shared_ptr<Segment>> write_over(const std::string &set_aside, const std::string &directory,
                                                      uint64_t index, uint64_t base, wire::Position last,
@@ -76,6 +78,7 @@ class Segment {
         end_(header.base),
         written_bytes_(written_bytes),
         allocated_bytes_(allocated_bytes) {}
+  static Result<std::shared_ptr<Segment>> of_file(Fd fd, const std::string &path, uint64_t index);
   void write_zeroes_ahead(uint64_t from);
   uint64_t file_offset(uint64_t log_offset) const { return kSegmentHeaderBytes + log_offset - header_.base; }
 

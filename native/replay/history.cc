@@ -1,0 +1,469 @@
+#include "replay/history.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/clock.h"
+#include "replay/file-io.h"
+#include "replay/moment.h"
+
+namespace understudy::replay {
+namespace {
+
+constexpr uint64_t kBatchBlocksMax = 1024;
+constexpr uint64_t kRestNs = 10'000'000'000;
+constexpr size_t kEpochRecordsMax = 128u << 10;  // a moment is put together from all of them
+constexpr int kExpireMax = 4;                    // at once: replay goes on
+
+std::string history_directory(const std::string &directory) { return directory + "/history"; }
+
+// The epochs by number; `rest`: whatever else lies there.
+Status list(const std::string &directory, std::vector<uint64_t> *numbers, std::vector<std::string> *records) {
+  DIR *listing = opendir(directory.c_str());
+  if (!listing) return errno == ENOENT ? Status::good() : Status::failed(errno, "list " + directory);
+  while (dirent *entry = readdir(listing)) {
+    char *end = nullptr;
+    const uint64_t number = strtoull(entry->d_name, &end, 16);
+    if (end != entry->d_name + 16) continue;
+    if (strcmp(end, ".saved") == 0) numbers->push_back(number);
+    if (strcmp(end, ".records") == 0) records->push_back(directory + "/" + entry->d_name);
+  }
+  closedir(listing);
+  std::sort(numbers->begin(), numbers->end());
+  return Status::good();
+}
+
+// The newest first, and each durably: without the newest the others are not believed.
+Status remove_epochs(const std::string &directory, std::vector<uint64_t> numbers) {
+  std::sort(numbers.rbegin(), numbers.rend());
+  for (size_t i = 0; i < numbers.size(); i++) {
+    unlink(SavedBlocks::path_of(directory, numbers[i]).c_str());
+    if (i == 0)
+      if (const int error = sync_directory(directory)) return Status::failed(error, "sync " + directory);
+    unlink(RecordIndex::path_of(directory, numbers[i]).c_str());
+  }
+  return Status::good();
+}
+
+std::string to_text(const Point &point) {
+  return std::to_string(point.position.incarnation) + ":" + std::to_string(point.position.sequence);
+}
+
+}  // namespace
+
+void SavedLayer::sort() {
+  if (entries)
+    std::sort(entries->begin(), entries->end(), [](const SavedBlock &a, const SavedBlock &b) { return a.key < b.key; });
+}
+
+int SavedLayer::find(uint64_t first_key, uint64_t count, const std::function<void(const SavedBlock &)> &found) const {
+  if (!entries) return file->find(first_key, count, found);
+  auto at = std::lower_bound(entries->begin(), entries->end(), first_key,
+                             [](const SavedBlock &entry, uint64_t key) { return entry.key < key; });
+  for (; at != entries->end() && at->key < first_key + count; ++at) found(*at);
+  return 0;
+}
+
+History::History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener)
+    : directory_(history_directory(directory)), segments_directory_(directory + "/segments"), options_(options.history),
+      listener_(listener), kept_(segments_directory_) {
+  for (const ReplicaVolume &volume : options.volumes) volume_bytes_.push_back(volume.size_bytes);
+}
+
+Result<std::unique_ptr<History>> History::open(const std::string &directory, const ReplicaOptions &options,
+                                               ReplicaListener &listener) {
+  auto history = std::unique_ptr<History>(new History(directory, options, listener));
+  if (mkdir(history->directory_.c_str(), 0700) != 0 && errno != EEXIST)
+    return Status::failed(errno, "make directory " + history->directory_);
+  std::vector<uint64_t> numbers;
+  std::vector<std::string> records;
+  if (Status status = list(history->directory_, &numbers, &records); !status.ok()) return status;
+  if (Status status = history->load_epochs(numbers); !status.ok()) return status;
+  for (const std::string &path : records) {  // of epochs that were going when the process was
+    const auto is_of = [&](const Epoch &epoch) { return path == RecordIndex::path_of(history->directory_, epoch.start().number); };
+    if (std::none_of(history->epochs_.begin(), history->epochs_.end(), is_of)) unlink(path.c_str());
+  }
+  return history;
+}
+
+Status History::remove(const std::string &directory) {
+  const std::string path = history_directory(directory);
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return errno == ENOENT ? Status::good() : Status::failed(errno, "look for " + path);
+  std::vector<uint64_t> numbers;
+  std::vector<std::string> records;
+  if (Status status = list(path, &numbers, &records); !status.ok()) return status;
+  if (Status status = remove_epochs(path, numbers); !status.ok()) return status;
+  for (const std::string &left : records) unlink(left.c_str());
+  KeptSegments::remove_all(directory + "/segments");
+  return rmdir(path.c_str()) == 0 ? Status::good() : Status::failed(errno, "remove " + path);
+}
+
+// From the newest on, as far as each can be read and ends where the next one begins.
+Status History::load_epochs(const std::vector<uint64_t> &numbers) {
+  if (!numbers.empty()) next_number_ = numbers.back() + 1;
+  std::vector<uint64_t> others = numbers;
+  while (!others.empty()) {
+    const uint64_t number = others.back();
+    if (!epochs_.empty() && number + 1 != epochs_.front().start().number) break;
+    auto saved = SavedBlocks::open(directory_, number, volume_bytes_);
+    if (saved.status.error == EBADMSG && epochs_.empty() && number == numbers.back()) {
+      others.pop_back();  // its making was interrupted: the one before it goes on
+      unlink(SavedBlocks::path_of(directory_, number).c_str());
+      unlink(RecordIndex::path_of(directory_, number).c_str());
+      continue;
+    }
+    if (!saved.ok()) break;
+    if (!epochs_.empty() && !saved.value->is_closed()) {  // its closing was interrupted
+      const uint64_t end = epochs_.front().start().log_offset;
+      auto entries = RecordIndex::load(directory_, number, saved.value->start().log_offset, end);
+      if (!entries.ok() || saved.value->go_on() != 0) break;
+      if (saved.value->close(runs_of(saved.value->start(), entries.value)) != 0) break;
+      saved.value->drop_entries();
+    }
+    Epoch epoch{saved.value, saved.value->bytes(), 0};
+    struct stat info {};
+    if (stat(RecordIndex::path_of(directory_, number).c_str(), &info) != 0) break;
+    epoch.records_bytes = static_cast<uint64_t>(info.st_size);
+    epochs_.push_front(std::move(epoch));
+    others.pop_back();
+  }
+  return remove_epochs(directory_, others);
+}
+
+Status History::adopt(const Watermark &from, uint64_t log_start, bool is_whole) {
+  if (!epochs_.empty()) {
+    const auto &newest = *epochs_.back().saved;
+    auto index = RecordIndex::open(directory_, newest.start().number, newest.start().log_offset);
+    std::string why;
+    if (!is_whole) why = "the log is damaged";
+    else if (newest.is_closed()) why = "it was being given up";
+    else if (!index.ok()) why = index.status.message;
+    else if (newest.start().log_offset > from.log_offset) why = "it is ahead of the images";
+    else if (index.value->flushed_to() < from.log_offset) why = "the images are ahead of it";
+    else if (const int error = epochs_.back().saved->go_on()) why = Status::failed(error, "cut its end").message;
+    if (why.empty())
+      index_ = std::move(index.value);
+    else
+      listener_.failed("history: what there was is removed, and it begins anew: " + why);
+  }
+  if (!index_)
+    if (Status status = discard(); !status.ok()) return status;
+  auto reaches_from = kept_.load(log_start);
+  if (!reaches_from.ok()) return reaches_from.status;
+  std::vector<uint64_t> lost;
+  while (!epochs_.empty() && epochs_.front().start().log_offset < reaches_from.value) {
+    lost.push_back(epochs_.front().start().number);
+    epochs_.pop_front();
+  }
+  if (!lost.empty()) listener_.failed("history: segments of it are missing: it begins later");
+  if (epochs_.empty()) index_.reset();
+  if (Status status = remove_epochs(directory_, lost); !status.ok()) return status;
+  is_open_.store(index_ != nullptr);
+  if (index_)
+    kept_.drop_below(epochs_.front().start().log_offset);
+  else
+    kept_.drop_all();
+  begun_ns_ = monotonic_ns();
+  return Status::good();
+}
+
+// ---- the applier's side
+
+Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes) {
+  if (is_lost_)
+    if (Status status = discard(); !status.ok()) return status;
+  if (!is_open()) return Status::good();
+  const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
+  std::vector<SavedBlock> batch;
+  std::vector<uint8_t> blocks;
+  std::vector<std::unique_ptr<BlockMap>> taken(images.size());  // in the batch
+  bool any = false;
+  const auto write = [&] {
+    Status status = batch.empty() || !is_open() ? Status::good() : write_batch(batch, blocks);
+    any = any || !batch.empty();
+    batch.clear();
+    blocks.clear();
+    for (auto &map : taken) map.reset();
+    return status;
+  };
+  Status status = Status::good();
+  const auto keep = [&](const Change &change, uint64_t first, uint64_t count) {
+    Device &device = images[change.volume]->device();
+    return walk_blocks(device, first, count, kBatchBlocksMax * kViewBlockBytes, [&](uint64_t at, uint64_t bytes, bool hole) {
+      if (hole && change.zeroes) return 0;  // it stays what it is
+      auto &map = taken[change.volume];
+      const BlockRange range = blocks_touched(at, bytes, kViewBlockBytes);
+      for (uint64_t block = range.first; block < range.first + range.count; block++) {
+        if (map && map->test(block)) continue;
+        const size_t size = std::min(kViewBlockBytes, at + bytes - block * kViewBlockBytes);
+        blocks.resize(blocks.size() + kViewBlockBytes);
+        if (!hole)
+          if (const int error = device.read(blocks.data() + blocks.size() - kViewBlockBytes, size, block * kViewBlockBytes))
+            return error;
+        batch.push_back({block_key(change.volume, block), 0, 0});
+        if (!map) map = std::make_unique<BlockMap>(volume_bytes_[change.volume] / kViewBlockBytes + 1);
+        map->set(block, 1);
+        if (batch.size() < kBatchBlocksMax) continue;
+        if (status = write(); !status.ok()) return status.error;
+      }
+      return 0;
+    });
+  };
+  for (const Change &change : changes) {
+    const BlockRange range = blocks_touched(change.offset, change.bytes, kViewBlockBytes);
+    for (uint64_t block = range.first; block < range.first + range.count;) {
+      if (!is_open()) return Status::good();  // given up
+      const BlockMap::Run run = saved->saved(change.volume, block, range.first + range.count - block);
+      if (!run.value)
+        if (const int error = keep(change, block, run.count))
+          return !status.ok() ? status : Status::failed(error, "history: read the image of volume " + images[change.volume]->name());
+      block += run.count;
+    }
+  }
+  if (status = write(); !status.ok() || !any || !is_open()) return status;
+  if (const int error = saved->sync()) return give_up(Status::failed(error, "sync what was overwritten"));
+  return Status::good();
+}
+
+// A full disk takes the oldest epoch before it takes the history.
+Status History::write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks) {
+  const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
+  int error;
+  while ((error = saved->append(batch, blocks.data()))) {
+    if (error != ENOSPC && error != EDQUOT) break;
+    std::lock_guard lock(mutex_);
+    if (epochs_.size() < 2) break;
+    drop_oldest();
+  }
+  if (error) return give_up(Status::failed(error, "save what is overwritten"));
+  std::lock_guard lock(mutex_);
+  saved->accept(batch);
+  epochs_.back().saved_bytes = saved->bytes();
+  return Status::good();
+}
+
+void History::note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped) {
+  if (!is_open() || !wire::is_sequenced(header.type)) return;
+  const bool begins = header.type == wire::RecordType::kBegin;
+  std::lock_guard lock(mutex_);
+  index_->note({log_offset, begins ? header.incarnation : header.offset, header.length, header.sequence, header.time_ns,
+                header.payload_crc32c, header.volume_index, static_cast<uint8_t>(header.type), is_skipped});
+}
+
+void History::cover(uint64_t to) {
+  if (!is_open()) return;
+  int error;
+  {
+    std::lock_guard lock(mutex_);
+    error = index_->flush(to);
+    epochs_.back().records_bytes = index_->bytes();
+  }
+  if (error) (void)give_up(Status::failed(error, "write the index of records"));
+}
+
+void History::settled(const Watermark &mark, uint64_t time_ns, bool may_begin) {
+  if (may_begin && !is_open() && monotonic_ns() >= rests_until_ns_) {
+    const EpochStart start{next_number_, mark.log_offset, {mark.applied, time_ns ? time_ns : wall_ns()}};
+    if (Status status = begin(start); !status.ok()) {
+      rests_until_ns_ = monotonic_ns() + kRestNs;
+      listener_.failed("history: it cannot begin: " + status.message);
+    }
+  } else if (may_begin && is_open() && is_full(mark)) {
+    roll(mark, time_ns);
+  }
+  if (is_open()) expire();
+}
+
+bool History::is_full(const Watermark &mark) const {
+  std::lock_guard lock(mutex_);
+  const Epoch &epoch = epochs_.back();
+  if (mark.log_offset == epoch.start().log_offset) return false;
+  uint64_t bytes_max = options_.epoch_bytes;
+  if (options_.bytes_max) bytes_max = std::min(bytes_max, options_.bytes_max / 8 + 1);
+  return mark.log_offset - epoch.start().log_offset >= bytes_max || epoch.saved_bytes >= bytes_max ||
+         index_->entries().size() >= kEpochRecordsMax || index_->begins() >= kEpochRunsMax - 2 ||
+         (options_.age_ns_max && monotonic_ns() - begun_ns_ >= options_.age_ns_max / 8);
+}
+
+// The files of a new epoch: its index first, as a header that is good says that it is there.
+Status History::begin(const EpochStart &start) {
+  next_number_ = start.number + 1;
+  auto index = RecordIndex::create(directory_, start.number, start.log_offset);
+  if (!index.ok()) return index.status;
+  auto saved = SavedBlocks::create(directory_, start, volume_bytes_);
+  if (!saved.ok()) return saved.status;
+  std::lock_guard lock(mutex_);
+  epochs_.push_back({saved.value, saved.value->bytes(), 0});
+  index_ = std::move(index.value);
+  begun_ns_ = monotonic_ns();
+  is_open_.store(true, std::memory_order_release);
+  return Status::good();
+}
+
+// 1. the new epoch's header is durable 2. power is lost 3. the next start finds the one before it without its end, and
+// closes it. The other way round a last epoch would be closed, and could not be told from one that is being given up.
+void History::roll(const Watermark &mark, uint64_t time_ns) {
+  std::shared_ptr<SavedBlocks> before;
+  std::vector<EpochRun> runs;
+  Point point{mark.applied, time_ns};
+  {
+    std::lock_guard lock(mutex_);
+    before = epochs_.back().saved;
+    runs = runs_of(before->start(), index_->entries());
+    if (!time_ns) point.time_ns = point_after(before->start(), index_->entries(), index_->entries().size()).time_ns;
+  }
+  if (Status status = begin({next_number_, mark.log_offset, point}); !status.ok()) {
+    (void)give_up(status);
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  const int error = before->close(runs);
+  if (!error) before->drop_entries();
+  epochs_[epochs_.size() - 2].saved_bytes = before->bytes();
+  lock.unlock();
+  if (error) (void)give_up(Status::failed(error, "close an epoch"));
+}
+
+void History::expire() {
+  std::lock_guard lock(mutex_);
+  const uint64_t now = wall_ns();
+  for (int i = 0; i < kExpireMax && epochs_.size() > 1; i++) {
+    const bool too_old = options_.age_ns_max && epochs_[1].start().point.time_ns + options_.age_ns_max < now;
+    if (!too_old && !(options_.bytes_max && bytes() > options_.bytes_max)) return;
+    drop_oldest();
+  }
+}
+
+void History::drop_oldest() {
+  const uint64_t number = epochs_.front().start().number;
+  unlink(SavedBlocks::path_of(directory_, number).c_str());
+  unlink(RecordIndex::path_of(directory_, number).c_str());
+  epochs_.pop_front();
+  kept_.drop_below(epochs_.front().start().log_offset);
+}
+
+void History::make_room() {
+  wants_room_.store(false);
+  if (!is_open()) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (epochs_.size() > 1) return drop_oldest();
+  }
+  (void)give_up(Status::failed(ENOSPC, "keep what the log needs no more"));
+}
+
+// Before the image changes again this must be durable: else a later start would believe it. So what fails here fails the
+// applier, which tries again.
+Status History::give_up(const Status &why) {
+  if (is_open()) listener_.failed("history: given up, and begins anew: " + why.message);
+  is_open_.store(false, std::memory_order_release);
+  rests_until_ns_ = monotonic_ns() + kRestNs;
+  return discard();
+}
+
+Status History::discard() {
+  std::vector<uint64_t> numbers;
+  for (const Epoch &epoch : epochs_) numbers.push_back(epoch.start().number);
+  is_lost_ = true;
+  if (Status status = remove_epochs(directory_, numbers); !status.ok()) return status;
+  std::lock_guard lock(mutex_);
+  epochs_.clear();
+  index_.reset();
+  is_lost_ = false;
+  kept_.drop_all();
+  return Status::good();
+}
+
+// ---- anybody's
+
+uint64_t History::bytes() const {
+  uint64_t total = kept_.bytes();
+  for (const Epoch &epoch : epochs_) total += epoch.saved_bytes + epoch.records_bytes;
+  return total;
+}
+
+Point History::newest() const {
+  return point_after(epochs_.back().start(), index_->entries(), count_of_cut(index_->entries(), index_->entries().size()));
+}
+
+std::optional<HistorySummary> History::summary() const {
+  std::lock_guard lock(mutex_);
+  if (!is_open()) return std::nullopt;
+  HistorySummary summary{epochs_.front().start().point, newest()};
+  summary.bytes = bytes();
+  for (const Epoch &epoch : epochs_) summary.saved_bytes += epoch.saved_bytes;
+  summary.epochs = epochs_.size();
+  summary.segments = kept_.count();
+  return summary;
+}
+
+Status History::out_of_range(const std::string &what) const {
+  return Status::failed(ERANGE, what + ": the history reaches from " + to_text(epochs_.front().start().point) + " to " +
+                                    to_text(newest()));
+}
+
+Result<Cut> History::find(const Moment &moment) const {
+  Cut cut;
+  EpochStart start;
+  uint64_t to = 0;
+  {
+    std::lock_guard lock(mutex_);
+    if (!is_open()) return Status::failed(ENODATA, "view: no history is kept, or it has not begun");
+    size_t at = epochs_.size() - 1;
+    if (count_before(epochs_[at].start(), index_->entries(), moment)) {
+      cut.entries = index_->entries();
+    } else {
+      const auto has = [&](const Epoch &epoch) {
+        if (moment.time_ns) return epoch.start().point.time_ns <= *moment.time_ns;
+        return std::any_of(epoch.saved->runs().begin(), epoch.saved->runs().end(), [&](const EpochRun &run) {
+          return run.incarnation == moment.position->incarnation && run.first_sequence <= moment.position->sequence &&
+                 moment.position->sequence <= run.last_sequence;
+        });
+      };
+      while (at > 0 && !has(epochs_[at - 1])) at--;
+      if (at == 0) return out_of_range("view: there is no such moment");
+      to = epochs_[at].start().log_offset;
+      at--;
+    }
+    start = epochs_[at].start();
+  }
+  cut.epoch = start.number;
+  cut.from = start.log_offset;
+  if (to) {
+    auto entries = RecordIndex::load(directory_, start.number, start.log_offset, to);
+    if (!entries.ok()) return entries.status;
+    cut.entries = std::move(entries.value);
+  }
+  const auto count = count_before(start, cut.entries, moment);
+  if (!count) {
+    std::lock_guard lock(mutex_);
+    return is_open() ? out_of_range("view: there is no such moment") : Status::failed(ENODATA, "view: no history is kept");
+  }
+  cut.entries.resize(count_of_cut(cut.entries, *count));
+  cut.point = point_after(start, cut.entries, cut.entries.size());
+  return cut;
+}
+
+Result<std::vector<SavedLayer>> History::layers(uint64_t number) const {
+  std::lock_guard lock(mutex_);
+  std::vector<SavedLayer> layers;
+  for (const Epoch &epoch : epochs_) {
+    if (epoch.start().number < number) continue;
+    SavedLayer layer{epoch.saved, std::nullopt};
+    if (!epoch.saved->is_closed()) layer.entries = epoch.saved->entries();
+    layers.push_back(std::move(layer));
+  }
+  if (!is_open() || layers.empty() || epochs_.front().start().number > number)
+    return Status::failed(ERANGE, "view: this moment has just gone from the history");
+  return layers;
+}
+
+}  // namespace understudy::replay

@@ -1,0 +1,132 @@
+// History: what a standby keeps so that any earlier moment can be shown again.
+//
+//   epoch 7                      epoch 8                      epoch 9 (open)
+//   |--records in segments------>|--records in segments------>|--records-------> image, now
+//   ^ 7.saved: what was          ^ 8.saved                    ^ 9.saved
+//     overwritten in epoch 7
+//
+// A block at a moment in epoch 7: the newest record of epoch 7 up to the moment that covers it (7.records says where it
+// lies); else what 7.saved holds, or 8.saved, or 9.saved (the first that has it: a block that an epoch did not touch is
+// the same at its end); else the image's. So a moment does not depend on what the image is: also while a step is
+// applied, or a crash is made good.
+//
+// Guarantees, after a kill or a power cut at any point too: what it offers is exact, or it is not there. Records that are
+// not in an epoch of which all later ones are there are not offered. Whoever replays without a history removes it first
+// (remove()). If it cannot go on (no room), it is given up, durably, before the image changes again, and begins anew:
+// replication does not wait for it.
+// Does not: read segments (moment-view does), nor decide when (Applier does).
+#pragma once
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "replay/kept-segments.h"
+#include "replay/record-index.h"
+#include "replay/replica.h"
+#include "replay/saved-blocks.h"
+#include "replay/volume-image.h"
+#include "replay/watermark-file.h"
+
+namespace understudy::replay {
+
+// The saved blocks of one epoch, as they were at a moment.
+struct SavedLayer {
+  std::shared_ptr<SavedBlocks> file;
+  std::optional<std::vector<SavedBlock>> entries;  // of an epoch that was open; by key once it is sort()ed
+  void sort();
+  int find(uint64_t first_key, uint64_t count, const std::function<void(const SavedBlock &)> &found) const;
+};
+
+// A moment that was found: the epoch's records up to it.
+struct Cut {
+  uint64_t epoch = 0;
+  uint64_t from = 0;                  // log offset where the epoch begins
+  std::vector<RecordEntry> entries;
+  Point point;
+};
+
+class History {
+ public:
+  // Opens what lies in DIRECTORY/history; adopt() says what of it holds.
+  static Result<std::unique_ptr<History>> open(const std::string &directory, const ReplicaOptions &options,
+                                               ReplicaListener &listener);
+  // Removes what lies there, durably: what is applied from now on would not be in it.
+  static Status remove(const std::string &directory);
+
+  // Before the applier starts: the images and the log stand at `from`, and the log's own segments begin at `log_start`.
+  // is_whole: nothing of the log is lost; else nothing of the history is believed.
+  Status adopt(const Watermark &from, uint64_t log_start, bool is_whole);
+  bool take_at_recovery(const Segment &segment) { return KeptSegments::rename(segments_directory_, segment); }
+  // Any thread, with the log's lock held.
+  bool take(const Segment &segment) { return is_open() && kept_.keep(segment); }
+
+  // Applier thread.
+  struct Change {
+    uint16_t volume;
+    bool zeroes;  // what will be there
+    uint64_t offset, bytes;
+  };
+  bool is_open() const { return is_open_.load(std::memory_order_acquire); }  // an epoch is
+  // On stable storage when it returns: the images may be changed there. An error: they may not.
+  Status save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes);
+  void note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped);
+  // The images are synced up to log offset `to`; the watermark file is about to say so.
+  void cover(uint64_t to);
+  // It says so. may_begin: the images are a cut there, and hold nothing of behind it.
+  void settled(const Watermark &mark, uint64_t time_ns, bool may_begin);
+  // Drops what is the oldest, or all.
+  void make_room();
+  bool wants_room() const { return wants_room_.load(std::memory_order_relaxed); }
+
+  // Any thread.
+  void ask_for_room() { wants_room_.store(is_open()); }
+  std::optional<HistorySummary> summary() const;
+  Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const;
+  // ERANGE: there is none such.
+  Result<Cut> find(const Moment &moment) const;
+  // With the gate held: from epoch `number` to the present. ERANGE: it has gone.
+  Result<std::vector<SavedLayer>> layers(uint64_t number) const;
+  const KeptSegments &kept() const { return kept_; }
+
+ private:
+  struct Epoch {
+    std::shared_ptr<SavedBlocks> saved;
+    uint64_t saved_bytes = 0, records_bytes = 0;
+    const EpochStart &start() const { return saved->start(); }
+  };
+  History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener);
+  Status load_epochs(const std::vector<uint64_t> &numbers);
+  Status drop_epochs_before(size_t count);
+  Status write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks);
+  Status begin(const EpochStart &start);
+  void roll(const Watermark &mark, uint64_t time_ns);
+  bool is_full(const Watermark &mark) const;
+  void expire();
+  void drop_oldest();  // with mutex_ held
+  Status give_up(const Status &why);
+  Status discard();
+  uint64_t bytes() const;  // with mutex_ held
+  Status out_of_range(const std::string &what) const;  // with mutex_ held
+  Point newest() const;    // with mutex_ held: the last cut
+
+  const std::string directory_, segments_directory_;
+  const HistoryOptions options_;
+  std::vector<uint64_t> volume_bytes_;
+  ReplicaListener &listener_;
+  KeptSegments kept_;
+  std::atomic<bool> is_open_{false}, wants_room_{false};
+  bool is_lost_ = false;         // applier thread: it is no more, and its files may still be there
+  uint64_t next_number_ = 1;     // applier thread
+  uint64_t rests_until_ns_ = 0;  // monotonic; applier thread: not begun anew before
+  uint64_t begun_ns_ = 0;        // monotonic; applier thread: the open epoch
+  mutable std::mutex mutex_;     // of all below; the applier thread alone changes it
+  std::deque<Epoch> epochs_;     // oldest first; the last one is open if is_open_
+  std::unique_ptr<RecordIndex> index_;  // of the open one
+};
+
+}  // namespace understudy::replay

@@ -1,0 +1,104 @@
+// SavedBlocks: what the blocks of all volumes held when an epoch began, of those that were overwritten since. One file:
+//
+//   EPOCH.saved   | header page | batch | batch ... | index pages | footer page |      (the last two when it is closed)
+//   batch         | BatchHead, entries, zeroes up to a page | the blocks themselves, a page each |
+//
+// Guarantees: what append() was given is on stable storage when sync() returns 0, and only then is the image written
+// where those blocks lie. So at every moment, after a kill or a power cut too, a block that differs from what it was at
+// the beginning of the epoch is here. The first save of a block counts, and there is no second one. Every page has a
+// CRC32C (G8).
+//
+//   1. batch 7 is written 2. power is lost 3. batch 7 is torn: it is cut off; its blocks were not overwritten yet
+//
+// The applier thread changes it; with the lock of History others copy entries(). A closed one is read by anyone.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/fd.h"
+#include "core/status.h"
+#include "replay/block-map.h"
+#include "replay/block-walk.h"
+#include "replay/replica.h"
+
+namespace understudy::replay {
+
+// A block of a volume as a number that sorts by volume, then by place.
+inline constexpr unsigned kBlockBits = 48;
+inline uint64_t block_key(uint64_t volume, uint64_t block) { return volume << kBlockBits | block; }
+
+struct SavedBlock {
+  uint64_t key;
+  uint32_t page;    // of the file; 0: the block was zeroes
+  uint32_t crc32c;  // of its bytes
+};
+static_assert(sizeof(SavedBlock) == 16);
+
+// Where an epoch begins.
+struct EpochStart {
+  uint64_t number = 0;
+  uint64_t log_offset = 0;
+  Point point;
+};
+
+// A stretch of an epoch in which only one incarnation wrote.
+struct EpochRun {
+  uint64_t incarnation, first_sequence, last_sequence;
+};
+inline constexpr size_t kEpochRunsMax = 128;
+
+class SavedBlocks {
+ public:
+  static std::string path_of(const std::string &directory, uint64_t number);
+  static Result<std::shared_ptr<SavedBlocks>> create(const std::string &directory, const EpochStart &start,
+                                                     const std::vector<uint64_t> &volume_bytes);
+  // EBADMSG: no epoch, or not one of these volumes. Reads a file that was not closed to its last whole batch.
+  static Result<std::shared_ptr<SavedBlocks>> open(const std::string &directory, uint64_t number,
+                                                   const std::vector<uint64_t> &volume_bytes);
+
+  const EpochStart &start() const { return start_; }
+  bool is_closed() const { return is_closed_; }
+  uint64_t bytes() const { return end_; }                 // of the file
+  const std::vector<EpochRun> &runs() const { return runs_; }  // of a closed one
+
+  // While it is open. How many blocks from `first` on are saved, or are not, like the first.
+  BlockMap::Run saved(size_t volume, uint64_t first, uint64_t count) const { return maps_[volume]->run(first, count); }
+  const std::vector<SavedBlock> &entries() const { return entries_; }  // in the order of saving
+  // A batch; `blocks` has kViewBlockBytes for each entry, whose page and checksum are filled in. Not in entries() and
+  // saved() before accept(). 0 or an errno: then nothing has happened.
+  int append(std::vector<SavedBlock> &batch, const uint8_t *blocks);
+  void accept(const std::vector<SavedBlock> &batch);
+  int sync();
+  // Writes index and footer. entries() stay until drop_entries().
+  int close(const std::vector<EpochRun> &runs);
+  void drop_entries();
+  // Cuts off what a crash may have left behind the last whole batch; it goes on from there.
+  int go_on();
+
+  // Any thread. The saved blocks among the `count` from `first_key` on. 0 or an errno.
+  int find(uint64_t first_key, uint64_t count, const std::function<void(const SavedBlock &)> &found) const;
+  int read(const SavedBlock &block, uint8_t *data) const;  // kViewBlockBytes
+
+ private:
+  explicit SavedBlocks(Fd fd) : fd_(std::move(fd)) {}
+  Status load(const std::string &path, uint64_t number, const std::vector<uint64_t> &volume_bytes);
+  bool load_footer();
+  int load_batches();
+  int read_index_page(uint64_t page, std::vector<SavedBlock> *entries) const;
+  bool fits(const SavedBlock &entry) const;
+
+  Fd fd_;
+  EpochStart start_;
+  std::vector<uint64_t> volume_bytes_;
+  std::vector<std::unique_ptr<BlockMap>> maps_;  // by volume; none when closed
+  std::vector<SavedBlock> entries_;
+  uint64_t end_ = 0;  // of the file, in bytes
+  bool is_closed_ = false;
+  uint64_t index_page_ = 0, index_pages_ = 0;
+  std::vector<EpochRun> runs_;
+};
+
+}  // namespace understudy::replay
