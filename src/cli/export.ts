@@ -18,6 +18,7 @@ import {
   stateOption,
   type TlsFlags,
 } from './options.js'
+import { positionText, shortTime } from './timeline.js'
 
 interface ExportFlags extends StateFlag, TlsFlags {
   listen?: string
@@ -26,14 +27,18 @@ interface ExportFlags extends StateFlag, TlsFlags {
   end?: boolean
   saved?: string | true
   format: ExportFormat
+  at?: string
 }
 
 const help = `
 Asked on the standby's host. The copy is frozen at its applied watermark: a cut of the master's history. With
 --writable clients may write to an overlay that is thrown away with the export. Replication goes on meanwhile.
+With --at it is any moment of the history that a standby with --history keeps; 'understudy history --help' says how one is
+written. Several moments can be exported at once.
 
 Example: understudy export disk1 --listen unix:/tmp/disk1.sock
          nbdcopy 'nbd+unix:///disk1?socket=/tmp/disk1.sock' copy.img
+         understudy export disk1 --listen unix:/tmp/then.sock --at -15min --writable
 `
 
 export function exportCommand(): Command {
@@ -45,6 +50,7 @@ export function exportCommand(): Command {
       'where clients reach it: unix:PATH or HOST:PORT (loopback, unless [nbd] insecure is set)',
       parser(absoluteAddress),
     )
+    .option('--at <moment>', 'not as it is now, but as it was: a position, a time, -90s, or a label (needs --history)')
     .option('--writable', 'let clients write to a throw-away overlay')
     .option(
       '--saved [file]',
@@ -83,9 +89,15 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
     format: flags.format,
     ...tlsRequest(flags),
     saved: flags.saved === undefined ? '' : flags.saved === true ? 'newest' : resolve(flags.saved),
+    at: flags.at ?? '',
   }
+  if (flags.at?.trim() === '') throw new UsageError('export: --at is empty; without it, the copy is as it is now')
   for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
     print(event.uri)
+    const { position, time } = event
+    // On stderr: what is printed otherwise is where it is served.
+    const when = time === undefined ? '' : `, ${shortTime(time)}`
+    if (flags.at !== undefined) process.stderr.write(`${volume} as it was at ${positionText(position)}${when}\n`)
     if (request.detach) return
   }
   if (!signal.aborted) throw new OperationError('DAEMON_LEFT', `export: the daemon ended the export of '${volume}'`)

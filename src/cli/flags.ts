@@ -52,6 +52,7 @@ export interface StandbyFlags extends TlsFlags {
   metrics?: string
   stagingSize?: string
   cacheSize?: string
+  history?: string
   drainTimeout?: string
 }
 
@@ -103,6 +104,7 @@ export function standbyTree(flags: StandbyFlags): Tree {
     devices: flags.device === undefined ? undefined : devicesTree(flags.device),
     staging_size: flags.stagingSize,
     cache_size: flags.cacheSize,
+    history: flags.history,
     drain_timeout: flags.drainTimeout,
   }
   const nbd = given(tlsTree(flags))

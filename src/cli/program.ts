@@ -11,7 +11,10 @@ import { attachCommand, detachCommand } from './attach.js'
 import { checkConfigCommand } from './check-config.js'
 import { exportCommand } from './export.js'
 import { filterCommand } from './filter.js'
+import { findCommand } from './find.js'
+import { historyCommand } from './history.js'
 import { identityCommand } from './identity.js'
+import { markCommand } from './mark.js'
 import { masterCommand } from './master.js'
 import { promoteCommand } from './promote.js'
 import { resolveCommand } from './resolve.js'
@@ -57,6 +60,9 @@ export function createProgram(extra: Command[] = []): Command {
     statusCommand(),
     waitCommand(),
     exportCommand(),
+    historyCommand(),
+    markCommand(),
+    findCommand(),
     promoteCommand(),
     ...roleCommands(),
     resolveCommand(),

@@ -51,6 +51,7 @@ An understudy.toml (every key but state, and export and device of a volume, may 
   store = "/var/lib/understudy/store"
   listen = "0.0.0.0:7400"
   allow = ["ID of a master"]
+  history = "24h,100GiB"                  # keep every earlier moment so long, up to such a size; default: none
   staging_size = "20GiB"                  # what a resynchronisation may collect; default: what the disk has
   [standby.devices]
   disk7 = "/dev/vg0/disk7"                # instead of STORE/disk7/image.raw

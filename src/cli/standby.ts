@@ -44,6 +44,11 @@ export function standbyCommand(): Command {
       never (default: none; docs/recovery.md)`,
     )
     .option(
+      '--history <limits>',
+      `keep every earlier moment (docs/time-travel.md) so long, or up to such a size of each group, at least
+      ${formatSize(defaults.historyBytesMin)}, or both: 24h, 100GiB, 24h,100GiB (default: only what the copy shows)`,
+    )
+    .option(
       '--drain-timeout <time>',
       `how long a stop waits until everything is applied (default: ${defaults.drainTimeoutMs / 1000}s)`,
     )

@@ -1,5 +1,5 @@
 /** The status document as a table for people: one line a volume, what needs saying beneath it. */
-import type { FilterStatus, ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
+import type { FilterStatus, HistoryStatus, ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatDuration, formatSize } from '../core/units.js'
 import { type Columns, table } from './table.js'
 
@@ -64,6 +64,7 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   for (const { compression } of volume.peers)
     if (compression !== undefined && compression.reason !== '') lines.push(`not compressed: ${compression.reason}`)
   if (volume.filter !== undefined) lines.push(filterText(volume.filter))
+  if (volume.history !== undefined) lines.push(historyText(volume.history))
   const lease = leaseText(volume)
   if (lease !== '') lines.push(lease)
   const [unreadable] = volume.unreadable ?? []
@@ -72,6 +73,12 @@ function notes(volume: VolumeStatus, now: Date): string[] {
       `${volume.unreadable?.length} ranges of the device cannot be read, the first at ${unreadable.offset}; the standby keeps its copy of them`,
     )
   return lines
+}
+
+function historyText({ oldest, newest, bytes, pointCount }: HistoryStatus): string {
+  if (oldest === null || newest === null) return 'its history begins when the first copy is complete'
+  const span = formatDuration(Date.parse(newest.time) - Date.parse(oldest.time))
+  return `any moment of ${span} up to now is kept: ${formatSize(bytes)}, ${pointCount} labelled points`
 }
 
 function filterText({ keys, leftOutByRanges, leftOutBytes, replicatedWhole }: FilterStatus): string {

@@ -1,16 +1,20 @@
-/** The keys of a [[group]] that say what link and resynchronisation may take, and what a lost or slow standby means. */
+/**
+ * The keys of a [[group]] that say what link and resynchronisation may take, and what a lost or slow standby means; and
+ * what a standby's history may take.
+ */
 import type { TableReader } from './config-reader.js'
 import {
   compressions,
   defaults,
   type GroupConfig,
+  type HistoryLimits,
   onMaxLags,
   onStandbyLosses,
   type StandbyLoss,
 } from './config-types.js'
 import { UsageError } from './errors.js'
 import { nearest } from './nearest.js'
-import { parseDuration, parseRate, parseSize } from './units.js'
+import { formatSize, parseAge, parseDuration, parseRate, parseSize } from './units.js'
 
 type Policies = Pick<GroupConfig, 'bandwidth' | 'compress' | 'resyncRate' | 'standbyLoss' | 'maxLag' | 'onMaxLag'>
 
@@ -52,9 +56,7 @@ function parseStandbyLoss(text: string): StandbyLoss {
 function parseMaxLag(text: string): GroupConfig['maxLag'] {
   const lag = { bytes: 0, milliseconds: 0 }
   for (const part of text.split(',')) {
-    const unit = /[a-z]*$/.exec(part.trim())?.[0] ?? ''
-    if (unit === 'm') throw new UsageError(`'${part}': megabytes or minutes? Write it like 64MiB or 2min`)
-    if (['ms', 's', 'min', 'h', 'd'].includes(unit)) lag.milliseconds = parseDuration(part)
+    if (isTime(part)) lag.milliseconds = parseDuration(part)
     else lag.bytes = parseSize(part)
   }
   if (lag.bytes === 0 && lag.milliseconds === 0)
@@ -64,6 +66,27 @@ function parseMaxLag(text: string): GroupConfig['maxLag'] {
   if (lag.milliseconds > 0 && lag.milliseconds < lagMsMin)
     throw new UsageError(`'${text}': no standby is that fast; at least ${lagMsMin}ms`)
   return lag
+}
+
+function isTime(text: string): boolean {
+  const unit = /[a-z]*$/.exec(text.trim())?.[0] ?? ''
+  if (unit === 'm') throw new UsageError(`'${text}': megabytes or minutes? Write it like 64MiB or 2min`)
+  return ['ms', 's', 'min', 'h', 'd'].includes(unit)
+}
+
+/** "24h", "100GiB", or both: "24h,100GiB". What has a unit of time is a time. */
+export function parseHistory(text: string): HistoryLimits {
+  const history = { ageMs: 0, bytes: 0 }
+  for (const part of text.split(',')) {
+    if (isTime(part)) history.ageMs = parseAge(part)
+    else history.bytes = parseSize(part)
+  }
+  const { ageMs, bytes } = history
+  if (ageMs === 0 && bytes === 0)
+    throw new UsageError(`'${text}' keeps nothing; write it like 24h, 100GiB or 24h,100GiB, or leave it out`)
+  if (bytes > 0 && bytes < defaults.historyBytesMin)
+    throw new UsageError(`${text} is too small: a history needs at least ${formatSize(defaults.historyBytesMin)}`)
+  return history
 }
 
 const lagBytesMin = 64 << 10

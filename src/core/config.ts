@@ -25,7 +25,7 @@ import {
   transports,
   type VolumeConfig,
 } from './config-types.js'
-import { readPolicies } from './config-policies.js'
+import { parseHistory, readPolicies } from './config-policies.js'
 import { type ConfigSource, Problems, TableReader } from './config-reader.js'
 import { ConfigError, describe, UsageError } from './errors.js'
 import { parseLease } from './lease.js'
@@ -200,6 +200,8 @@ function readStandby(table: TableReader, path: (text: string) => string): Standb
     cacheBytes: table.parsed('cache_size', parseSize, true) ?? 0,
     drainTimeoutMs: table.parsed('drain_timeout', parseDuration, true) ?? defaults.drainTimeoutMs,
   }
+  const history = table.parsed('history', parseHistory)
+  if (history !== undefined) standby.history = history
   const devices = table.table('devices')
   for (const name of devices?.names() ?? []) {
     const what = nameProblem(name)

@@ -254,6 +254,17 @@ function addStandby(dashboard: DashboardBuilder): void {
       ]),
     )
     .withPanel(
+      graph('History', 'What is kept for earlier moments; of it, blocks as they were before.', 'bytes', [
+        [`understudy_history_bytes{${ofGroup}}`, 'kept {{group}}'],
+        [`understudy_history_saved_bytes{${ofGroup}}`, 'blocks {{group}}'],
+      ]),
+    )
+    .withPanel(
+      graph('Oldest moment', 'How far back an export can go.', 's', [
+        [`time() - (understudy_history_oldest_timestamp_seconds{${ofGroup}} > 0)`, '{{group}}'],
+      ]),
+    )
+    .withPanel(
       graph('Master last heard', 'Time since the last byte from the master.', 's', [
         [`time() - (understudy_standby_last_heard_timestamp_seconds{${ofGroup}} > 0)`, '{{group}}'],
       ]),

@@ -8,6 +8,7 @@ import { mapMetrics } from './map-metrics.js'
 import { recoveryMetrics } from './recovery-metrics.js'
 import { requestMetrics } from './request-metrics.js'
 import type { Snapshot } from './source.js'
+import { historyMetrics } from './history-metrics.js'
 import { standbyMetrics } from './standby-metrics.js'
 import { statusMetrics } from './status-metrics.js'
 
@@ -33,5 +34,6 @@ export const metricDefinitions = (): MetricDefinition[] => [
   ...mapMetrics,
   ...standbyMetrics,
   ...recoveryMetrics,
+  ...historyMetrics,
   ...daemonMetrics,
 ]

@@ -124,7 +124,10 @@ export class GroupHistory {
   /** '' for from and to: all there is. */
   async list(action: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
     const state = this.#kept(action)
-    const [first, last] = [this.#border(action, from, state.oldest), this.#border(action, to, state.newest)]
+    const [first, last] = [
+      from === '' ? state.oldest : this.#border(action, from, state),
+      to === '' ? state.newest : this.#border(action, to, state),
+    ]
     if (first.timeNs > last.timeNs)
       throw new OperationError(
         'NO_MOMENT',
@@ -133,7 +136,10 @@ export class GroupHistory {
     const { addon } = this.deps
     try {
       const found = await addon.replicaMoments(this.#replica(action), first.timeNs, last.timeNs + 1n, buckets)
-      const labelled = this.#labelled(state).filter(({ timeNs }) => timeNs >= first.timeNs && timeNs <= last.timeNs)
+      // A mark of an idle volume is younger than its newest record.
+      const isFrom = (timeNs: bigint): boolean => first === state.oldest || timeNs >= first.timeNs
+      const isUntil = (timeNs: bigint): boolean => last === state.newest || timeNs <= last.timeNs
+      const labelled = this.#labelled(state).filter(({ timeNs }) => isFrom(timeNs) && isUntil(timeNs))
       return {
         from: first,
         to: last,
@@ -147,9 +153,7 @@ export class GroupHistory {
   }
 
   /** A moment as the end of a stretch; what lies outside of the history is cut off. */
-  #border(action: string, text: string, otherwise: Point): Point {
-    if (text === '') return otherwise
-    const state = this.#kept(action)
+  #border(action: string, text: string, state: HistoryState): Point {
     const moment = parseMoment(text, this.deps.clock.wallMs())
     const timeNs = this.#timeOf(action, moment, state)
     if (timeNs <= state.oldest.timeNs) return state.oldest

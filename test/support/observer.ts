@@ -72,7 +72,8 @@ export class Observer {
   }
 }
 
-async function readAll(path: string, name: string, sizeBytes: number): Promise<Buffer> {
+/** All that an export holds, through a client of its own. */
+export async function readAll(path: string, name: string, sizeBytes: number): Promise<Buffer> {
   const client = await NbdClient.attach({ path }, name)
   try {
     const content = Buffer.alloc(sizeBytes)
