@@ -17,6 +17,7 @@ export interface MasterFlags extends TlsFlags {
   onStandbyLoss?: string
   transport?: string
   metrics?: string
+  onEvent?: string
   readOnly?: boolean
   direct?: boolean
   unixMode?: string
@@ -50,6 +51,7 @@ export interface StandbyFlags extends TlsFlags {
   transport?: string
   device?: string[]
   metrics?: string
+  onEvent?: string
   stagingSize?: string
   cacheSize?: string
   history?: string
@@ -92,7 +94,13 @@ export function masterTree(flags: MasterFlags): Tree {
     max_connections: flags.maxConnections,
     ...tlsTree(flags),
   }
-  return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd: given(nbd), group: [given(group)] })
+  return given({
+    state: flags.state,
+    metrics: metricsTree(flags.metrics),
+    on_event: flags.onEvent,
+    nbd: given(nbd),
+    group: [given(group)],
+  })
 }
 
 export function standbyTree(flags: StandbyFlags): Tree {
@@ -108,7 +116,13 @@ export function standbyTree(flags: StandbyFlags): Tree {
     drain_timeout: flags.drainTimeout,
   }
   const nbd = given(tlsTree(flags))
-  return given({ state: flags.state, metrics: metricsTree(flags.metrics), nbd, standby: given(standby) })
+  return given({
+    state: flags.state,
+    metrics: metricsTree(flags.metrics),
+    on_event: flags.onEvent,
+    nbd,
+    standby: given(standby),
+  })
 }
 
 function tlsTree(flags: TlsFlags): Tree {

@@ -41,6 +41,7 @@ export function masterCommand(): Command {
       `quic, or webtransport: the same inside of TLS over TCP, for networks without UDP; slower (default: ${defaults.transport})`,
     )
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
+    .option('--on-event <command>', 'tell this shell command what becomes of volumes (docs/operations.md)')
     .option('--read-only', 'refuse writes of clients')
     .option(
       '--direct',

@@ -34,6 +34,7 @@ export function standbyCommand(): Command {
     )
     .option('--device <volume=path>', 'keep this volume on a block device instead of a file (repeatable)', volumeDevice)
     .option('--metrics <host:port>', 'serve Prometheus metrics there (default: not at all)')
+    .option('--on-event <command>', 'tell this shell command what becomes of volumes (docs/operations.md)')
     .option(
       '--staging-size <size>',
       `what a resynchronisation may collect beside the copy, at least ${formatSize(defaults.stagingBytesMin)}; beyond it the operator is asked (default: what the disk has)`,

@@ -159,6 +159,8 @@ export interface Config {
   /** Holds identity, lock, control socket, dirty maps. Absolute. */
   state: string
   metrics?: HostPort
+  /** A shell command that is told what becomes of volumes. */
+  onEvent?: string
   nbd: NbdConfig
   standby?: StandbyConfig
   groups: GroupConfig[]

@@ -117,6 +117,7 @@ function read(values: Record<string, unknown>, source: ConfigSource, base: strin
   const metrics = root.table('metrics')
   const metricsListen = metrics?.parsed('listen', parseHostPort)
   metrics?.end()
+  const onEvent = root.string('on_event')
   const nbd = readNbd(root.table('nbd') ?? new TableReader({}, ['nbd'], problems), path)
   const standbyTable = root.table('standby')
   const standby = standbyTable === undefined ? undefined : readStandby(standbyTable, path)
@@ -125,6 +126,7 @@ function read(values: Record<string, unknown>, source: ConfigSource, base: strin
   checkWhole({ nbd, standby, groups }, problems)
   const config: Config = { state: state === '' ? '' : path(state), nbd, groups: groups.map(({ group }) => group) }
   if (metricsListen !== undefined) config.metrics = metricsListen
+  if (onEvent !== undefined) config.onEvent = onEvent
   if (standby !== undefined) config.standby = standby
   if (file !== undefined) config.file = resolve(file)
   return { config, problems: problems.list }

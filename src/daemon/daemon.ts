@@ -28,6 +28,7 @@ import { Copies } from './copies.js'
 import type { DaemonOptions } from './daemon-options.js'
 import { Doors } from './doors.js'
 import { adoptClients, closeEstate, type Estate, handOverDrainMs, takeClients, untilReleased } from './estate.js'
+import { drillEvent, EventCommand } from './event-command.js'
 import { EventHub } from './event-hub.js'
 import { type HostIdentity, loadIdentity } from './identity.js'
 import { NbdFront, type OpenListener } from './nbd-front.js'
@@ -68,6 +69,7 @@ export class Daemon {
   private readonly listeners = new Map<string, OpenListener>()
   private standbyRole: StandbyRole | undefined
   private images: Residency | undefined
+  private eventCommand: EventCommand | undefined
   private allowList: AllowList | undefined
   private lock: StateLock | undefined
   /** What a start that fails takes away again: the first directory that was made for STATE. */
@@ -110,6 +112,7 @@ export class Daemon {
         hold: volume => this.residency?.hold(volume) ?? ((): undefined => undefined),
         listen: (path, volumes) => this.front.listen({ kind: 'unix', path }, this.machineNbd(), volumes),
         serve: () => this.serve(),
+        drilled: (machine, result) => this.eventCommand?.tell(drillEvent(machine, result)),
       },
       () => this.standbyRole?.copiedGroups() ?? [],
     )
@@ -221,6 +224,7 @@ export class Daemon {
   async close(): Promise<void> {
     this.closing = true
     this.attachments.stop()
+    this.eventCommand?.stop()
     await this.starting?.catch(() => undefined)
     await this.changing
     await this.carryingOn
@@ -280,6 +284,7 @@ export class Daemon {
     this.options.addon.pauseListeners(false)
     await this.doors.open(this, this.config, this.options.log, estate.doors)
     this.carryingOn = this.recovery.carryOn()
+    this.tellEvents()
   }
 
   /**
@@ -294,6 +299,7 @@ export class Daemon {
     this.attachments.stop()
     await this.carryingOn
     await this.recovery.close('another daemon goes on in place of this one')
+    this.eventCommand?.stop()
     const doors = await this.doors.giveUp()
     const listeners = this.front.giveUp()
     const port = this.standbyRole?.port
@@ -330,6 +336,7 @@ export class Daemon {
     this.front.serve()
     this.newState = undefined
     this.carryingOn = this.recovery.carryOn()
+    this.tellEvents()
   }
 
   private async openInOrder(estate?: Estate): Promise<void> {
@@ -349,6 +356,13 @@ export class Daemon {
       if (this.standbyRole?.has(group.name) !== true) await step(() => this.openMaster(group))
     }
     this.heldLeases = new Map() // Whatever is opened later begins anew.
+  }
+
+  private tellEvents(): void {
+    const { onEvent: command } = this.config
+    if (command === undefined || this.closing) return
+    const log = this.options.log.area('event')
+    this.eventCommand = new EventCommand({ command, log, clock: systemClock, status: () => this.status().volumes })
   }
 
   private deps(area: string): RoleDeps {

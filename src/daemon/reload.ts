@@ -109,6 +109,7 @@ function restartReasons(before: Config, after: Config): string[] {
   }
   compare('state', before.state, after.state)
   compare('metrics.listen', before.metrics, after.metrics)
+  compare('on_event', before.onEvent, after.onEvent)
   compare('nbd.unix_mode', before.nbd.unixMode, after.nbd.unixMode)
   compare('nbd.unix_group', before.nbd.unixGroup, after.nbd.unixGroup)
   compare('nbd.insecure', before.nbd.insecure, after.nbd.insecure)

@@ -110,6 +110,7 @@ export class Drills {
           const seconds = (clock.monotonicMs() - beganMs) / 1000
           const result = { startedAt, ...outcome, seconds, position: view.position, at: wish.at }
           this.#note(directory, machine.name, result)
+          this.stage.drilled?.(machine, result)
           return result
         } finally {
           listener.close()

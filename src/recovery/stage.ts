@@ -6,6 +6,7 @@ import type { ExportedVolume } from '../standby/open-volumes.js'
 import type { GroupView, ViewOptions } from '../standby/views.js'
 import { type Disk, qemuArguments } from './command-line.js'
 import type { Machine } from './definition.js'
+import type { DrillResult } from './drill-file.js'
 import type { Machines } from './machines.js'
 
 /** Of Standby. */
@@ -28,6 +29,8 @@ export interface Stage {
   listen(path: string, volumes: ExportedVolume[]): { close(): void }
   /** After a promotion: clients are let in. Returns lines for people. */
   serve(): string[]
+  /** A drill has ended, and is noted. */
+  drilled?(machine: Machine, result: DrillResult): void
 }
 
 /** What a machine runs on that is thrown away. */
