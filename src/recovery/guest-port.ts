@@ -38,9 +38,9 @@ export class GuestPort {
   }
 }
 
-/** A line: `TCP[ESTABLISHED]  12  10.0.2.15  22  10.0.2.2  40000  0  0`: the guest's side comes first. */
+/** A line: `TCP[ESTABLISHED]  16  127.0.0.1  40001  10.0.2.15  22  0  0`. */
 export const isEstablished = (list: string, port: number): boolean =>
-  new RegExp(`TCP\\[ESTABLISHED\\]\\s+\\d+\\s+\\S+\\s+${port}\\s`).test(list)
+  new RegExp(`TCP\\[ESTABLISHED\\]\\s+\\d+\\s+\\S+\\s+\\d+\\s+\\S+\\s+${port}\\s`).test(list)
 
 /** A line: `TCP[HOST_FORWARD]  9  127.0.0.1  40001  10.0.2.15  22  0  0`. */
 export function forwardedPort(list: string, port: number): number | undefined {

@@ -20,6 +20,8 @@ export class Recovery {
   /** Of a daemon that was killed: to be ended. */
   readonly #abandoned: { directory: string; folder: RunFolder }[] = []
   readonly #seen = new Set<string>()
+  /** From here on whatever is found in the store is this daemon's own. */
+  #carriesOn = false
 
   constructor(
     private readonly stage: Stage,
@@ -29,9 +31,9 @@ export class Recovery {
     this.runs = new Runs(stage, this.drills)
   }
 
-  /** Whenever what is served may have changed; the first time it finds what was left behind. */
+  /** Whenever what is served may have changed; until everything is open, it finds what was left behind. */
   serve(): void {
-    for (const { group, directory } of this.groups()) {
+    for (const { group, directory } of this.#carriesOn ? [] : this.groups()) {
       if (this.#seen.has(group)) continue
       this.#seen.add(group)
       for (const folder of RunFolder.all(directory, this.stage.log))
@@ -43,6 +45,7 @@ export class Recovery {
 
   /** Once everything is open. Never throws. */
   async carryOn(): Promise<void> {
+    this.#carriesOn = true
     for (const { directory, folder } of this.#abandoned.splice(0)) {
       try {
         await this.drills.cleanUp(directory, folder)

@@ -128,6 +128,7 @@ export class Runs {
   /** A promoted one of a daemon before this one: it is looked after from here on. */
   adopt(group: string, folder: RunFolder): void {
     const { machine } = folder.record
+    if (this.#runs.has(machine)) return
     const qemu = Qemu.find(folder.pidFile, this.stage.clock)
     const run: Run = { machine, group, folder, qemu }
     this.#runs.set(machine, run)

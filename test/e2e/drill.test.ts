@@ -101,13 +101,13 @@ void t.test('drills of a machine', async t => {
   })
 
   await t.test('it has failed when the marker does not come in time, and the last lines are kept', async t => {
-    const failed = await drill(pair, '--marker', 'login:', '--timeout', '3s')
+    const failed = await drill(pair, '--marker', 'login:', '--timeout', '2s')
     t.equal(failed.code, 1)
-    t.match(failed.stdout, /^web: drill FAILED .*: the console did not say 'login:' within 3 s\n/)
+    t.match(failed.stdout, /^web: drill FAILED .*: the console did not say 'login:' within 2 s\n/)
     t.match(failed.stdout, /\n {2}\| .*counter 41\n/, "the console's last lines")
     const list = await pair.standby.command(['vm', 'list', '--json'])
     const [machine] = (JSON.parse(list.stdout) as MachinesDocument).machines
-    t.match(machine?.lastDrill, { passed: false, reason: "the console did not say 'login:' within 3 s" })
+    t.match(machine?.lastDrill, { passed: false, reason: "the console did not say 'login:' within 2 s" })
     await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, { ...labels, result: 'failed' })
     await nothingLeft(t, pair)
   })

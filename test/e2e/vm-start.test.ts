@@ -1,0 +1,145 @@
+// timeout: 150
+/**
+ * On stage: a machine with a real kernel counts on its master's disk, with an fsync a number; the master is killed, and
+ * `understudy vm start` runs the same machine on the standby's host, which finds at least the last number that was synced.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { Started } from '../../src/recovery/runs.js'
+import { becomes, launch, logged, metricBecomes, type Pair, startPair } from '../support/daemon.js'
+import { buildGuest, type Guest } from '../support/machine.js'
+
+const limitMs = 100_000
+
+/** npm run test:long */
+const isLong = process.env['UNDERSTUDY_LONG'] !== undefined
+
+const client = (pair: Pair): ControlClient => new ControlClient(pair.standby.state)
+
+async function addMachine(t: Test, pair: Pair, name: string, args: string[]): Promise<void> {
+  await client(pair).post('/vm/add', {
+    ...{ name, group: pair.volume, memoryBytes: 128 << 20, cpus: 1, firmware: 'bios', bus: 'virtio' },
+    qemuArguments: args,
+  })
+  // It outlives its daemon: whatever happens here, it is gone at the end.
+  t.teardown(() => pidOf(pair, name) > 0 && process.kill(pidOf(pair, name), 'SIGKILL'))
+}
+
+const runFolder = (pair: Pair): string => join(pair.scratch.path('store'), '.groups', pair.volume, 'running')
+const left = (pair: Pair): string[] => (existsSync(runFolder(pair)) ? readdirSync(runFolder(pair)) : [])
+
+/** Of the machine's QEMU; 0: it does not run. */
+function pidOf(pair: Pair, name: string): number {
+  const path = join(runFolder(pair), name, 'pid')
+  if (!existsSync(path)) return 0
+  const pid = Number(readFileSync(path, 'latin1'))
+  return pid > 0 && existsSync(`/proc/${pid}`) ? pid : 0
+}
+
+/** What a machine says on its console from now on. */
+function listen(t: Test, path: string): { readonly text: string } {
+  const heard = { text: '' }
+  const socket = connect(path).on('data', chunk => (heard.text += chunk.toString()))
+  socket.on('error', () => undefined)
+  t.teardown(() => socket.destroy())
+  return heard
+}
+
+const start = (pair: Pair, machine: string, flags: object = {}): Promise<Started> =>
+  client(pair).post<Started>('/vm/start', { machine, acceptLoss: true, ...flags })
+
+/** Runs on the master's disk until it has said `numbers` of them; then master and machine are killed at once. */
+async function countAndDie(t: Test, pair: Pair, guest: Guest, numbers: number): Promise<number> {
+  const disk = ['-drive', `file=${pair.uri},format=raw,if=virtio`]
+  const common = ['-nodefaults', '-display', 'none', '-serial', 'stdio', '-m', '128', '-no-reboot']
+  const machine = launch(t, 'machine', 'qemu-system-x86_64', [...common, ...guest.arguments('count'), ...disk])
+  await machine.printed(new RegExp(`^COUNTER ${numbers}\\b`, 'm'), limitMs)
+  await pair.master.kill()
+  await machine.kill()
+  return Math.max(...[...machine.stdout.matchAll(/^COUNTER (\d+)\r?$/gm)].map(match => Number(match[1])))
+}
+
+void t.test('a machine goes on where its disks were synced last', async t => {
+  const pair = await startPair(t)
+  const guest = await buildGuest(pair.scratch)
+  await addMachine(t, pair, 'web', guest.arguments('count'))
+  await addMachine(t, pair, 'twin', [])
+  const last = await countAndDie(t, pair, guest, 10)
+
+  await t.test('it is not started while the master may have written more', async t => {
+    const refused = await pair.standby.command(['vm', 'start', 'web'])
+    t.same([refused.code, left(pair)], [3, []])
+    t.match(refused.stderr, /^understudy: promote disk1: .* say --accept-loss\n$/)
+  })
+
+  await t.test('two requests at once start one machine, which finds the last number that was synced', async t => {
+    const both = await Promise.allSettled([start(pair, 'web'), start(pair, 'web')])
+    const [started] = both.flatMap(result => (result.status === 'fulfilled' ? [result.value] : []))
+    const [refused] = both.flatMap(result => (result.status === 'rejected' ? [result.reason as Error] : []))
+    t.match(refused?.message, /^vm start web: web is being started since /)
+    t.equal(pidOf(pair, 'web'), started?.pid, 'it runs')
+    const heard = listen(t, started?.console ?? '')
+    await becomes(t, 'it says what its disk holds', () => heard.text.includes('HOLDS '), limitMs)
+    const found = Number(/HOLDS (\d+)/.exec(heard.text)?.[1])
+    t.ok(found >= last, `${found} is at least ${last}`)
+    await metricBecomes(t, pair.metrics.standby, 'understudy_machine_running', 1, { machine: 'web' })
+    const again = await pair.standby.command(['vm', 'start', 'web', '--accept-loss'])
+    t.same([again.code, /runs \(process \d+\) since/.test(again.stderr)], [3, true])
+    const twin = await pair.standby.command(['vm', 'start', 'twin', '--accept-loss'])
+    t.same([twin.code, /vm start twin: web runs/.test(twin.stderr)], [3, true], 'and no other on the same disks')
+    const descriptors = readdirSync(`/proc/${started?.pid ?? 0}/fd`).length
+    t.ok(descriptors < 60, `${descriptors} files: none of the daemon's`)
+  })
+
+  await t.test('it outlives a daemon that is killed, and has its disks again with the next one', async t => {
+    const pid = pidOf(pair, 'web')
+    await pair.standby.kill()
+    await pair.standby.restart()
+    t.equal(pidOf(pair, 'web'), pid)
+    await metricBecomes(t, pair.metrics.standby, 'understudy_machine_running', 1, { machine: 'web' })
+    await logged(t, pair.standby, /connected to export 'disk1'/, 'its disk is served again')
+    const heard = listen(t, join(runFolder(pair), 'web/console'))
+    await becomes(t, 'and it goes on counting', () => heard.text.includes('COUNTER '), limitMs)
+    const stopped = await pair.standby.command(['vm', 'stop', 'web', '--force'])
+    t.same([stopped.code, stopped.stdout], [0, 'web: it has ended\n'])
+    t.same([pidOf(pair, 'web'), left(pair)], [0, []], 'and nothing is left')
+    const printed = await pair.standby.command(['vm', 'start', 'web', '--print'])
+    t.match(printed.stdout, /^qemu-system-x86_64 .*nbd\.sock/, 'what to run instead')
+    t.equal((await pair.standby.command(['vm', 'stop', 'web'])).code, 0)
+  })
+})
+
+if (isLong)
+  void t.test('a drill has passed when a program of the guest accepts connections to a port', async t => {
+    const pair = await startPair(t, { sizeBytes: 16 << 20 })
+    await addMachine(t, pair, 'door', (await buildGuest(pair.scratch)).arguments('listen'))
+    const drill = await pair.standby.command(['vm', 'drill', 'door', '--port', '22', '--timeout', '90s'], { limitMs })
+    t.match(drill.stdout, /^door: drill passed after .*: TCP port 22 answers\n$/)
+  })
+
+void t.test('a daemon that is killed in the middle of a start leaves nothing, or goes on', async t => {
+  const pair = await startPair(t, { sizeBytes: 16 << 20 })
+  await addMachine(t, pair, 'web', ['-accel', 'tcg']) // With nothing to boot from: it stands still.
+  await pair.master.kill()
+  for (const delayMs of isLong ? [0, 3, 10, 30, 100] : [10]) {
+    const asked = start(pair, 'web').catch((error: unknown) => error)
+    await new Promise(resolve => setTimeout(resolve, delayMs))
+    await pair.standby.kill()
+    await asked
+    await pair.standby.restart()
+    const isPromoted = async (): Promise<boolean> => (await pair.standby.volume('disk1')).role === 'master'
+    if (!(await isPromoted())) {
+      await becomes(t, `${delayMs} ms: not promoted, and nothing is left`, () => left(pair).length === 0)
+      continue
+    }
+    await becomes(t, `${delayMs} ms: promoted, and it runs or was not asked for`, () => left(pair).length === 0 || pidOf(pair, 'web') > 0) // prettier-ignore
+    if (pidOf(pair, 'web') > 0) {
+      await metricBecomes(t, pair.metrics.standby, 'understudy_machine_running', 1, { machine: 'web' })
+      t.equal((await pair.standby.command(['vm', 'stop', 'web', '--force'])).code, 0)
+    }
+    t.same(left(pair), [], 'and ends as any other')
+  }
+})
