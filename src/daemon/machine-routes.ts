@@ -14,6 +14,7 @@ export function machineRoutes(daemon: Daemon): Routes {
     'POST /vm/add': fields => add(daemon, fields),
     'POST /vm/remove': fields => {
       const name = fields.string('name')
+      daemon.recovery.refuseWhileOnStage('vm remove', name)
       const { machine } = daemon.machines.remove(name)
       return messages(`${name}: removed; the copy of group ${machine.group} stays as it is`)
     },

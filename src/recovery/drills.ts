@@ -72,6 +72,10 @@ export class Drills {
     }
   }
 
+  isRunning(machine: string): boolean {
+    return [...this.#running].some(running => running.machine === machine)
+  }
+
   #judge(action: string, { marker, port }: DrillRequest, { machine }: Found): void {
     if (this.#closing) throw new OperationError('STOPPING', `${action}: the daemon is stopping`)
     if (marker === '' && port === 0)

@@ -2,7 +2,7 @@
  * Machines on stage: drills and starts, as the daemon sees them. What another daemon has left behind is found before
  * anything is served, ended where it was on views, and gone on with where it was promoted.
  */
-import { describe } from '../core/errors.js'
+import { describe, SafetyRefusal } from '../core/errors.js'
 import type { DrillResult } from './drill-file.js'
 import { type DrillFigures, Drills } from './drills.js'
 import { RunFolder } from './run-folder.js'
@@ -59,6 +59,15 @@ export class Recovery {
   /** For a list of machines. */
   state(machine: string): { run: RunFigures | null; lastDrill: DrillResult | null } {
     return { run: this.runs.state(machine), lastDrill: this.drills.last(machine) ?? null }
+  }
+
+  /** Its definition is what ends it, or carries it on after a crash. */
+  refuseWhileOnStage(action: string, machine: string): void {
+    const run = this.runs.state(machine)
+    const what =
+      run !== null ? `it runs since ${run.since}; 'understudy vm stop ${machine}' ends it` : 'a drill of it runs'
+    if (run !== null || this.drills.isRunning(machine))
+      throw new SafetyRefusal('RUNNING', `${action} ${machine}: ${what}`)
   }
 
   figures(): RecoveryFigures {

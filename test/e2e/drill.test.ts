@@ -117,6 +117,8 @@ void t.test('drills of a machine', async t => {
     await metricBecomes(t, pair.metrics.standby, 'understudy_drills_running', 8, labels)
     const ninth = await drill(pair, '--marker', 'never')
     t.same([ninth.code, ninth.stderr], [1, 'understudy: vm drill web: 8 drills are running already; wait for one to end\n']) // prettier-ignore
+    const removed = await pair.standby.command(['vm', 'remove', 'web'])
+    t.same([removed.code, removed.stderr], [3, 'understudy: vm remove web: a drill of it runs\n'])
     await say(pair, 'counter 42')
     await inSync(pair)
     await becomes(t, 'all of them run', () => processes(pair).length === 8)
