@@ -8,7 +8,7 @@
       'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', '_GNU_SOURCE'],
       'cflags!': ['-O3'],
       'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20', '-O3'],
-      'cflags': ['-O2', '-g', '-Wall', '-Wextra', '-fvisibility=hidden', '-pthread'],
+      'cflags': ['-O2', '-g1', '-Wall', '-Wextra', '-fvisibility=hidden', '-pthread'],
       'cflags_cc': ['-std=c++20', '-fexceptions', '-Wno-missing-field-initializers', '-Wno-cast-function-type'],
       'ldflags': ['-pthread'],
       'libraries': ['-lngtcp2_crypto_gnutls', '-lngtcp2', '-lgnutls', '-lblkid', '-lext2fs', '-lcom_err', '-lzstd', '-llz4']

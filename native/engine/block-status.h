@@ -81,7 +81,7 @@ inline StatusExtents dirty_status(const Volume &volume, uint64_t start, uint64_t
   end = std::min(end, start + kStatusBytesMax);
   while (start < end && !extents.full()) {
     const uint64_t stop = volume.dirty.same_until(start, end);
-    extents.add(stop - start, volume.dirty.is_dirty(start) ? nbd::kStateDirty : 0);
+    extents.add(stop - start, volume.dirty.is_dirty(start) ? uint32_t{nbd::kStateDirty} : 0);
     start = stop;
   }
   return extents;

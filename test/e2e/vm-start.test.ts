@@ -9,8 +9,10 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { Started } from '../../src/recovery/runs.js'
-import { becomes, launch, logged, metricBecomes, type Pair, startPair } from '../support/daemon.js'
+import { becomes, launch, logged, metricBecomes, type Pair, scratch, sparseFile, startPair } from '../support/daemon.js'
 import { buildGuest, type Guest } from '../support/machine.js'
+import { NbdClient } from '../support/nbd-client.js'
+import { startSuccession } from '../support/takeover.js'
 
 const limitMs = 100_000
 
@@ -52,10 +54,10 @@ const start = (pair: Pair, machine: string, flags: object = {}): Promise<Started
   client(pair).post<Started>('/vm/start', { machine, acceptLoss: true, ...flags })
 
 /** Runs on the master's disk until it has said `numbers` of them; then master and machine are killed at once. */
-async function countAndDie(t: Test, pair: Pair, guest: Guest, numbers: number): Promise<number> {
-  const disk = ['-drive', `file=${pair.uri},format=raw,if=virtio`]
+async function countAndDie(t: Test, pair: Pair, guest: Guest, numbers: number, others: string[] = []): Promise<number> {
+  const disks = [pair.uri, ...others].flatMap(uri => ['-drive', `file=${uri},format=raw,if=virtio`])
   const common = ['-nodefaults', '-display', 'none', '-serial', 'stdio', '-m', '128', '-no-reboot']
-  const machine = launch(t, 'machine', 'qemu-system-x86_64', [...common, ...guest.arguments('count'), ...disk])
+  const machine = launch(t, 'machine', 'qemu-system-x86_64', [...common, ...guest.arguments('count'), ...disks])
   await machine.printed(new RegExp(`^COUNTER ${numbers}\\b`, 'm'), limitMs)
   await pair.master.kill()
   await machine.kill()
@@ -119,6 +121,78 @@ if (isLong)
     const drill = await pair.standby.command(['vm', 'drill', 'door', '--port', '22', '--timeout', '90s'], { limitMs })
     t.match(drill.stdout, /^door: drill passed after .*: TCP port 22 answers\n$/)
   })
+
+if (isLong)
+  void t.test(
+    'two disks at ten earlier moments: each exactly what was synced then, the second never before the first (G2)',
+    async t => {
+      const pair = await startTwoDisks(t)
+      const guest = await buildGuest(pair.scratch)
+      await addMachine(t, pair, 'web', guest.arguments('count'))
+      const last = await countAndDie(t, pair, guest, 40, [pair.uri.replace('disk1?', 'disk2?')])
+      const flushes = await flushesOf(pair)
+      t.ok(flushes.length >= 2 * last, `${flushes.length} flushes for ${last} numbers on two disks`)
+
+      let before = [-1, -1]
+      for (let moment = 1; moment <= 10; moment++) {
+        const flush = flushes[Math.floor((flushes.length * moment) / 10) - 1]
+        const at = `${flush?.incarnation}:${flush?.sequence}`
+        const shown = await Promise.all(['disk1', 'disk2'].map(volume => numberAt(pair, volume, at)))
+        const drill = await pair.standby.command(
+          ['vm', 'drill', 'web', '--at', at, '--marker', 'COUNTER ', '--timeout', '90s', '--json'],
+          { limitMs },
+        )
+        const { console: lines = [] } = JSON.parse(drill.stdout) as { console?: string[] }
+        const held = /^HOLDS (-?\d+) (-?\d+)/m.exec(lines.join('\n'))?.slice(1).map(Number) ?? []
+        const [first = NaN, second = NaN] = held
+        t.same(held, shown, `${at}: ${held.join(' ')}, as an export of the moment has it`)
+        t.ok(first === second || first === second + 1, 'the second disk follows the first')
+        t.ok(first >= (before[0] ?? 0) && second >= (before[1] ?? 0), 'and neither goes back')
+        before = held
+      }
+      t.ok((before[0] ?? -1) >= last, `the last of them has all that was synced: ${last}`)
+
+      const started = await start(pair, 'web')
+      const heard = listen(t, started.console)
+      await becomes(t, 'it says what its disks hold', () => heard.text.includes('COUNTER '), limitMs)
+      const [, first, second] = /HOLDS (\d+) (\d+)/.exec(heard.text) ?? []
+      t.ok(
+        Number(first) >= last && Number(first) - Number(second) <= 1,
+        `started: ${first} ${second}, at least ${last}`,
+      )
+      t.equal((await pair.standby.command(['vm', 'stop', 'web', '--force'])).code, 0)
+    },
+  )
+
+/** One group of the volumes disk1 and disk2, and a standby that keeps a history. */
+async function startTwoDisks(t: Test): Promise<Pair> {
+  const second = await sparseFile(scratch(t).path('second.img'), 16 << 20)
+  return startSuccession(t, {
+    ...{ sizeBytes: 16 << 20, standby: ['--history', '1h'], toml: 'name = "disk1"' },
+    volumeToml: `[[group.volume]]\nexport = "disk2"\ndevice = "${second}"`,
+  })
+}
+
+/** Oldest first. */
+async function flushesOf(pair: Pair): Promise<{ incarnation: string; sequence: string }[]> {
+  const { stdout } = await pair.standby.command(['history', pair.volume, '--json'])
+  const { points } = JSON.parse(stdout) as { points: { kind: string; incarnation: string; sequence: string }[] }
+  const flushes = points.filter(({ kind }) => kind === 'flush')
+  return flushes.sort((a, b) => Number(BigInt(a.sequence) - BigInt(b.sequence)))
+}
+
+/** What the guest has written there, as an export of that moment has it. */
+async function numberAt(pair: Pair, volume: string, at: string): Promise<number> {
+  const path = pair.scratch.path(`${volume}-at.sock`)
+  const address = `unix:${path}`
+  const exported = await pair.standby.command(['export', volume, '--at', at, '--listen', address, '--detach'])
+  if (exported.code !== 0) throw new Error(exported.stderr)
+  const reader = await NbdClient.attach({ path }, volume)
+  const { data } = await reader.read(65_536, 4096)
+  reader.destroy()
+  await pair.standby.command(['export', volume, '--end', '--listen', address])
+  return data[0] === 0 ? 0 : Number.parseInt(data.toString('latin1'))
+}
 
 void t.test('a daemon that is killed in the middle of a start leaves nothing, or goes on', async t => {
   const pair = await startPair(t, { sizeBytes: 16 << 20 })

@@ -76,6 +76,9 @@ class Replica final : public replay::Replica {
   Status seal(uint64_t) override { return Status::good(); }
   Status catch_up(uint64_t) override { return Status::good(); }
   Result<View> view(size_t, bool) override { return Status::failed(ENODATA, "view"); }
+  std::optional<replay::HistorySummary> history() const override { return std::nullopt; }
+  Result<replay::HistoryTimeline> timeline(uint64_t, uint64_t, size_t) const override { return Status::failed(ENODATA, "timeline"); }
+  Result<Views> views(const std::vector<size_t> &, const replay::Moment &, bool) override { return Status::failed(ENODATA, "views"); }
   uint64_t received = 0, questions = 0;
 
  private:
