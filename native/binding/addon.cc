@@ -98,7 +98,6 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::drain_replica>(exports, "drainReplica");
   add<&Addon::seal_replica>(exports, "sealReplica");
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
-  add<&Addon::replica_view>(exports, "replicaView");
   add<&Addon::replica_view_at>(exports, "replicaViewAt");
   add<&Addon::replica_history>(exports, "replicaHistory");
   add<&Addon::replica_moments>(exports, "replicaMoments");

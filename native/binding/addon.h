@@ -107,7 +107,6 @@ class Addon {
   Napi::Value drain_replica(Call call);
   Napi::Value seal_replica(Call call);
   Napi::Value catch_up_replica(Call call);
-  Napi::Value replica_view(Call call);
   Napi::Value replica_view_at(Call call);
   Napi::Value replica_history(Call call);
   Napi::Value replica_moments(Call call);

@@ -120,22 +120,6 @@ Napi::Value Addon::catch_up_replica(Call call) {
   });
 }
 
-Napi::Value Addon::replica_view(Call call) {
-  Napi::Env env = call.Env();
-  auto &entry = replica_of(replicas_, call);
-  const size_t volume = call[1].As<Napi::Number>().Uint32Value();
-  auto view = entry->replica->view(volume, call[2].ToBoolean().Value());
-  require_ok(env, view.status);
-  const uint32_t handle = ++last_handle_;
-  views_.emplace(handle, std::move(view.value.device));
-  Napi::Object result = Napi::Object::New(env);
-  result.Set("view", handle);
-  result.Set("incarnation", to_big(env, view.value.position.incarnation));
-  result.Set("sequence", to_big(env, view.value.position.sequence));
-  return result;
-}
-
-
 namespace {
 Napi::Object to_point(Napi::Env env, const replay::Point &point) {
   Napi::Object result = Napi::Object::New(env);

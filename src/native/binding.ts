@@ -579,12 +579,6 @@ export interface Addon {
   /** Unlocks it, and leaves it to the kernel what stays in memory. */
   closePages(pages: number): void
 
-  /** A frozen view of a volume, to be opened by openGroup({device: {view}}); freed when that group closes. */
-  replicaView(
-    replica: number,
-    volumeIndex: number,
-    writable: boolean,
-  ): { view: number; incarnation: bigint; sequence: bigint }
   /** Null: none is kept, or it has not begun (before the first cut). */
   replicaHistory(replica: number): HistoryState | null
   /** Flushes: at most 1000, the newest kept. */
@@ -595,8 +589,9 @@ export interface Addon {
     buckets: number,
   ): Promise<{ writtenBytes: number[]; flushes: Point[] }>
   /**
-   * Views of several volumes (as replicaView() makes them), all at one moment. A moment within a step or between two
-   * records is the newest cut at or before it: `point` says which. ERANGE: the history has no such moment.
+   * Frozen views of several volumes, all at one moment, each to be opened by openGroup({device: {view}}) and freed when that
+   * group closes. A moment within a step or between two records is the newest cut at or before it: `point` says which.
+   * ERANGE: the history has no such moment.
    */
   replicaViewAt(
     replica: number,
