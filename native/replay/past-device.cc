@@ -14,6 +14,7 @@ namespace {
 
 // What lies under the records, looked up once for so many blocks: an epoch of a long history costs a search.
 constexpr uint64_t kRegionBlocks = 256;
+constexpr size_t kRegionsMax = 4096;  // that are remembered: 24 MiB
 
 class PastDevice final : public Device {
  public:
@@ -94,6 +95,7 @@ class PastDevice final : public Device {
       if (error) return error;
     }
     std::lock_guard lock(mutex_);
+    if (regions_.size() >= kRegionsMax) regions_.clear();  // who reads one keeps it
     *found = regions_.emplace(region, std::move(places)).first->second;
     return 0;
   }

@@ -23,21 +23,26 @@ import { errnoOf, NativeError, OperationError } from './errors.js'
 /** Makes the directory of `path` when missing. */
 export function writeJson(path: string, value: unknown): void {
   try {
-    const directory = dirname(path)
-    makeDirectory(directory)
-    const temporary = `${path}.new`
-    const descriptor = openSync(temporary, 'w', 0o600)
-    try {
-      writeFileSync(descriptor, `${JSON.stringify(value, null, 2)}\n`)
-      fsyncSync(descriptor)
-    } finally {
-      closeSync(descriptor)
-    }
-    renameSync(temporary, path)
-    syncDirectory(directory)
+    makeDirectory(dirname(path))
+    const text = `${JSON.stringify(value, null, 2)}\n`
+    replaceFile(path, temporary => writeFileSync(temporary, text, { mode: 0o600 }))
   } catch (error) {
     throw new NativeError(`write ${path}`, error)
   }
+}
+
+/** The three steps above, for a file of any kind; `make` does the writing of the first. */
+export function replaceFile(path: string, make: (temporary: string) => void): void {
+  const temporary = `${path}.new`
+  make(temporary)
+  const descriptor = openSync(temporary, 'r')
+  try {
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+  renameSync(temporary, path)
+  syncDirectory(dirname(path))
 }
 
 /** Undefined: there is none. Throws when it cannot be read or is no JSON object. */

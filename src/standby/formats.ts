@@ -11,20 +11,10 @@
  * killed, the descriptions refuse to be opened and say why; they can be opened once a daemon has applied everything and
  * has let go of the image. That is on disk before the image is touched. Who has written to it meanwhile is found out.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 
-import { makeDirectory, readJson, removeDurably, syncDirectory, writeJson } from '../core/atomic-file.js'
+import { makeDirectory, readJson, removeDurably, replaceFile, writeJson } from '../core/atomic-file.js'
 import { NativeError, OperationError } from '../core/errors.js'
 import type { ReplicaVolume } from './replica-file.js'
 import { makeQcow2, markQcow2, type Qcow2 } from './qcow2-file.js'
@@ -111,22 +101,12 @@ function isQcow2Marked(folder: string, volume: DescribedVolume, isCut: boolean):
 }
 
 function writeQcow2(folder: string, volume: DescribedVolume): void {
-  replace(formatPath(folder, 'qcow2'), path => makeQcow2(path, qcow2Of(folder, volume)))
+  replaceFile(formatPath(folder, 'qcow2'), path => makeQcow2(path, qcow2Of(folder, volume)))
 }
 
 function writeVmdk(folder: string, volume: DescribedVolume, isCut: boolean): void {
   const path = formatPath(folder, 'vmdk')
   const text = vmdkDescriptor({ ...volume, extent: volume.device ?? 'image.raw' }, isCut)
   if (existsSync(path) && readFileSync(path, 'utf8') === text) return
-  replace(path, temporary => writeFileSync(temporary, text, { mode: 0o600 }))
-}
-
-function replace(path: string, make: (temporary: string) => void): void {
-  const temporary = `${path}.new`
-  make(temporary)
-  const descriptor = openSync(temporary, 'r')
-  fsyncSync(descriptor)
-  closeSync(descriptor)
-  renameSync(temporary, path)
-  syncDirectory(join(path, '..'))
+  replaceFile(path, temporary => writeFileSync(temporary, text, { mode: 0o600 }))
 }

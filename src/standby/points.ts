@@ -9,10 +9,10 @@
  * Does not: know which of them the history still has.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, fdatasyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { closeSync, fdatasyncSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
-import { syncDirectory } from '../core/atomic-file.js'
+import { replaceFile, syncDirectory } from '../core/atomic-file.js'
 import { errnoOf, NativeError } from '../core/errors.js'
 import type { Point } from '../native/binding.js'
 import { labelMax } from './moment.js'
@@ -80,18 +80,9 @@ export class PointsFile {
     if (this.#points.length === 1) syncDirectory(dirname(this.path))
   }
 
-  /** As writeJson(): whole, before or after. */
   #rewrite(): void {
-    const temporary = `${this.path}.new`
-    const descriptor = openSync(temporary, 'w', 0o600)
-    try {
-      writeFileSync(descriptor, this.#points.map(encodePoint).join(''))
-      fdatasyncSync(descriptor)
-    } finally {
-      closeSync(descriptor)
-    }
-    renameSync(temporary, this.path)
-    syncDirectory(dirname(this.path))
+    const text = this.#points.map(encodePoint).join('')
+    replaceFile(this.path, temporary => writeFileSync(temporary, text, { mode: 0o600 }))
     this.#mustRewrite = false
   }
 }
