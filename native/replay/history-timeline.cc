@@ -19,35 +19,27 @@ void thin(std::vector<Point> &points) {
 Result<HistoryTimeline> History::timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const {
   struct Stretch {
     EpochStart start;
-    uint64_t to = 0;  // log offset
+    RecordIndex::Extent extent;
   };
   std::vector<Stretch> stretches;
-  std::vector<RecordEntry> open;
   {
     std::lock_guard lock(mutex_);
     if (!is_open()) return Status::failed(ENODATA, "history: none is kept, or it has not begun");
     for (size_t i = 0; i < epochs_.size(); i++) {
       const bool is_last = i + 1 == epochs_.size();
       if (!is_last && epochs_[i + 1].start().point.time_ns < from_ns) continue;
-      stretches.push_back({epochs_[i].start(), is_last ? 0 : epochs_[i + 1].start().log_offset});
+      stretches.push_back({epochs_[i].start(), is_last ? index_->extent() : RecordIndex::Extent{.to = epochs_[i + 1].start().log_offset}});
     }
-    open = index_->entries();
   }
   HistoryTimeline timeline;
   timeline.written_bytes.resize(buckets);
   size_t every = 1, seen = 0;
   for (const Stretch &stretch : stretches) {
-    std::vector<RecordEntry> entries;
-    if (!stretch.to) {
-      entries = std::move(open);
-    } else {
-      auto loaded = RecordIndex::load(directory_, stretch.start.number, stretch.start.log_offset, stretch.to);
-      if (loaded.status.error == ENOENT) continue;  // it has just expired
-      if (!loaded.ok()) return loaded.status;
-      entries = std::move(loaded.value);
-    }
+    const auto entries = RecordIndex::load(directory_, stretch.start, stretch.extent);
+    if (entries.status.error == ENOENT) continue;  // it has just expired
+    if (!entries.ok()) return entries.status;
     uint64_t incarnation = stretch.start.point.position.incarnation;
-    for (const RecordEntry &entry : entries) {
+    for (const RecordEntry &entry : entries.value) {
       const auto type = static_cast<wire::RecordType>(entry.type);
       if (type == wire::RecordType::kBegin) incarnation = entry.offset;
       if (entry.is_skipped || entry.time_ns < from_ns || entry.time_ns >= to_ns) continue;

@@ -123,9 +123,11 @@ Status History::load_epochs(const std::vector<uint64_t> &numbers) {
     if (!saved.ok()) break;
     if (!epochs_.empty() && !saved.value->is_closed()) {  // its closing was interrupted
       const uint64_t end = epochs_.front().start().log_offset;
-      auto entries = RecordIndex::load(directory_, number, saved.value->start().log_offset, end);
+      auto entries = RecordIndex::load(directory_, saved.value->start(), {.to = end});
       if (!entries.ok() || saved.value->go_on() != 0) break;
-      if (saved.value->close(runs_of(saved.value->start(), entries.value)) != 0) break;
+      EpochTally tally(saved.value->start());
+      tally.add(entries.value, entries.value.size());
+      if (saved.value->close(tally.runs()) != 0) break;
       saved.value->drop_entries();
     }
     Epoch epoch{saved.value, saved.value->bytes(), 0};
@@ -141,13 +143,13 @@ Status History::load_epochs(const std::vector<uint64_t> &numbers) {
 Status History::adopt(const Watermark &from, uint64_t log_start, bool is_whole) {
   if (!epochs_.empty()) {
     const auto &newest = *epochs_.back().saved;
-    auto index = RecordIndex::open(directory_, newest.start().number, newest.start().log_offset);
+    auto index = RecordIndex::open(directory_, newest.start());
     std::string why;
     if (!is_whole) why = "the log is damaged";
     else if (newest.is_closed()) why = "it was being given up";
     else if (!index.ok()) why = index.status.message;
     else if (newest.start().log_offset > from.log_offset) why = "it is ahead of the images";
-    else if (index.value->flushed_to() < from.log_offset) why = "the images are ahead of it";
+    else if (index.value->written_to() < from.log_offset) why = "the images are ahead of it";
     else if (const int error = epochs_.back().saved->go_on()) why = Status::failed(error, "cut its end").message;
     if (why.empty())
       index_ = std::move(index.value);
@@ -289,14 +291,14 @@ bool History::is_full(const Watermark &mark) const {
   uint64_t bytes_max = options_.epoch_bytes;
   if (options_.bytes_max) bytes_max = std::min(bytes_max, options_.bytes_max / 8 + 1);
   return mark.log_offset - epoch.start().log_offset >= bytes_max || epoch.saved_bytes >= bytes_max ||
-         index_->entries().size() >= kEpochRecordsMax || index_->begins() >= kEpochRunsMax - 2 ||
+         index_->tally().count() >= kEpochRecordsMax || index_->tally().begins() >= kEpochRunsMax - 2 ||
          (options_.age_ns_max && monotonic_ns() - begun_ns_ >= options_.age_ns_max / 8);
 }
 
 // The files of a new epoch: its index first, as a header that is good says that it is there.
 Status History::begin(const EpochStart &start) {
   next_number_ = start.number + 1;
-  auto index = RecordIndex::create(directory_, start.number, start.log_offset);
+  auto index = RecordIndex::create(directory_, start);
   if (!index.ok()) return index.status;
   auto saved = SavedBlocks::create(directory_, start, volume_bytes_);
   if (!saved.ok()) return saved.status;
@@ -317,8 +319,8 @@ void History::roll(const Watermark &mark, uint64_t time_ns) {
   {
     std::lock_guard lock(mutex_);
     before = epochs_.back().saved;
-    runs = runs_of(before->start(), index_->entries());
-    if (!time_ns) point.time_ns = point_after(before->start(), index_->entries(), index_->entries().size()).time_ns;
+    runs = index_->tally().runs();
+    if (!time_ns) point.time_ns = index_->tally().last().time_ns;
   }
   if (Status status = begin({next_number_, mark.log_offset, point}); !status.ok()) {
     (void)give_up(status);
@@ -390,14 +392,10 @@ uint64_t History::bytes() const {
   return total;
 }
 
-Point History::newest() const {
-  return point_after(epochs_.back().start(), index_->entries(), count_of_cut(index_->entries(), index_->entries().size()));
-}
-
 std::optional<HistorySummary> History::summary() const {
   std::lock_guard lock(mutex_);
   if (!is_open()) return std::nullopt;
-  HistorySummary summary{epochs_.front().start().point, newest()};
+  HistorySummary summary{epochs_.front().start().point, index_->tally().cut()};
   summary.bytes = bytes();
   for (const Epoch &epoch : epochs_) summary.saved_bytes += epoch.saved_bytes;
   summary.epochs = epochs_.size();
@@ -407,48 +405,46 @@ std::optional<HistorySummary> History::summary() const {
 
 Status History::out_of_range(const std::string &what) const {
   return Status::failed(ERANGE, what + ": the history reaches from " + to_text(epochs_.front().start().point) + " to " +
-                                    to_text(newest()));
+                                    to_text(index_->tally().cut()));
 }
 
 Result<Cut> History::find(const Moment &moment) const {
   Cut cut;
   EpochStart start;
-  uint64_t to = 0;
+  RecordIndex::Extent extent;
   {
     std::lock_guard lock(mutex_);
     if (!is_open()) return Status::failed(ENODATA, "view: no history is kept, or it has not begun");
+    const auto has = [&](const Epoch &epoch, const std::vector<EpochRun> &runs) {
+      if (moment.time_ns) return epoch.start().point.time_ns <= *moment.time_ns;
+      return !moment.position || std::any_of(runs.begin(), runs.end(), [&](const EpochRun &run) {
+        return run.incarnation == moment.position->incarnation && run.first_sequence <= moment.position->sequence &&
+               moment.position->sequence <= run.last_sequence;
+      });
+    };
     size_t at = epochs_.size() - 1;
-    if (count_before(epochs_[at].start(), index_->entries(), moment)) {
-      cut.entries = index_->entries();
-    } else {
-      const auto has = [&](const Epoch &epoch) {
-        if (moment.time_ns) return epoch.start().point.time_ns <= *moment.time_ns;
-        return std::any_of(epoch.saved->runs().begin(), epoch.saved->runs().end(), [&](const EpochRun &run) {
-          return run.incarnation == moment.position->incarnation && run.first_sequence <= moment.position->sequence &&
-                 moment.position->sequence <= run.last_sequence;
-        });
-      };
-      while (at > 0 && !has(epochs_[at - 1])) at--;
+    extent = index_->extent();
+    if (!has(epochs_[at], index_->tally().runs())) {
+      while (at > 0 && !has(epochs_[at - 1], epochs_[at - 1].saved->runs())) at--;
       if (at == 0) return out_of_range("view: there is no such moment");
-      to = epochs_[at].start().log_offset;
-      at--;
+      extent = {.to = epochs_[at--].start().log_offset};
     }
     start = epochs_[at].start();
   }
   cut.epoch = start.number;
   cut.from = start.log_offset;
-  if (to) {
-    auto entries = RecordIndex::load(directory_, start.number, start.log_offset, to);
-    if (!entries.ok()) return entries.status;
-    cut.entries = std::move(entries.value);
-  }
+  auto entries = RecordIndex::load(directory_, start, extent);
+  if (!entries.ok()) return entries.status;
+  cut.entries = std::move(entries.value);
   const auto count = count_before(start, cut.entries, moment);
   if (!count) {
     std::lock_guard lock(mutex_);
     return is_open() ? out_of_range("view: there is no such moment") : Status::failed(ENODATA, "view: no history is kept");
   }
-  cut.entries.resize(count_of_cut(cut.entries, *count));
-  cut.point = point_after(start, cut.entries, cut.entries.size());
+  EpochTally tally(start);
+  tally.add(cut.entries, *count);
+  cut.entries.resize(tally.cut_count());
+  cut.point = tally.cut();
   return cut;
 }
 
@@ -458,7 +454,7 @@ Result<std::vector<SavedLayer>> History::layers(uint64_t number) const {
   for (const Epoch &epoch : epochs_) {
     if (epoch.start().number < number) continue;
     SavedLayer layer{epoch.saved, std::nullopt};
-    if (!epoch.saved->is_closed()) layer.entries = epoch.saved->entries();
+    if (!epoch.saved->is_closed()) layer.entries.emplace(epoch.saved->entries().begin(), epoch.saved->entries().end());
     layers.push_back(std::move(layer));
   }
   if (!is_open() || layers.empty() || epochs_.front().start().number > number)

@@ -112,7 +112,6 @@ class History {
   Status discard();
   uint64_t bytes() const;  // with mutex_ held
   Status out_of_range(const std::string &what) const;  // with mutex_ held
-  Point newest() const;    // with mutex_ held: the last cut
 
   const std::string directory_, segments_directory_;
   const HistoryOptions options_;

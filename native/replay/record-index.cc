@@ -16,6 +16,7 @@
 namespace understudy::replay {
 namespace {
 
+constexpr size_t kUnwrittenMax = 1024;  // 48 KiB
 constexpr uint32_t kBatchMagic = 0x54414252;  // "RBAT"
 struct BatchHead {
   uint32_t magic, crc32c;  // of this and the entries, with 0 here
@@ -29,6 +30,39 @@ uint32_t checksum(BatchHead head, const RecordEntry *entries) {
   return crc32c(crc32c(0, &head, sizeof head), entries, head.count * sizeof(RecordEntry));
 }
 
+struct Batches {
+  std::vector<RecordEntry> entries;
+  uint64_t to, bytes = 0;  // log offset; of the file
+  // What lies at or behind a log offset is said anew.
+  void cut(uint64_t log_offset) {
+    while (!entries.empty() && entries.back().log_offset >= log_offset) entries.pop_back();
+    to = std::min(to, log_offset);
+  }
+};
+
+// All that are whole, one behind the other, in the first `bytes_max` of the file.
+int read_batches(int fd, uint64_t from, uint64_t bytes_max, Batches *read) {
+  std::vector<RecordEntry> batch;
+  read->to = from;
+  while (read->bytes < bytes_max) {
+    BatchHead head{};
+    size_t done = 0;
+    if (const int error = read_at(fd, &head, sizeof head, read->bytes, &done)) return error;
+    if (done != sizeof head || head.magic != kBatchMagic || head.from < from || head.from > read->to || head.to < head.from ||
+        head.count > (head.to - head.from) / sizeof(wire::RecordHeader))
+      return 0;
+    batch.resize(head.count);
+    const size_t bytes = head.count * sizeof(RecordEntry);
+    if (const int error = read_at(fd, batch.data(), bytes, read->bytes + sizeof head, &done)) return error;
+    if (done != bytes || head.crc32c != checksum(head, batch.data())) return 0;
+    read->cut(head.from);
+    read->entries.insert(read->entries.end(), batch.begin(), batch.end());
+    read->bytes += sizeof head + bytes;
+    read->to = head.to;
+  }
+  return 0;
+}
+
 }  // namespace
 
 std::string RecordIndex::path_of(const std::string &directory, uint64_t number) {
@@ -37,87 +71,90 @@ std::string RecordIndex::path_of(const std::string &directory, uint64_t number) 
   return directory + name;
 }
 
-Result<std::unique_ptr<RecordIndex>> RecordIndex::create(const std::string &directory, uint64_t number, uint64_t from) {
-  const std::string path = path_of(directory, number);
+Result<std::unique_ptr<RecordIndex>> RecordIndex::create(const std::string &directory, const EpochStart &start) {
+  const std::string path = path_of(directory, start.number);
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!fd) return Status::failed(errno, "create " + path);
-  return std::unique_ptr<RecordIndex>(new RecordIndex(std::move(fd), from));
+  return std::unique_ptr<RecordIndex>(new RecordIndex(std::move(fd), start));
 }
 
-Result<std::unique_ptr<RecordIndex>> RecordIndex::open(const std::string &directory, uint64_t number, uint64_t from) {
-  const std::string path = path_of(directory, number);
+Result<std::unique_ptr<RecordIndex>> RecordIndex::open(const std::string &directory, const EpochStart &start) {
+  const std::string path = path_of(directory, start.number);
   Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) return Status::failed(errno, "open " + path);
   if (const int error = read_from_disk(fd.get())) return Status::failed(error, "sync " + path);
-  auto index = std::unique_ptr<RecordIndex>(new RecordIndex(std::move(fd), from));
-  int error = index->read_batches();
+  auto index = std::unique_ptr<RecordIndex>(new RecordIndex(std::move(fd), start));
+  Batches found;
+  int error = read_batches(index->fd_.get(), start.log_offset, UINT64_MAX, &found);
+  index->end_ = found.bytes;
+  index->written_to_ = found.to;
+  index->tally_.add(found.entries, found.entries.size());
   if (!error && ftruncate(index->fd_.get(), static_cast<off_t>(index->end_)) != 0) error = errno;
   if (!error && fdatasync(index->fd_.get()) != 0) error = errno;
   if (error) return Status::failed(error, "read " + path);
   return index;
 }
 
-Result<std::vector<RecordEntry>> RecordIndex::load(const std::string &directory, uint64_t number, uint64_t from,
-                                                   uint64_t to) {
-  const std::string path = path_of(directory, number);
+Result<std::vector<RecordEntry>> RecordIndex::load(const std::string &directory, const EpochStart &start,
+                                                   const Extent &extent) {
+  const std::string path = path_of(directory, start.number);
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return Status::failed(errno, "open " + path);
-  RecordIndex index(std::move(fd), from);
-  if (const int error = index.read_batches()) return Status::failed(error, "read " + path);
-  if (index.flushed_to_ < to) return Status::failed(EBADMSG, "read " + path + ": it ends too early");
-  index.cut(to);
-  return std::move(index.entries_);
-}
-
-int RecordIndex::read_batches() {
-  std::vector<RecordEntry> batch;
-  for (;;) {
-    BatchHead head{};
-    size_t done = 0;
-    if (const int error = read_at(fd_.get(), &head, sizeof head, end_, &done)) return error;
-    if (done != sizeof head || head.magic != kBatchMagic || head.from < from_ || head.from > flushed_to_ ||
-        head.to < head.from || head.count > (head.to - head.from) / sizeof(wire::RecordHeader))
-      return 0;
-    batch.resize(head.count);
-    const size_t bytes = head.count * sizeof(RecordEntry);
-    if (const int error = read_at(fd_.get(), batch.data(), bytes, end_ + sizeof head, &done)) return error;
-    if (done != bytes || head.crc32c != checksum(head, batch.data())) return 0;
-    cut(head.from);
-    entries_.insert(entries_.end(), batch.begin(), batch.end());
-    end_ += sizeof head + bytes;
-    flushed_to_ = head.to;
-    flushed_count_ = entries_.size();
-  }
-}
-
-// What lies at or behind a log offset is said anew.
-void RecordIndex::cut(uint64_t log_offset) {
-  while (!entries_.empty() && entries_.back().log_offset >= log_offset) entries_.pop_back();
-  flushed_count_ = std::min(flushed_count_, entries_.size());
-  flushed_to_ = std::min(flushed_to_, log_offset);
+  Batches found;
+  if (const int error = read_batches(fd.get(), start.log_offset, extent.file_bytes, &found))
+    return Status::failed(error, "read " + path);
+  if (found.to < extent.to) return Status::failed(EBADMSG, "read " + path + ": it ends too early");
+  found.cut(extent.to);
+  found.entries.insert(found.entries.end(), extent.unwritten.begin(), extent.unwritten.end());
+  return std::move(found.entries);
 }
 
 void RecordIndex::note(const RecordEntry &entry) {
-  if (entry.log_offset < flushed_to_ || (!entries_.empty() && entries_.back().log_offset >= entry.log_offset))
-    cut(entry.log_offset);
-  begins_ += entry.type == static_cast<uint8_t>(wire::RecordType::kBegin);
-  entries_.push_back(entry);
+  int error = 0;
+  if (entry.log_offset < written_to_ || (!unwritten_.empty() && unwritten_.back().log_offset >= entry.log_offset))
+    error = go_back(entry.log_offset);
+  if (!error && unwritten_.size() >= kUnwrittenMax) error = write(entry.log_offset);
+  if (error) error_ = error;
+  if (error_) return;
+  tally_.add(entry);
+  unwritten_.push_back(entry);
+}
+
+// What lies at or behind a log offset is said anew.
+int RecordIndex::go_back(uint64_t log_offset) {
+  written_to_ = std::min(written_to_, log_offset);
+  while (!unwritten_.empty() && unwritten_.back().log_offset >= log_offset) unwritten_.pop_back();
+  Batches found;
+  if (const int error = read_batches(fd_.get(), start_.log_offset, end_, &found)) return error;
+  if (found.to < written_to_) return EBADMSG;
+  found.cut(written_to_);
+  tally_ = EpochTally(start_);
+  tally_.add(found.entries, found.entries.size());
+  tally_.add(unwritten_, unwritten_.size());
+  return 0;
+}
+
+int RecordIndex::write(uint64_t to) {
+  BatchHead head{kBatchMagic, 0, written_to_, to, unwritten_.size()};
+  head.crc32c = checksum(head, unwritten_.data());
+  std::vector<uint8_t> bytes(sizeof head + head.count * sizeof(RecordEntry));
+  memcpy(bytes.data(), &head, sizeof head);
+  if (head.count) memcpy(bytes.data() + sizeof head, unwritten_.data(), head.count * sizeof(RecordEntry));
+  if (const int error = write_at(fd_.get(), bytes.data(), bytes.size(), end_)) return error;
+  end_ += bytes.size();
+  written_to_ = to;
+  unwritten_.clear();
+  is_synced_ = false;
+  return 0;
 }
 
 int RecordIndex::flush(uint64_t to) {
-  CHECK(entries_.empty() || entries_.back().log_offset < to || to <= flushed_to_);
-  if (to <= flushed_to_) return 0;
-  BatchHead head{kBatchMagic, 0, flushed_to_, to, entries_.size() - flushed_count_};
-  const RecordEntry *fresh = entries_.data() + flushed_count_;
-  head.crc32c = checksum(head, fresh);
-  std::vector<uint8_t> bytes(sizeof head + head.count * sizeof(RecordEntry));
-  memcpy(bytes.data(), &head, sizeof head);
-  if (head.count) memcpy(bytes.data() + sizeof head, fresh, head.count * sizeof(RecordEntry));
-  if (const int error = write_at(fd_.get(), bytes.data(), bytes.size(), end_)) return error;
-  if (fdatasync(fd_.get()) != 0) return errno;
-  end_ += bytes.size();
-  flushed_to_ = to;
-  flushed_count_ = entries_.size();
+  if (error_) return error_;
+  CHECK(unwritten_.empty() || unwritten_.back().log_offset < to || to <= written_to_);
+  if (to > written_to_)
+    if (const int error = write(to)) return error;
+  if (!is_synced_ && fdatasync(fd_.get()) != 0) return errno;
+  is_synced_ = true;
   return 0;
 }
 

@@ -44,6 +44,7 @@ struct IndexPage {
   uint64_t zero;
   SavedBlock entries[kIndexEntries];
 };
+constexpr size_t kPagesAtOnce = 64;
 struct BatchHead {
   uint32_t magic, crc32c;  // of this and the entries, with 0 here
   uint64_t number;         // of the epoch: what a file held before it was this one is no batch
@@ -237,29 +238,31 @@ int SavedBlocks::sync() { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
 int SavedBlocks::close(const std::vector<EpochRun> &runs) {
   CHECK(!is_closed_ && runs.size() <= kEpochRunsMax);
-  std::vector<SavedBlock> sorted = entries_;
-  std::sort(sorted.begin(), sorted.end(), by_key);
+  std::sort(entries_.begin(), entries_.end(), by_key);
   FooterPage footer{};
   footer.magic = kFooterMagic;
   footer.version = kVersion;
   footer.number = start_.number;
   footer.index_page = end_ / kPageBytes;
-  footer.index_pages = (sorted.size() + kIndexEntries - 1) / kIndexEntries;
+  footer.index_pages = (entries_.size() + kIndexEntries - 1) / kIndexEntries;
   footer.run_count = runs.size();
   std::copy(runs.begin(), runs.end(), footer.runs);
   footer.crc32c = checksum(footer);
-  std::vector<uint8_t> bytes((footer.index_pages + 1) * kPageBytes);
+  uint64_t at = end_;
+  std::vector<IndexPage> pages;  // a few at a time
   for (uint64_t i = 0; i < footer.index_pages; i++) {
-    IndexPage page{};
-    page.count = static_cast<uint32_t>(std::min(kIndexEntries, sorted.size() - i * kIndexEntries));
-    memcpy(page.entries, sorted.data() + i * kIndexEntries, page.count * sizeof(SavedBlock));
+    IndexPage &page = pages.emplace_back();
+    page.count = static_cast<uint32_t>(std::min(kIndexEntries, entries_.size() - i * kIndexEntries));
+    std::copy_n(entries_.begin() + static_cast<ptrdiff_t>(i * kIndexEntries), page.count, page.entries);
     page.crc32c = checksum(page);
-    memcpy(bytes.data() + i * kPageBytes, &page, sizeof page);
+    if (pages.size() < kPagesAtOnce && i + 1 < footer.index_pages) continue;
+    if (const int error = write_at(fd_.get(), pages.data(), pages.size() * kPageBytes, at)) return error;
+    at += pages.size() * kPageBytes;
+    pages.clear();
   }
-  memcpy(bytes.data() + footer.index_pages * kPageBytes, &footer, sizeof footer);
-  if (const int error = write_at(fd_.get(), bytes.data(), bytes.size(), end_)) return error;
+  if (const int error = write_at(fd_.get(), &footer, sizeof footer, at)) return error;
   if (const int error = sync()) return error;
-  end_ += bytes.size();
+  end_ = at + kPageBytes;
   index_page_ = footer.index_page;
   index_pages_ = footer.index_pages;
   runs_ = runs;

@@ -13,6 +13,7 @@
 // The applier thread changes it; with the lock of History others copy entries(). A closed one is read by anyone.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -66,13 +67,13 @@ class SavedBlocks {
 
   // While it is open. How many blocks from `first` on are saved, or are not, like the first.
   BlockMap::Run saved(size_t volume, uint64_t first, uint64_t count) const { return maps_[volume]->run(first, count); }
-  const std::vector<SavedBlock> &entries() const { return entries_; }  // in the order of saving
+  const std::deque<SavedBlock> &entries() const { return entries_; }  // in the order of saving
   // A batch; `blocks` has kViewBlockBytes for each entry, whose page and checksum are filled in. Not in entries() and
   // saved() before accept(). 0 or an errno: then nothing has happened.
   int append(std::vector<SavedBlock> &batch, const uint8_t *blocks);
   void accept(const std::vector<SavedBlock> &batch);
   int sync();
-  // Writes index and footer. entries() stay until drop_entries().
+  // Writes index and footer. entries(), by key now, stay until drop_entries().
   int close(const std::vector<EpochRun> &runs);
   void drop_entries();
   // Cuts off what a crash may have left behind the last whole batch; it goes on from there.
@@ -94,7 +95,7 @@ class SavedBlocks {
   EpochStart start_;
   std::vector<uint64_t> volume_bytes_;
   std::vector<std::unique_ptr<BlockMap>> maps_;  // by volume; none when closed
-  std::vector<SavedBlock> entries_;
+  std::deque<SavedBlock> entries_;  // a vector would take twice as much whenever it grows
   uint64_t end_ = 0;  // of the file, in bytes
   bool is_closed_ = false;
   uint64_t index_page_ = 0, index_pages_ = 0;

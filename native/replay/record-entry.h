@@ -1,0 +1,19 @@
+// A record without its bytes, as the history remembers it.
+#pragma once
+#include <cstdint>
+
+namespace understudy::replay {
+
+struct RecordEntry {
+  uint64_t log_offset;      // of the record's header
+  uint64_t offset, length;  // as in the record; of a kBegin: offset is its incarnation
+  uint64_t sequence;
+  uint64_t time_ns;
+  uint32_t payload_crc32c;
+  uint16_t volume;
+  uint8_t type;       // wire::RecordType; sequenced records only
+  uint8_t is_skipped; // void, or of unknown outcome: it was not applied
+};
+static_assert(sizeof(RecordEntry) == 48);
+
+}  // namespace understudy::replay
