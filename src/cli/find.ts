@@ -15,6 +15,7 @@ import type {
   PointDocument,
 } from '../daemon/control-protocol.js'
 import { describe, OperationError, UnderstudyError, UsageError } from '../core/errors.js'
+import { killGroup } from '../core/process-group.js'
 import { formatDuration, parseDuration } from '../core/units.js'
 import { connectTo, interruptSignal, parser, print, repeatable, type StateFlag, stateOption } from './options.js'
 import { positionText, shortTime } from './timeline.js'
@@ -135,11 +136,7 @@ function run({ check, point, volume, socket, signal }: Attempt, uri: string, tim
     let why = ''
     const end = (reason: string): void => {
       why ||= reason
-      try {
-        if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-      } catch {
-        // It has ended by itself.
-      }
+      killGroup(child)
     }
     const interrupted = (): void => end('interrupted')
     const timer =

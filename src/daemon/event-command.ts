@@ -12,6 +12,7 @@ import { spawn } from 'node:child_process'
 import type { Clock } from '../core/clock.js'
 import { describe } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
+import { killGroup } from '../core/process-group.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Machine } from '../recovery/definition.js'
 import type { DrillResult } from '../recovery/drill-file.js'
@@ -125,13 +126,7 @@ export class EventCommand {
     child.stdin.on('error', () => undefined) // it does not read
     child.stdin.end(`${JSON.stringify({ ...facts, time: new Date(clock.wallMs()).toISOString(), ...details })}\n`)
     let isLate = false
-    const kill = (): void => {
-      try {
-        if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-      } catch {
-        // it has ended
-      }
-    }
+    const kill = (): void => killGroup(child)
     const cancel = clock.after(limitMs, () => {
       isLate = true
       kill()
