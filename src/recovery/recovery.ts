@@ -80,8 +80,9 @@ export class Recovery {
     }
   }
 
-  async close(reason: string): Promise<void> {
-    await this.drills.close(reason)
+  /** givesWay: as for drills. */
+  async close(reason: string, givesWay = false): Promise<void> {
+    await this.drills.close(reason, givesWay)
     await this.runs.close()
   }
 }

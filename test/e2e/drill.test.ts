@@ -23,6 +23,7 @@ import {
   succeed,
   understudy,
 } from '../support/daemon.js'
+import { takeOver } from '../support/takeover.js'
 
 const SECTOR = 2048
 const limitMs = 100_000
@@ -163,4 +164,45 @@ void t.test('drills of a machine', async t => {
     t.notMatch(schedules(), /everyMs/)
     await nothingLeft(t, pair)
   })
+
+  await t.test(
+    'one that a takeover ends counts neither as passed nor as failed, and is due again if it is repeated',
+    async t => {
+      const config = pair.scratch.path('standby.toml')
+      await writeFile(
+        config,
+        `state = "${pair.standby.state}"
+[metrics]
+listen = "127.0.0.1:${pair.metrics.standby}"
+[standby]
+store = "${pair.scratch.path('store')}"
+listen = "${pair.standbyAddress}"
+allow = ["${pair.masterId}"]
+`,
+      )
+      await addMachine(pair, 'third')
+      const schedule = { machine: 'third', marker: 'never', port: 0, timeoutMs: limitMs, everyMs: 3_600_000 }
+      await new ControlClient(pair.standby.state).post('/vm/repeat-drill', schedule)
+      await metricBecomes(t, pair.metrics.standby, 'understudy_drills_running', 1, { machine: 'third' })
+      const asked = held(pair)
+      await becomes(t, 'both run', () => processes(pair).length === 2)
+      const pids = processes(pair)
+      t.match(await takeOver(t, pair.standby, config), { code: 0 })
+      t.match((await asked).at(-1), {
+        result: { passed: false, reason: 'another daemon goes on in place of this one' },
+      })
+      t.notOk(pids.some(isThere), 'they have ended')
+      const list = await pair.standby.command(['vm', 'list', '--json'])
+      const { machines } = JSON.parse(list.stdout) as MachinesDocument
+      t.match(
+        machines.find(({ name }) => name === 'web')?.lastDrill,
+        { reason: 'it was given up by who asked for it' },
+        'the last one is the one before',
+      )
+      t.equal(machines.find(({ name }) => name === 'third')?.lastDrill, null)
+      await metricBecomes(t, pair.metrics.standby, 'understudy_drills_running', 1, { machine: 'third' })
+      t.equal(await metric(pair.metrics.standby, 'understudy_drills_total', { machine: 'third', result: 'failed' }), 0)
+      await new ControlClient(pair.standby.state).post('/vm/repeat-drill', { machine: 'third' })
+    },
+  )
 })
