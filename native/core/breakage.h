@@ -18,6 +18,8 @@ enum class Break : int {
   kFreedStaysOut,        // what a file system has freed is not captured when it is written
   kNewKeepsData,         // of a file that is left out from a commit on, the standby keeps what it has
   kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
+  kUnsavedHistory,       // what the history keeps of a block is not on the disk when the block is overwritten
+  kIndexTrailsImages,    // the watermark file moves before the history's index of records is on the disk
 };
 extern Break chosen_break;
 }  // namespace understudy

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/breakage.h"
 #include "core/check.h"
 #include "core/clock.h"
 #include "replay/file-io.h"
@@ -82,6 +83,10 @@ Result<std::unique_ptr<History>> History::open(const std::string &directory, con
   auto history = std::unique_ptr<History>(new History(directory, options, listener));
   if (mkdir(history->directory_.c_str(), 0700) != 0 && errno != EEXIST)
     return Status::failed(errno, "make directory " + history->directory_);
+  // 1. an epoch's file is made 2. the process is killed 3. the next one finds it, and closes the epoch before it 4. power
+  // is lost, and the name with it: what is left ends in a closed epoch, as one that is being given up. So names first.
+  if (const int error = sync_directory(history->directory_))
+    return Status::failed(error, "sync " + history->directory_);
   std::vector<uint64_t> numbers;
   std::vector<std::string> records;
   if (Status status = list(history->directory_, &numbers, &records); !status.ok()) return status;
@@ -231,6 +236,7 @@ Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, co
     }
   }
   if (status = write(); !status.ok() || !any || !is_open()) return status;
+  if (BROKEN(kUnsavedHistory)) return Status::good();
   if (const int error = saved->sync()) return give_up(Status::failed(error, "sync what was overwritten"));
   return Status::good();
 }

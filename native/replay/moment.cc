@@ -15,9 +15,11 @@ std::optional<size_t> count_before(const EpochStart &start, const std::vector<Re
     return count;
   }
   if (!moment.position) return entries.size();
-  if (start.point.position == *moment.position) count = 0;
-  bool reaches = count.has_value();  // the position is known to have been passed, or met
-  uint64_t incarnation = start.point.position.incarnation;
+  const wire::Position from = start.point.position;
+  // Between it and the first record there may be sequences that no record here has: a resynchronisation skips them.
+  if (from.incarnation == moment.position->incarnation && from.sequence <= moment.position->sequence) count = 0;
+  bool reaches = from == *moment.position;  // the position is known to have been passed, or met
+  uint64_t incarnation = from.incarnation;
   for (size_t i = 0; i < entries.size(); i++) {
     if (is(entries[i], wire::RecordType::kBegin)) incarnation = entries[i].offset;
     if (incarnation != moment.position->incarnation) continue;

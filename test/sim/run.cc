@@ -8,6 +8,7 @@
 
 #include "clients.h"
 #include "master-daemon.h"
+#include "past.h"
 #include "standby-daemon.h"
 
 namespace sim {
@@ -23,6 +24,12 @@ constexpr uint64_t kSettleNs = 120 * kSecond;
 MasterRecord master_record;  // STATE of the master; one run a process
 
 bool is_table(uint64_t value) { return value != 0 && !(value >> 63); }
+
+// So small that epochs end within a run; half of them keep all of it.
+replay::HistoryOptions history_for(uint64_t seed) {
+  if (seed % 3 != 0) return {};
+  return {0, seed % 2 ? 6u << 20 : 1u << 30, (64u << 10) << seed / 6 % 4};
+}
 
 Settings settings_for(Random &random, uint64_t seed, const Script *script) {
   Settings settings(random, seed);
@@ -48,6 +55,7 @@ Settings::Settings(Random &random, uint64_t seed) {
   direct = hot_blocks % 3 == 0;
   using link::Compression;
   compression = seed % 2 ? Compression::kOff : seed % 4 ? Compression::kZstd : Compression::kLz4;
+  history = history_for(seed);
 }
 
 std::vector<Range> excluded_by(uint64_t table) {
@@ -70,7 +78,8 @@ Run::Run(uint64_t seed, const Script *script_)
       own_room(std::make_unique<Room>()),
       own_network(std::make_unique<Network>()),
       script(script_),
-      settings(settings_for(own_scheduler->random, seed, script)) {
+      settings(settings_for(own_scheduler->random, seed, script)),
+      past(std::make_unique<Past>(*this)) {
   scheduler = own_scheduler.get();
   room = own_room.get();
   network = own_network.get();
@@ -222,19 +231,26 @@ bool Run::look(StandbyDaemon &daemon) {
   }
   if (!view.ok()) return false;  // it is being stopped, or a step takes long
   had_cut = true;
-  std::vector<uint8_t> piece(256u << 10);
   for (int looks = scheduler->random.one_in(4) ? 2 : 1; looks; looks--) {
     std::vector<uint64_t> values;
-    for (uint64_t at = 0; at < kVolumeBytes; at += piece.size()) {
-      const uint64_t bytes = std::min<uint64_t>(piece.size(), kVolumeBytes - at);
-      if (const int error = view.value.device->read(piece.data(), bytes, at)) fail("a view answers " + std::to_string(error));
-      for (uint64_t block = 0; block < bytes; block += kBlockBytes) values.push_back(value_of(piece.data() + block));
-    }
+    if (const int error = read_all(*view.value.device, &values)) fail("a view answers " + std::to_string(error));
     judge_view(values, view.value.position.incarnation, promise);
+    past->saw(view.value.position, values);
     if (looks > 1) scheduler->sleep(scheduler->random.below(20 * kMs));
   }
   view.value.device.reset();
+  past->look(daemon);
   return true;
+}
+
+int Run::read_all(Device &device, std::vector<uint64_t> *values) {
+  std::vector<uint8_t> piece(256u << 10);
+  for (uint64_t at = 0; at < kVolumeBytes; at += piece.size()) {
+    const uint64_t bytes = std::min<uint64_t>(piece.size(), kVolumeBytes - at);
+    if (const int error = device.read(piece.data(), bytes, at)) return error;
+    for (uint64_t block = 0; block < bytes; block += kBlockBytes) values->push_back(value_of(piece.data() + block));
+  }
+  return 0;
 }
 
 // Online, while clients write: both sides are equal, so any difference that it tells is a false alarm.

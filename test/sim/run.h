@@ -13,6 +13,7 @@
 #include "history.h"
 #include "link/codec.h"
 #include "network.h"
+#include "replay/replica.h"
 #include "room.h"
 
 namespace sim {
@@ -33,6 +34,7 @@ struct Settings {
   uint64_t hot_blocks;      // most writes go to so many blocks
   bool direct;              // --direct
   understudy::link::Compression compression;  // --compress: of every second seed
+  understudy::replay::HistoryOptions history;  // --history: of every third seed
 };
 
 // The filter that a table (the value of block 0) asks for.
@@ -62,6 +64,7 @@ struct Promise {
 };
 
 class MasterDaemon;
+class Past;
 class StandbyDaemon;
 struct Run;
 
@@ -93,7 +96,8 @@ struct Run {
   bool had_cut = false;
   MasterDaemon *master = nullptr;    // while its process runs
   StandbyDaemon *standby = nullptr;
-  uint64_t views = 0, verifies = 0, writes = 0, faults = 0;
+  const std::unique_ptr<Past> past;
+  uint64_t views = 0, past_views = 0, verifies = 0, writes = 0, faults = 0;
 
   // Runs to its end; false: `fault` says what is wrong.
   bool go();
@@ -105,6 +109,8 @@ struct Run {
   uint64_t new_stamp(uint64_t variant) { return ++stamps << 2 | variant; }
 
   std::vector<uint64_t> values_of(const Content &content) const;
+  // Of a view. 0 or an errno.
+  int read_all(understudy::Device &device, std::vector<uint64_t> *values);
   const File &file_of(int host, const std::string &folder, const std::string &name);
   History history_from_device();  // of a life that begins now
   Promise promised() const;

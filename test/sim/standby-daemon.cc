@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "past.h"
+
 namespace sim {
 
 using namespace understudy;
@@ -29,6 +31,7 @@ bool StandbyDaemon::open() {
   options.volumes = {{"v", "/sim/store/v/image.raw", kVolumeBytes, true}};
   options.ring_bytes = 2560u << 10;
   options.segment_bytes = run_.settings.segment_bytes;
+  options.history = run_.settings.history;
   page_ = CounterPages::instance().take();
   replica_link_ = std::make_unique<link::ReplicaLink>(1, mailbox_.sink(), page_);
   auto replica = replay::Replica::open(options, *replica_link_);
@@ -37,6 +40,7 @@ bool StandbyDaemon::open() {
     return false;
   }
   replica_ = std::move(replica.value);
+  run_.past->began(*this);
   replica_link_->bind(*replica_);
   replica_link_->publish_counters();
   link_ = std::make_unique<link::Link>(mailbox_.sink());

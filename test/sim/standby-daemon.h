@@ -2,6 +2,7 @@
 // (standby-group.ts: one session at a time, the welcome, views).
 #pragma once
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -17,6 +18,11 @@ class StandbyDaemon {
 
   // As export does: with everything that was received before, or no view. In a fiber of the host.
   understudy::Result<understudy::replay::Replica::View> view();
+  // As export --at does.
+  understudy::Result<understudy::replay::Replica::Views> past(const understudy::replay::Moment &moment) {
+    return replica_->views({0}, moment, false);
+  }
+  std::optional<understudy::replay::HistorySummary> history() const { return replica_->history(); }
   // As promote does: everything durable is applied, committed or not, and no record is taken any more.
   understudy::Status seal();
   bool usable() const;

@@ -34,6 +34,7 @@ void run_seed(uint64_t seed, const SweepOptions &options, Outcome &outcome) {
   outcome.faults = one.faults;
   outcome.writes = one.writes;
   outcome.views = one.views;
+  outcome.past_views = one.past_views;
   outcome.verifies = one.verifies;
   outcome.lives = one.lives.size();
   outcome.simulated_ns = scheduler->now_ns;
