@@ -21,6 +21,14 @@ using residency::FilePages;
 using residency::Run;
 using residency::subtract;
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// A sanitizer answers these calls itself, and locks nothing.
+extern "C" {
+int mlock(const void *address, size_t bytes) { return static_cast<int>(syscall(SYS_mlock, address, bytes)); }
+int munlock(const void *address, size_t bytes) { return static_cast<int>(syscall(SYS_munlock, address, bytes)); }
+}
+#endif
+
 namespace {
 constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB;
 int failures = 0, tests = 0;
