@@ -123,6 +123,7 @@ Status History::load_epochs(const std::vector<uint64_t> &numbers) {
       others.pop_back();  // its making was interrupted: the one before it goes on
       unlink(SavedBlocks::path_of(directory_, number).c_str());
       unlink(RecordIndex::path_of(directory_, number).c_str());
+      next_number_ = number;  // without a gap: epochs that are not one behind the other are not believed
       continue;
     }
     if (!saved.ok()) break;

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "replay-support.h"
+#include "replay/saved-blocks.h"
 
 namespace {
 std::atomic<int> calls_left{-1};  // so many more writes and syncs of this process work; then it is killed
@@ -392,6 +393,37 @@ void test_without() {
   ok(good, "what was applied without a history is in none: an older one is removed");
 }
 
+// The process was killed when it had made an epoch's file and not written it. The next one removed it, and gave its number to
+// nobody: what was before the gap was taken for something else at the start after that, and went.
+void test_interrupted_making() {
+  Scratch scratch;
+  std::mt19937_64 random(9);
+  Story story = begun();
+  ReplicaOptions options = options_with_history(scratch.path);
+  options.history.epoch_bytes = 200'000;
+  size_t sent = 0;
+  bool good = true;
+  for (int start = 0; good && start < 3; start++) {
+    if (start == 1) {
+      uint64_t newest = 0;
+      for (const std::string &path : list_files(scratch.path + "/history"))
+        newest = std::max<uint64_t>(newest, std::stoull(path.substr(path.rfind('/') + 1), nullptr, 16));
+      close(open(SavedBlocks::path_of(scratch.path + "/history", newest + 1).c_str(), O_CREAT | O_WRONLY, 0600));
+    }
+    Standby standby(options);
+    sent = send_some(standby, story, sent, start ? 100 : 2, random);
+    good = EXPECT(standby.drain()) && EXPECT(has_begun(standby));
+    for (int round = 0; good && round < 4; round++) {
+      sent = send_some(standby, story, sent, 100, random);
+      good = EXPECT(standby.drain());
+    }
+    const auto summary = standby.replica->history();
+    good = good && EXPECT(summary->oldest.position == (wire::Position{7, 2})) && EXPECT(summary->epochs > 3);
+    if (start == 2) good = good && every_moment(*standby.replica, story, sent, random, 20);
+  }
+  ok(good, "an epoch whose making was interrupted leaves no gap: what is before it stays");
+}
+
 // A child that takes all records, and is killed at some write, sync, rename or unlink.
 void test_kills() {
   Scratch scratch;
@@ -461,6 +493,7 @@ int main() {
   test_expiry();
   test_no_room();
   test_without();
+  test_interrupted_making();
   test_kills();
   return finish();
 }
