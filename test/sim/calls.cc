@@ -63,6 +63,7 @@ Place place_of(const std::string &name) {
   if (name == "v.log") return Place::kSpill;
   if (name == "image.raw") return Place::kImage;
   if (name == "watermark") return Place::kWatermark;
+  if (name.ends_with(".saved") || name.ends_with(".records")) return Place::kHistory;
   return name.ends_with(".seg") || name.ends_with(".old") ? Place::kSegments : Place::kNone;
 }
 

@@ -20,7 +20,7 @@ enum HostNumber : int { kOutside = 0, kMaster = 1, kStandby = 2, kClients = 3 };
 enum class Death : uint8_t { kKill, kPower };
 
 // What fails on the disk of a host for a while, and how often at most.
-enum class Place : uint8_t { kNone, kDevice, kMap, kSpill, kSegments, kImage, kWatermark };
+enum class Place : uint8_t { kNone, kDevice, kMap, kSpill, kSegments, kImage, kWatermark, kHistory };
 enum class Strike : uint8_t { kWrite, kSync, kRead };
 struct DiskFault {
   Place place = Place::kNone;

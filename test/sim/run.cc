@@ -345,9 +345,11 @@ void Run::fail_disk() {
       {kStandby, Place::kSegments, Strike::kSync},   {kStandby, Place::kSegments, Strike::kRead},
       {kStandby, Place::kImage, Strike::kWrite},     {kStandby, Place::kImage, Strike::kSync},
       {kStandby, Place::kWatermark, Strike::kWrite}, {kStandby, Place::kWatermark, Strike::kSync},
+      {kStandby, Place::kHistory, Strike::kWrite},   {kStandby, Place::kHistory, Strike::kSync},
   };
   Random &random = scheduler->random;
-  const Kind kind = kKinds[random.below(std::size(kKinds))];
+  const size_t kinds = std::size(kKinds) - (settings.history.is_kept() ? 0 : 2);
+  const Kind kind = kKinds[random.below(kinds)];
   if (kind.host == kMaster ? !master || !master->serves() : !standby) return;
   const bool full = kind.strike == Strike::kWrite && random.one_in(2);
   DiskFault &fault = room->hosts[static_cast<size_t>(kind.host)].fault;

@@ -9,6 +9,12 @@ import type { ExportEvent } from '../../src/daemon/control-protocol.js'
 import { type Pair, PATIENCE, SLOWER } from './daemon.js'
 import { NbdClient } from './nbd-client.js'
 
+/** `at`: where it stands, as typed. */
+export interface Shown {
+  at: string
+  content: Buffer
+}
+
 export class Observer {
   readonly #clients: { master: ControlClient; standby: ControlClient }
   #exports = 0
@@ -51,12 +57,17 @@ export class Observer {
 
   /** What the standby puts on stage now, exported and read by a client. Throws the daemon's refusal. */
   async exported(): Promise<Buffer> {
+    return (await this.shown()).content
+  }
+
+  /** The same, or what its history has of a moment (as typed). */
+  async shown(at = ''): Promise<Shown> {
     const path = this.pair.scratch.path(`export-${++this.#exports}.sock`)
-    const request = { volume: this.pair.volume, listen: `unix:${path}`, writable: false, detach: false }
-    for await (const _event of this.#clients.standby.stream<ExportEvent>('/export', request)) {
+    const request = { volume: this.pair.volume, listen: `unix:${path}`, writable: false, detach: false, at }
+    for await (const { position } of this.#clients.standby.stream<ExportEvent>('/export', request)) {
       // Leaving the loop ends the export.
       const content = await readAll(path, this.pair.volume, this.sizeBytes)
-      return content
+      return { at: `${position.incarnation}:${position.sequence}`, content }
     }
     throw new Error('export: the daemon ended it at once')
   }

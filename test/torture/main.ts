@@ -12,10 +12,12 @@
 import { parseArgs } from 'node:util'
 import { type Owner, sleep } from '../support/daemon.js'
 import { blockBytes, seededRandom } from '../support/history.js'
+import type { Shown } from '../support/observer.js'
 import { Workload } from '../support/workload.js'
 import { type Fault, goOn, type Torture } from './fault.js'
 import { faults } from './faults.js'
 import { Judge } from './judge.js'
+import { Past } from './past.js'
 import { connectionsAtRest, type Stage, setStage, volume } from './stage.js'
 import { Watch } from './watch.js'
 
@@ -41,6 +43,7 @@ class Run {
   readonly #began = performance.now()
   readonly #random: () => number
   readonly #judge: Judge
+  readonly #past: Past
   readonly #lost: string[] = []
   readonly #counts = new Map<string, number>()
   #kills = 0
@@ -53,6 +56,7 @@ class Run {
   ) {
     this.#random = seededRandom(seed)
     this.#judge = new Judge(seed, blocks)
+    this.#past = new Past(stage.observer, this.#random)
   }
 
   /** True: nothing was lost. */
@@ -132,15 +136,28 @@ class Run {
   async #judgeStandby(when: string): Promise<void> {
     const promises = this.#judge.promises()
     const limit = sleep(8000).then(() => 'it took more than 8 s')
-    const shown = await Promise.race([this.stage.observer.exported().catch((error: unknown) => String(error)), limit])
+    const shown = await Promise.race([this.stage.observer.shown().catch((error: unknown) => String(error)), limit])
     if (typeof shown === 'string') {
       this.#unjudged++
       return this.#say(`    ${when}: nothing to judge: ${shown.slice(0, 200)}`)
     }
-    const { lost, cut } = this.#judge.standby(shown, promises)
+    const { lost, cut } = this.#judge.standby(shown.content, promises)
     this.#verdicts++
     this.#say(`    ${when}: ${lost.length === 0 ? `a legal cut, ${cut}` : 'LOST'}`)
     this.#loses(lost)
+    await this.#judgePast(shown)
+  }
+
+  async #judgePast(present: Shown): Promise<void> {
+    const past = await Promise.race([this.#past.look(), sleep(8000).then(() => 'it took more than 8 s')])
+    if (typeof past === 'string') this.#say(`    its past: nothing to judge: ${past.slice(0, 200)}`)
+    const moments = typeof past === 'string' ? [present] : [present, past]
+    for (const moment of moments) {
+      const wrong = this.#past.saw(moment)
+      if (wrong !== '') this.#loses([wrong])
+    }
+    if (typeof past !== 'string')
+      this.#loses(this.#judge.standby(past.content, new Map()).lost.map(loss => `moment ${past.at}: ${loss}`))
   }
 
   async #ends({ workload, stage }: Torture): Promise<void> {
@@ -180,6 +197,7 @@ class Run {
     process.stdout.write(
       `torture: seed ${this.seed}: ${count} faults of ${this.#counts.size} kinds, ${this.#kills} kills, ` +
         `${this.#verdicts} verdicts (${this.#unjudged} times nothing to judge), ${judged} writes checked, ` +
+        `${this.#past.looks} moments of the past (${this.#past.again} seen before; ${this.#past.missing} times not there), ` +
         `protected ${protectedPart} %, lost ${this.#lost.length}\n`,
     )
   }

@@ -23,10 +23,12 @@ import type { Durability } from './judge.js'
 export const volume = 'disk1'
 export const peerTimeoutMs = 1000
 /** Holds the image, the segments, and not much more: a few seconds of writing fill it when nothing is removed. */
-const standbyDiskBytes = 320 << 20
+const standbyDiskBytes = 640 << 20
 
 /** What the workload has when nothing is wrong. */
 export const connectionsAtRest = 4
+/** Small beside the disk that is filled, and so small that epochs end, and go. */
+export const historyLimits = '2h,256MiB'
 
 export interface Stage {
   /** Of whatever is started. */
@@ -78,7 +80,7 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
   ]
   const standbyArgs = (): string[] => [
     ...['standby', '--state', standbyState, '--store', join(roots.standby, 'store'), '--listen', `127.0.0.1:${port}`],
-    ...['--allow', masterId, '--metrics', `127.0.0.1:${standbyMetrics}`],
+    ...['--allow', masterId, '--metrics', `127.0.0.1:${standbyMetrics}`, '--history', historyLimits],
   ]
   const pair: Pair = {
     scratch: files,

@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs'
 import { type Ended, type Program, sleep, SLOWER } from '../support/daemon.js'
 import { killedAt, successorOf } from '../support/takeover.js'
 import type { Fault } from './fault.js'
-import { connectionsAtRest, peerTimeoutMs, type Side, type Stage, volume } from './stage.js'
+import { historyLimits, connectionsAtRest, peerTimeoutMs, type Side, type Stage, volume } from './stage.js'
 
 /** Copies may be exported still, and a start take its time. */
 const limitMs = 60_000
@@ -84,7 +84,7 @@ function configOf({ pair, relay, durability, sockets }: Stage, side: Side): stri
   const head = `state = "${pair[side].state}"\n[metrics]\nlisten = "127.0.0.1:${pair.metrics[side]}"\n`
   if (side === 'standby') {
     const store = pair.image.slice(0, -`/${volume}/image.raw`.length)
-    return `${head}[standby]\nstore = "${store}"\nlisten = "${pair.standbyAddress}"\nallow = ["${pair.masterId}"]\n`
+    return `${head}[standby]\nstore = "${store}"\nlisten = "${pair.standbyAddress}"\nallow = ["${pair.masterId}"]\nhistory = "${historyLimits}"\n`
   }
   return `${head}[nbd]
 listen = ["unix:${sockets.master}"]
