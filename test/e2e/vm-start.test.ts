@@ -9,8 +9,18 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { Started } from '../../src/recovery/runs.js'
-import { becomes, launch, logged, metricBecomes, type Pair, scratch, sparseFile, startPair } from '../support/daemon.js'
-import { buildGuest, type Guest } from '../support/machine.js'
+import {
+  becomes,
+  inSync,
+  launch,
+  logged,
+  metricBecomes,
+  type Pair,
+  scratch,
+  sparseFile,
+  startPair,
+} from '../support/daemon.js'
+import { buildGuest, type Guest, guestKernel } from '../support/machine.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { startSuccession } from '../support/takeover.js'
 
@@ -121,6 +131,26 @@ if (isLong)
     const drill = await pair.standby.command(['vm', 'drill', 'door', '--port', '22', '--timeout', '90s'], { limitMs })
     t.match(drill.stdout, /^door: drill passed after .*: TCP port 22 answers\n$/)
   })
+
+/** The kernel for guests says on the console which firmware its EFI stub was started by. OVMF takes its time without KVM. */
+if (isLong)
+  void t.test(
+    'a machine with --firmware uefi boots with OVMF, and a drill leaves its variables as they are',
+    async t => {
+      const pair = await startPair(t)
+      await inSync(pair)
+      await client(pair).post('/vm/add', {
+        ...{ name: 'web', group: pair.volume, memoryBytes: 512 << 20, cpus: 1, firmware: 'uefi', bus: 'virtio' },
+        qemuArguments: ['-accel', 'tcg', '-kernel', guestKernel, '-append', 'console=ttyS0 panic=-1'],
+      })
+      const variables = join(pair.scratch.path('store'), '.groups', pair.volume, 'machines/web.vars')
+      const before = readFileSync(variables)
+      const args = ['vm', 'drill', 'web', '--marker', 'EFI v2', '--timeout', '90s']
+      const drill = await pair.standby.command(args, { limitMs })
+      t.match(drill.stdout, /^web: drill passed after .*: the console said 'EFI v2'\n$/)
+      t.ok(before.equals(readFileSync(variables)))
+    },
+  )
 
 if (isLong)
   void t.test(

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { ROOT, type Scratch, succeed } from './daemon.js'
 
 const KERNEL = join(ROOT, 'build/guest-kernel')
+export const guestKernel = join(KERNEL, 'vmlinuz')
 
 export type Job = 'count' | 'listen'
 
@@ -25,7 +26,7 @@ export async function buildGuest(files: Scratch): Promise<Guest> {
   await writeFile(archive, initramfs(parts.map(([name = '', path = '']) => [name, readFileSync(path)])))
   return {
     arguments: job => [
-      ...['-accel', 'tcg', '-kernel', join(KERNEL, 'vmlinuz'), '-initrd', archive],
+      ...['-accel', 'tcg', '-kernel', guestKernel, '-initrd', archive],
       ...['-append', `console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable job=${job}`],
     ],
   }
