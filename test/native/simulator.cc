@@ -35,7 +35,7 @@ constexpr Breakage kBreakages[] = {
     {Break::kFreeAtReceived, "free-at-received", "a log that is freed at received"},
     {Break::kSwapFilterUnplaced, "swap-filter-unplaced", "a filter that changes without a position"},
     {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby", 450},
-    {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received", 100},
+    {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received", 250},
     {Break::kUnsavedHistory, "unsaved-history", "a block that is overwritten before the history's copy of it is on the disk", 80},
     {Break::kIndexTrailsImages, "index-trails-images", "a watermark that moves before the history's index of records"},
 };
