@@ -5,8 +5,9 @@
 import { describe, UnderstudyError } from '../../src/core/errors.js'
 import type { Observer, Shown } from '../support/observer.js'
 
-/** A device each. */
-const seenMax = 24
+/** A device each; the history of such a run holds some seconds. */
+const seenMax = 8
+const reachMs = 5_000
 
 export class Past {
   readonly #seen: { at: string; content: Buffer }[] = []
@@ -14,7 +15,6 @@ export class Past {
   looks = 0
   again = 0
   missing = 0
-  readonly #beganMs = Date.now()
 
   constructor(
     private readonly observer: Observer,
@@ -26,16 +26,15 @@ export class Past {
     const known = this.#seen.find(moment => moment.at === at)
     if (known !== undefined) return known.content.equals(content) ? '' : `moment ${at} shows something else than before`
     this.#seen.push({ at, content })
-    if (this.#seen.length > seenMax) this.#seen.splice(Math.floor(this.random() * seenMax), 1)
+    if (this.#seen.length > seenMax) this.#seen.shift()
     return ''
   }
 
-  /** A moment at random: one that was seen, or any since the beginning. A text says why there is none. */
+  /** A moment at random: one that was seen, or any of the last seconds. A text says why there is none. */
   async look(): Promise<Shown | string> {
     const seen = this.random() < 0.6 ? this.#seen[Math.floor(this.random() * this.#seen.length)] : undefined
-    const sinceMs = this.#beganMs + this.random() * (Date.now() - this.#beganMs)
     try {
-      const shown = await this.observer.shown(seen?.at ?? new Date(sinceMs).toISOString())
+      const shown = await this.observer.shown(seen?.at ?? new Date(Date.now() - this.random() * reachMs).toISOString())
       this.looks++
       if (seen !== undefined) this.again++
       return shown
