@@ -182,6 +182,9 @@ Napi::Value Addon::replica_history(Call call) {
   result.Set("savedBytes", static_cast<double>(summary->saved_bytes));
   result.Set("epochs", static_cast<double>(summary->epochs));
   result.Set("segments", static_cast<double>(summary->segments));
+  result.Set("compressedSegments", static_cast<double>(summary->compressed_segments));
+  result.Set("compressedBytes", static_cast<double>(summary->compressed_bytes));
+  result.Set("uncompressedBytes", static_cast<double>(summary->uncompressed_bytes));
   return result;
 }
 

@@ -74,7 +74,7 @@ int SavedLayer::find(uint64_t first_key, uint64_t count, const std::function<voi
 
 History::History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener)
     : directory_(history_directory(directory)), segments_directory_(directory + "/segments"), options_(options.history),
-      listener_(listener), kept_(segments_directory_) {
+      listener_(listener), kept_(segments_directory_), packer_(kept_, options.history.pack_rest_ns) {
   for (const ReplicaVolume &volume : options.volumes) volume_bytes_.push_back(volume.size_bytes);
 }
 
@@ -180,7 +180,15 @@ Status History::adopt(const Watermark &from, uint64_t log_start, bool is_whole) 
   else
     kept_.drop_all();
   begun_ns_ = monotonic_ns();
+  if (index_) packer_.may_pack_below(epochs_.back().start().log_offset);
+  packer_.start();
   return Status::good();
+}
+
+bool History::take(const Segment &segment) {
+  if (!is_open() || !kept_.keep(segment)) return false;
+  packer_.wake();
+  return true;
 }
 
 // ---- the applier's side
@@ -261,6 +269,7 @@ Status History::write_batch(std::vector<SavedBlock> &batch, const std::vector<ui
 
 void History::note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped) {
   if (!is_open() || !wire::is_sequenced(header.type)) return;
+  packer_.applies(sizeof header + header.length);
   const bool begins = header.type == wire::RecordType::kBegin;
   std::lock_guard lock(mutex_);
   index_->note({log_offset, begins ? header.incarnation : header.offset, header.length, header.sequence, header.time_ns,
@@ -314,6 +323,7 @@ Status History::begin(const EpochStart &start) {
   index_ = std::move(index.value);
   begun_ns_ = monotonic_ns();
   is_open_.store(true, std::memory_order_release);
+  packer_.may_pack_below(start.log_offset);
   return Status::good();
 }
 
@@ -394,7 +404,7 @@ Status History::discard() {
 // ---- anybody's
 
 uint64_t History::bytes() const {
-  uint64_t total = kept_.bytes();
+  uint64_t total = kept_.sum().bytes;
   for (const Epoch &epoch : epochs_) total += epoch.saved_bytes + epoch.records_bytes;
   return total;
 }
@@ -406,7 +416,11 @@ std::optional<HistorySummary> History::summary() const {
   summary.bytes = bytes();
   for (const Epoch &epoch : epochs_) summary.saved_bytes += epoch.saved_bytes;
   summary.epochs = epochs_.size();
-  summary.segments = kept_.count();
+  const KeptSegments::Sum kept = kept_.sum();
+  summary.segments = kept.count;
+  summary.compressed_segments = kept.packed;
+  summary.compressed_bytes = kept.packed_bytes;
+  summary.uncompressed_bytes = kept.raw_bytes;
   return summary;
 }
 

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "replay/kept-packer.h"
 #include "replay/kept-segments.h"
 #include "replay/record-index.h"
 #include "replay/replica.h"
@@ -63,7 +64,7 @@ class History {
   Status adopt(const Watermark &from, uint64_t log_start, bool is_whole);
   bool take_at_recovery(const Segment &segment) { return KeptSegments::rename(segments_directory_, segment); }
   // Any thread, with the log's lock held.
-  bool take(const Segment &segment) { return is_open() && kept_.keep(segment); }
+  bool take(const Segment &segment);
 
   // Applier thread.
   struct Change {
@@ -118,6 +119,7 @@ class History {
   std::vector<uint64_t> volume_bytes_;
   ReplicaListener &listener_;
   KeptSegments kept_;
+  KeptPacker packer_;
   std::atomic<bool> is_open_{false}, wants_room_{false};
   bool is_lost_ = false;         // applier thread: it is no more, and its files may still be there
   uint64_t next_number_ = 1;     // applier thread

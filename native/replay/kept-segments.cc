@@ -10,25 +10,53 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "replay/file-io.h"
 
 namespace understudy::replay {
 namespace {
-// The newest first.
-Status list(const std::string &directory, std::vector<uint64_t> *indices) {
+
+constexpr const char *kFresh = ".new";
+
+struct Listed {
+  bool is_raw = false, is_packed = false;
+};
+// By index; of packed ones whose making was interrupted, the paths.
+Status list(const std::string &directory, std::map<uint64_t, Listed> *found, std::vector<std::string> *unfinished) {
   DIR *listing = opendir(directory.c_str());
   if (!listing) return Status::failed(errno, "list " + directory);
   while (dirent *entry = readdir(listing)) {
     char *end = nullptr;
     const uint64_t index = strtoull(entry->d_name, &end, 16);
-    if (end == entry->d_name + 16 && strcmp(end, ".kept") == 0) indices->push_back(index);
+    if (end != entry->d_name + 16) continue;
+    if (strcmp(end, ".kept") == 0) (*found)[index].is_raw = true;
+    if (strcmp(end, ".keptz") == 0) (*found)[index].is_packed = true;
+    if (strcmp(end, ".keptz.new") == 0) unfinished->push_back(directory + "/" + entry->d_name);
   }
   closedir(listing);
-  std::sort(indices->rbegin(), indices->rend());
   return Status::good();
 }
+
+void remove_files(const std::string &directory, uint64_t index) {
+  unlink(KeptSegments::path_of(directory, index).c_str());
+  unlink(PackedSegment::path_of(directory, index).c_str());
+}
+
+// The packed one if it is good: the raw one is what a crash has left of it.
+std::optional<KeptSegments::Kept> load_one(const std::string &directory, uint64_t index, const Listed &which, uint64_t end) {
+  const std::string raw_path = KeptSegments::path_of(directory, index), path = PackedSegment::path_of(directory, index);
+  if (which.is_packed) {
+    const auto packed = PackedSegment::open(path, index, end, nullptr);
+    unlink((packed.ok() ? raw_path : path).c_str());
+    if (packed.ok()) return KeptSegments::Kept{index, packed.value->base(), end, packed.value->bytes(), true};
+  }
+  const auto raw = Segment::open_kept(raw_path, index, end);
+  if (!raw.ok()) return std::nullopt;
+  return KeptSegments::Kept{index, raw.value->base(), end, raw.value->bytes()};
+}
+
 }  // namespace
 
 std::string KeptSegments::path_of(const std::string &directory, uint64_t index) {
@@ -38,26 +66,32 @@ std::string KeptSegments::path_of(const std::string &directory, uint64_t index) 
 }
 
 void KeptSegments::remove_all(const std::string &directory) {
-  std::vector<uint64_t> indices;
-  (void)list(directory, &indices);
-  for (uint64_t index : indices) unlink(path_of(directory, index).c_str());
+  std::map<uint64_t, Listed> found;
+  std::vector<std::string> unfinished;
+  (void)list(directory, &found, &unfinished);
+  for (const auto &[index, which] : found) remove_files(directory, index);
+  for (const std::string &path : unfinished) unlink(path.c_str());
 }
 
 Result<uint64_t> KeptSegments::load(uint64_t log_start) {
-  std::vector<uint64_t> indices;
-  if (Status status = list(directory_, &indices); !status.ok()) return status;
+  std::map<uint64_t, Listed> found;
+  std::vector<std::string> unfinished;
+  if (Status status = list(directory_, &found, &unfinished); !status.ok()) return status;
+  for (const std::string &path : unfinished) unlink(path.c_str());
   std::lock_guard lock(mutex_);
   uint64_t reaches_from = log_start;
   bool has_gap = false;
-  for (uint64_t index : indices) {  // newest first
-    const std::string path = path_of(directory_, index);
-    if (!has_gap) {
-      auto segment = Segment::open_kept(path, index, reaches_from);
-      has_gap = !segment.ok();
-      if (!has_gap) kept_.push_front({index, segment.value->base(), reaches_from});
-      if (!has_gap) reaches_from = segment.value->base();
+  for (auto at = found.rbegin(); at != found.rend(); ++at) {  // newest first
+    const auto &[index, which] = *at;
+    std::optional<Kept> kept = has_gap ? std::nullopt : load_one(directory_, index, which, reaches_from);
+    has_gap = !kept;
+    if (has_gap) {
+      remove_files(directory_, index);
+      continue;
     }
-    if (has_gap) unlink(path.c_str());
+    kept_.push_front(*kept);
+    add(*kept, 1);
+    reaches_from = kept->base;
   }
   return uint64_t{reaches_from};
 }
@@ -69,38 +103,98 @@ bool KeptSegments::rename(const std::string &directory, const Segment &segment) 
 bool KeptSegments::keep(const Segment &segment) {
   if (!rename(directory_, segment)) return false;
   std::lock_guard lock(mutex_);
-  kept_.push_back({segment.index(), segment.base(), segment.end()});
+  kept_.push_back({segment.index(), segment.base(), segment.end(), segment.bytes()});
+  add(kept_.back(), 1);
   return true;
 }
 
 void KeptSegments::drop_below(uint64_t log_offset) {
   std::lock_guard lock(mutex_);
   while (!kept_.empty() && kept_.front().end <= log_offset) {
-    unlink(path_of(directory_, kept_.front().index).c_str());
+    remove_files(directory_, kept_.front().index);
+    add(kept_.front(), -1);
     kept_.pop_front();
   }
 }
 
-Result<std::shared_ptr<Segment>> KeptSegments::open(uint64_t log_offset) const {
+Result<std::shared_ptr<LogPiece>> KeptSegments::open(uint64_t log_offset) const {
   std::lock_guard lock(mutex_);
   const auto after = std::upper_bound(kept_.begin(), kept_.end(), log_offset,
                                       [](uint64_t at, const Kept &kept) { return at < kept.base; });
   if (after == kept_.begin() || log_offset >= std::prev(after)->end)
     return Status::failed(ENOENT, "history: no segment holds log offset " + std::to_string(log_offset));
   const Kept &kept = *std::prev(after);
+  if (!kept.is_packed) {
+    auto raw = open_raw(kept);
+    if (!raw.ok()) return raw.status;
+    return std::shared_ptr<LogPiece>(std::move(raw.value));
+  }
+  auto frames = frames_.lock();
+  if (!frames) frames_ = frames = std::make_shared<FrameCache>();
+  auto packed = PackedSegment::open(PackedSegment::path_of(directory_, kept.index), kept.index, kept.end, std::move(frames));
+  if (!packed.ok()) return packed.status;
+  return std::shared_ptr<LogPiece>(std::move(packed.value));
+}
+
+KeptSegments::Sum KeptSegments::sum() const {
+  std::lock_guard lock(mutex_);
+  return sum_;
+}
+
+void KeptSegments::add(const Kept &kept, int sign) {
+  const auto change = [sign](uint64_t &total, uint64_t by) { total = sign > 0 ? total + by : total - by; };
+  change(sum_.count, 1);
+  change(sum_.bytes, kept.bytes);
+  if (!kept.is_packed) return;
+  change(sum_.packed, 1);
+  change(sum_.packed_bytes, kept.bytes);
+  change(sum_.raw_bytes, kept.raw_bytes());
+}
+
+// ---- the packer's
+
+std::optional<KeptSegments::Kept> KeptSegments::to_pack(uint64_t log_offset) const {
+  std::lock_guard lock(mutex_);
+  for (const Kept &kept : kept_) {
+    if (kept.end > log_offset) break;
+    if (!kept.is_packed && !kept.is_left) return kept;
+  }
+  return std::nullopt;
+}
+
+Result<std::shared_ptr<Segment>> KeptSegments::open_raw(const Kept &kept) const {
   return Segment::open_kept(path_of(directory_, kept.index), kept.index, kept.end);
 }
 
-uint64_t KeptSegments::count() const {
-  std::lock_guard lock(mutex_);
-  return kept_.size();
+std::string KeptSegments::fresh_path_of(uint64_t index) const { return PackedSegment::path_of(directory_, index) + kFresh; }
+
+KeptSegments::Kept *KeptSegments::find(uint64_t index) {
+  const auto at = std::find_if(kept_.begin(), kept_.end(), [&](const Kept &kept) { return kept.index == index; });
+  return at == kept_.end() ? nullptr : &*at;
 }
 
-uint64_t KeptSegments::bytes() const {
+void KeptSegments::replace(uint64_t index, uint64_t bytes) {
+  const std::string fresh = fresh_path_of(index);
+  {
+    std::lock_guard lock(mutex_);
+    Kept *kept = find(index);
+    if (!kept || ::rename(fresh.c_str(), PackedSegment::path_of(directory_, index).c_str()) != 0) {
+      unlink(fresh.c_str());
+      if (kept) kept->is_left = true;
+      return;
+    }
+    add(*kept, -1);
+    kept->is_packed = true;
+    kept->bytes = bytes;
+    add(*kept, 1);
+  }
+  // It is there for good before the other one goes. If that cannot be had, the next start removes it.
+  if (sync_directory(directory_) == 0) unlink(path_of(directory_, index).c_str());
+}
+
+void KeptSegments::leave(uint64_t index) {
   std::lock_guard lock(mutex_);
-  uint64_t total = 0;
-  for (const Kept &kept : kept_) total += kSegmentHeaderBytes + kept.end - kept.base;
-  return total;
+  if (Kept *kept = find(index)) kept->is_left = true;
 }
 
 }  // namespace understudy::replay

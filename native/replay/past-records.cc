@@ -18,7 +18,7 @@ bool is_zeroes(const RecordEntry &entry) {
 
 Result<std::shared_ptr<PastRecords>> PastRecords::open(std::vector<RecordEntry> entries, const Find &find) {
   auto records = std::shared_ptr<PastRecords>(new PastRecords(std::move(entries)));
-  std::shared_ptr<Segment> last;
+  std::shared_ptr<LogPiece> last;
   for (const RecordEntry &entry : records->entries_) {
     if (last && entry.log_offset >= last->base() && entry.log_offset < last->end()) continue;
     auto segment = find(entry.log_offset);
@@ -33,7 +33,7 @@ int PastRecords::read(uint32_t entry, uint64_t offset, size_t bytes, uint8_t *da
   const RecordEntry &record = entries_[entry];
   CHECK(offset >= record.offset && offset + bytes <= record.offset + record.length);
   if (is_zeroes(record)) return memset(data, 0, bytes), 0;
-  const Segment &segment = *std::prev(segments_.upper_bound(record.log_offset))->second;
+  const LogPiece &segment = *std::prev(segments_.upper_bound(record.log_offset))->second;
   const uint64_t payload = record.log_offset + sizeof(wire::RecordHeader);
   size_t done = 0;
   if (record.length <= kWholeBytesMax || !checked_[entry].load(std::memory_order_acquire)) {

@@ -9,14 +9,15 @@
 #include <vector>
 
 #include "core/status.h"
-#include "replay/record-index.h"
-#include "replay/segment.h"
+#include "replay/log-piece.h"
+#include "replay/record-entry.h"
+#include "wire/record.h"
 
 namespace understudy::replay {
 
 class PastRecords {
  public:
-  using Find = std::function<Result<std::shared_ptr<Segment>>(uint64_t log_offset)>;
+  using Find = std::function<Result<std::shared_ptr<LogPiece>>(uint64_t log_offset)>;
   // Opens the segments of all of them, so that nothing can go away.
   static Result<std::shared_ptr<PastRecords>> open(std::vector<RecordEntry> entries, const Find &find);
 
@@ -29,7 +30,7 @@ class PastRecords {
       : entries_(std::move(entries)), checked_(new std::atomic<bool>[entries_.size() + 1]()) {}
   std::vector<RecordEntry> entries_;
   std::unique_ptr<std::atomic<bool>[]> checked_;
-  std::map<uint64_t, std::shared_ptr<Segment>> segments_;  // by where they begin
+  std::map<uint64_t, std::shared_ptr<LogPiece>> segments_;  // by where they begin
 };
 
 // Which record says what a place of a volume holds: the newest that covers it.

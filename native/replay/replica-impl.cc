@@ -212,8 +212,8 @@ Status ReplicaImpl::check_cut(size_t volume) {
 
 // The segments are the log's as long as it needs them, then the history's: asked for in that order.
 Result<std::shared_ptr<PastRecords>> ReplicaImpl::records_of(Cut cut) {
-  return PastRecords::open(std::move(cut.entries), [&](uint64_t log_offset) -> Result<std::shared_ptr<Segment>> {
-    if (auto segment = log_.find(log_offset)) return segment;
+  return PastRecords::open(std::move(cut.entries), [&](uint64_t log_offset) -> Result<std::shared_ptr<LogPiece>> {
+    if (auto segment = log_.find(log_offset)) return std::shared_ptr<LogPiece>(std::move(segment));
     return history_->kept().open(log_offset);
   });
 }

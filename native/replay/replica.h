@@ -49,6 +49,7 @@ struct HistoryOptions {  // neither: none is kept, at no cost
   uint64_t age_ns_max = 0;  // what is older goes, in whole epochs
   uint64_t bytes_max = 0;   // all files of it together; beyond it the oldest epochs go
   uint64_t epoch_bytes = 512u << 20;  // of log, or of what was overwritten: then an epoch ends
+  uint64_t pack_rest_ns = 3'000'000'000;  // hardly anything is applied for so long: then idle segments are compressed
   bool is_kept() const { return age_ns_max || bytes_max; }
 };
 
@@ -56,6 +57,7 @@ struct HistorySummary {
   Point oldest, newest;  // moments between them can be shown
   uint64_t bytes = 0;    // of all its files
   uint64_t saved_bytes = 0, epochs = 0, segments = 0;
+  uint64_t compressed_segments = 0, compressed_bytes = 0, uncompressed_bytes = 0;  // those take, and hold
 };
 
 struct HistoryTimeline {

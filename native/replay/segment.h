@@ -15,6 +15,7 @@
 
 #include "core/fd.h"
 #include "core/status.h"
+#include "replay/log-piece.h"
 #include "wire/record.h"
 
 namespace understudy::replay {
@@ -33,7 +34,7 @@ struct SegmentHeader {
 };
 static_assert(sizeof(SegmentHeader) == 48);
 
-class Segment {
+class Segment final : public LogPiece {
  public:
   // Makes the file with its header page, and its name durable. Nothing is left behind on failure.
   static Result<std::shared_ptr<Segment>> create(const std::string &directory, uint64_t index, uint64_t base,
@@ -51,9 +52,9 @@ class Segment {
   static std::string set_aside_path_of(const std::string &directory, uint64_t index);
 
   uint64_t index() const { return header_.index; }
-  uint64_t base() const { return header_.base; }
+  uint64_t base() const override { return header_.base; }
   wire::Position last_before() const { return header_.last; }
-  uint64_t end() const { return end_.load(std::memory_order_acquire); }
+  uint64_t end() const override { return end_.load(std::memory_order_acquire); }
   uint64_t bytes() const { return kSegmentHeaderBytes + end() - base(); }
   const std::string &path() const { return path_; }
 
@@ -68,7 +69,7 @@ class Segment {
   int settle(uint64_t end);
   void set_end(uint64_t end) { end_.store(end, std::memory_order_release); }
   // Any thread. *done may be short at the end of the file.
-  int read(void *data, size_t bytes, uint64_t log_offset, size_t *done) const;
+  int read(void *data, size_t bytes, uint64_t log_offset, size_t *done) const override;
 
  private:
   Segment(Fd fd, std::string path, const SegmentHeader &header, uint64_t written_bytes, uint64_t allocated_bytes)

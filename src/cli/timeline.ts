@@ -70,13 +70,17 @@ function timesOf({ from, to }: Stretch, columns: number): string {
 export const shortTime = (time: string): string => time.replace(/^(.{10})T(.{12}).*$/, '$1 $2Z')
 
 /** "keeps 24h 00m, at most 100 GiB; it takes 1.2 GiB, 300 MiB of it blocks as they were before" */
-export function keptText({ ageSecondsMax, bytesMax, bytes, savedBytes }: HistoryReply): string {
+export function keptText({ ageSecondsMax, bytesMax, bytes, savedBytes, ...kept }: HistoryReply): string {
   const limits = [
     ...(ageSecondsMax > 0 ? [formatDuration(ageSecondsMax * 1000)] : []),
     ...(bytesMax > 0 ? [`at most ${formatSize(bytesMax)}`] : []),
   ]
   const saved = savedBytes > 0 ? `, ${formatSize(savedBytes)} of it blocks as they were before` : ''
-  return `keeps ${limits.join(', ')}; it takes ${formatSize(bytes)}${saved}`
+  const packed =
+    kept.compressedBytes > 0
+      ? `, ${formatSize(kept.uncompressedBytes)} of records compressed to ${formatSize(kept.compressedBytes)}`
+      : ''
+  return `keeps ${limits.join(', ')}; it takes ${formatSize(bytes)}${saved}${packed}`
 }
 
 /** A line a point, the newest last. */

@@ -120,6 +120,10 @@ export interface HistoryStatus {
   savedBytes: number
   epochs: number
   segments: number
+  /** Of these; what they take on disk, and what they hold. */
+  compressedSegments: number
+  compressedBytes: number
+  uncompressedBytes: number
   /** Points labelled by hand, and those of clean stops. */
   pointCount: number
 }

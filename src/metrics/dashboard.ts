@@ -254,10 +254,17 @@ function addStandby(dashboard: DashboardBuilder): void {
       ]),
     )
     .withPanel(
-      graph('History', 'What is kept for earlier moments; of it, blocks as they were before.', 'bytes', [
-        [`understudy_history_bytes{${ofGroup}}`, 'kept {{group}}'],
-        [`understudy_history_saved_bytes{${ofGroup}}`, 'blocks {{group}}'],
-      ]),
+      graph(
+        'History',
+        'What is kept for earlier moments; of it, blocks as they were before, and compressed records with what they hold.',
+        'bytes',
+        [
+          [`understudy_history_bytes{${ofGroup}}`, 'kept {{group}}'],
+          [`understudy_history_saved_bytes{${ofGroup}}`, 'blocks {{group}}'],
+          [`understudy_history_compressed_bytes{${ofGroup}}`, 'compressed {{group}}'],
+          [`understudy_history_uncompressed_bytes{${ofGroup}}`, 'held by these {{group}}'],
+        ],
+      ),
     )
     .withPanel(
       graph('Oldest moment', 'How far back an export can go.', 's', [

@@ -17,6 +17,16 @@ export const historyMetrics: MetricDefinition[] = [
   ),
   historyGauge('understudy_history_segments', 'Files of records that are kept.', ({ segments }) => segments),
   historyGauge(
+    'understudy_history_compressed_bytes',
+    'Of understudy_history_bytes, what segments take that are compressed: those that were idle, where it pays.',
+    ({ compressedBytes }) => compressedBytes,
+  ),
+  historyGauge(
+    'understudy_history_uncompressed_bytes',
+    'What these segments hold; the ratio of the two is what compression gives.',
+    ({ uncompressedBytes }) => uncompressedBytes,
+  ),
+  historyGauge(
     'understudy_history_epochs',
     'Stretches between two checkpoints; the oldest goes as a whole.',
     ({ epochs }) => epochs,

@@ -200,6 +200,10 @@ export interface HistoryState {
   savedBytes: number
   epochs: number
   segments: number
+  /** Of these; what they take on disk, and what they hold. */
+  compressedSegments: number
+  compressedBytes: number
+  uncompressedBytes: number
 }
 
 export interface PagesSurvey {

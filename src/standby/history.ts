@@ -64,6 +64,9 @@ export class GroupHistory {
       savedBytes: state?.savedBytes ?? 0,
       epochs: state?.epochs ?? 0,
       segments: state?.segments ?? 0,
+      compressedSegments: state?.compressedSegments ?? 0,
+      compressedBytes: state?.compressedBytes ?? 0,
+      uncompressedBytes: state?.uncompressedBytes ?? 0,
       pointCount: state === undefined ? 0 : this.#pointCount(state),
     }
   }

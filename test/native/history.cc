@@ -1,4 +1,4 @@
-// sources: native/replay/*.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // The history: any moment of it equals an independent replay of the same records, across restarts and kills.
 #include <sys/syscall.h>
 
@@ -143,6 +143,7 @@ ReplicaOptions options_with_history(const std::string &store) {
   options.segment_bytes = 300'000;
   options.history.bytes_max = uint64_t{1} << 40;
   options.history.epoch_bytes = 1u << 20;
+  options.history.pack_rest_ns = 0;  // segments are compressed as soon as they may be
   return options;
 }
 
@@ -208,8 +209,8 @@ bool every_moment(Replica &replica, const Story &story, size_t sent, std::mt1993
     if (!good) printf("# at %lu:%lu, %zu of %zu records\n", position.incarnation, position.sequence, count, sent);
     checked++;
   });
-  printf("# %zu moments, %lu epochs, %lu segments, oldest %lu:%lu\n", checked, summary->epochs, summary->segments,
-         summary->oldest.position.incarnation, summary->oldest.position.sequence);
+  printf("# %zu moments, %lu epochs, %lu segments, %lu compressed, oldest %lu:%lu\n", checked, summary->epochs,
+         summary->segments, summary->compressed_segments, summary->oldest.position.incarnation, summary->oldest.position.sequence);
   return good && EXPECT(checked > 0);
 }
 

@@ -1,4 +1,4 @@
-// sources: native/replay/*.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // What goes wrong under a replica: kill -9 at any moment, a full disk, a sync that fails.
 #include <sys/mount.h>
 #include <sys/syscall.h>

@@ -1,4 +1,4 @@
-// sources: native/replay/*.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // Each fault of the standby's disk at each place (docs/faults.md): what is acknowledged meanwhile, and that it goes on
 // by itself. Each case is a process of its own; all run at once, as most of their time is the standby's own pauses.
 #include <sys/mman.h>

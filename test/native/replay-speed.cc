@@ -1,4 +1,4 @@
-// sources: native/replay/*.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // How fast a replica takes and applies records. TMPDIR says on what; a tmpfs shows the cost of the code alone.
 #include "replay-support.h"
 

@@ -1,4 +1,4 @@
-// sources: native/replay/*.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lgnutls
+// sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // Steps: staged, applied as one, interrupted, begun again; and what the standby answers meanwhile.
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>

@@ -82,6 +82,9 @@ int pthread_setname_np(pthread_t, const char *name) {
   return 0;
 }
 
+// Of a fiber, not of the thread that all hosts share.
+int sched_setscheduler(pid_t, int, const sched_param *) { return 0; }
+
 int pthread_sigmask(int, const sigset_t *, sigset_t *) { return 0; }
 
 int pthread_mutex_lock(pthread_mutex_t *mutex) {

@@ -16,6 +16,7 @@ const reply: HistoryReply = {
   oldest: { time: '2026-11-29T08:00:00.000000000Z', incarnation: '17', sequence: '1' },
   newest: { time: '2026-11-29T09:00:00.250000000Z', incarnation: '17', sequence: '9999' },
   ...{ bytes: 3 * 2 ** 30, savedBytes: 2 ** 30, epochs: 2, segments: 32 },
+  ...{ compressedSegments: 0, compressedBytes: 0, uncompressedBytes: 0 },
   from: '2026-11-29T08:00:00.000000000Z',
   to: '2026-11-29T09:00:00.000000000Z',
   bucketSeconds: 225,
@@ -75,6 +76,8 @@ t.test('what is kept, and the points, are told with it; flushes when asked', t =
   t.match(historyText(reply, true), /^2026-11-29 08:01:00.000Z {2}17:4711 {3}flush$/m)
   const empty = { ...reply, group: 'vm', points: [], oldest: null, newest: null, bytesMax: 0, savedBytes: 0 }
   t.match(historyText(empty, false), /^disk1 \(group vm\): keeps 24h 00m; it takes 3 GiB\n/)
+  const packed = { ...empty, compressedSegments: 8, compressedBytes: 2 ** 28, uncompressedBytes: 2 ** 29 }
+  t.match(historyText(packed, false), /it takes 3 GiB, 512 MiB of records compressed to 256 MiB\n/)
   t.match(historyText(empty, false), /^no points$/m)
   t.end()
 })

@@ -22,6 +22,7 @@ class FakeHistory {
   state: HistoryState | null = {
     ...{ oldest: at(1000, 1000, 4n), newest: at(2000, 2000) },
     ...{ bytes: 1 << 30, savedBytes: 1 << 20, epochs: 3, segments: 16 },
+    ...{ compressedSegments: 10, compressedBytes: 1 << 28, uncompressedBytes: 1 << 29 },
   }
   flushes: Point[] = []
   asked: { moment: Moment; volumes: number[]; writable: boolean }[] = []

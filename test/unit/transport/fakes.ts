@@ -384,7 +384,8 @@ export class FakeAddon {
 
   replicaHistory(): HistoryState | null {
     const here = { incarnation: 5n, sequence: 6n, timeNs: 1n }
-    const none = { bytes: 0, savedBytes: 0, epochs: 1, segments: 1 }
+    const packed = { compressedSegments: 0, compressedBytes: 0, uncompressedBytes: 0 }
+    const none = { bytes: 0, savedBytes: 0, epochs: 1, segments: 1, ...packed }
     return this.history === undefined ? { oldest: here, newest: here, ...none } : this.history
   }
 
