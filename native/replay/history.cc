@@ -74,7 +74,7 @@ int SavedLayer::find(uint64_t first_key, uint64_t count, const std::function<voi
 
 History::History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener)
     : directory_(history_directory(directory)), segments_directory_(directory + "/segments"), options_(options.history),
-      listener_(listener), kept_(segments_directory_), packer_(kept_, options.history.pack_rest_ns) {
+      listener_(listener), kept_(segments_directory_, remover_), packer_(kept_, options.history.pack_rest_ns) {
   for (const ReplicaVolume &volume : options.volumes) volume_bytes_.push_back(volume.size_bytes);
 }
 
@@ -256,9 +256,12 @@ Status History::write_batch(std::vector<SavedBlock> &batch, const std::vector<ui
   int error;
   while ((error = saved->append(batch, blocks.data()))) {
     if (error != ENOSPC && error != EDQUOT) break;
-    std::lock_guard lock(mutex_);
-    if (epochs_.size() < 2) break;
-    drop_oldest();
+    {
+      std::lock_guard lock(mutex_);
+      if (epochs_.size() < 2) break;
+      drop_oldest();
+    }
+    remover_.finish();
   }
   if (error) return give_up(Status::failed(error, "save what is overwritten"));
   std::lock_guard lock(mutex_);
@@ -363,9 +366,9 @@ void History::expire() {
 
 void History::drop_oldest() {
   const uint64_t number = epochs_.front().start().number;
-  unlink(SavedBlocks::path_of(directory_, number).c_str());
-  unlink(RecordIndex::path_of(directory_, number).c_str());
-  epochs_.pop_front();
+  epochs_.pop_front();  // closed, so that who removes it frees it
+  remover_.remove(SavedBlocks::path_of(directory_, number));
+  remover_.remove(RecordIndex::path_of(directory_, number));
   kept_.drop_below(epochs_.front().start().log_offset);
 }
 

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "replay/file-remover.h"
 #include "replay/kept-packer.h"
 #include "replay/kept-segments.h"
 #include "replay/record-index.h"
@@ -118,6 +119,7 @@ class History {
   const HistoryOptions options_;
   std::vector<uint64_t> volume_bytes_;
   ReplicaListener &listener_;
+  FileRemover remover_;
   KeptSegments kept_;
   KeptPacker packer_;
   std::atomic<bool> is_open_{false}, wants_room_{false};

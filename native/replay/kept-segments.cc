@@ -111,7 +111,8 @@ bool KeptSegments::keep(const Segment &segment) {
 void KeptSegments::drop_below(uint64_t log_offset) {
   std::lock_guard lock(mutex_);
   while (!kept_.empty() && kept_.front().end <= log_offset) {
-    remove_files(directory_, kept_.front().index);
+    remover_.remove(path_of(directory_, kept_.front().index));
+    if (kept_.front().is_packed) remover_.remove(PackedSegment::path_of(directory_, kept_.front().index));
     add(kept_.front(), -1);
     kept_.pop_front();
   }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/status.h"
+#include "replay/file-remover.h"
 #include "replay/packed-segment.h"
 #include "replay/segment.h"
 
@@ -17,7 +18,7 @@ namespace understudy::replay {
 
 class KeptSegments {
  public:
-  explicit KeptSegments(std::string directory) : directory_(std::move(directory)) {}
+  KeptSegments(std::string directory, FileRemover &remover) : directory_(std::move(directory)), remover_(remover) {}
   static std::string path_of(const std::string &directory, uint64_t index);
 
   static void remove_all(const std::string &directory);
@@ -59,6 +60,7 @@ class KeptSegments {
   void add(const Kept &kept, int sign);  // with mutex_ held, to sum_
 
   const std::string directory_;
+  FileRemover &remover_;
   mutable std::mutex mutex_;
   std::deque<Kept> kept_;  // oldest first, without gaps
   Sum sum_;

@@ -335,13 +335,17 @@ void test_expiry() {
   good = good && EXPECT(gone.status.error == ERANGE) &&
          EXPECT(standby.replica->views({0}, {.time_ns = 5}, false).status.error == ERANGE) &&
          EXPECT(standby.replica->views({0}, {.position = wire::Position{99, 1}}, false).status.error == ERANGE);
-  uint64_t bytes = 0;
-  for (const std::string &directory : {scratch.path + "/history", scratch.path + "/segments"})
-    for (const std::string &path : list_files(directory)) {
-      struct stat info {};
-      if (path.find(".seg") == std::string::npos && stat(path.c_str(), &info) == 0) bytes += static_cast<uint64_t>(info.st_size);
-    }
-  good = good && EXPECT(bytes <= options.history.bytes_max + (1u << 20)) && EXPECT(bytes + (1u << 20) >= summary->bytes);
+  const auto bytes_on_disk = [&] {
+    uint64_t bytes = 0;
+    for (const std::string &directory : {scratch.path + "/history", scratch.path + "/segments"})
+      for (const std::string &path : list_files(directory)) {
+        struct stat info {};
+        if (path.find(".seg") == std::string::npos && stat(path.c_str(), &info) == 0) bytes += static_cast<uint64_t>(info.st_size);
+      }
+    return bytes;
+  };
+  good = good && EXPECT(wait_until([&] { return bytes_on_disk() <= options.history.bytes_max + (1u << 20); })) &&
+         EXPECT(bytes_on_disk() + (1u << 20) >= standby.replica->history()->bytes);
   good = good && every_moment(*standby.replica, story, sent, random, 20);
   story.replay([&](size_t count, const Story::State &state) {
     if (count == 2) good = good && EXPECT(shows(oldest.value, state, random));

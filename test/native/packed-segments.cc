@@ -43,7 +43,8 @@ void test_packing() {
   std::mt19937_64 random(1);
   const Bytes contents[3] = {content(0, false), content(1, true), content(2, false)};
   uint64_t bases[4] = {1000};
-  KeptSegments kept(scratch.path);
+  FileRemover remover;
+  KeptSegments kept(scratch.path, remover);
   bool good = true;
   for (uint64_t i = 0; i < 3; i++) {
     auto segment = make(scratch.path, i + 1, bases[i], contents[i]);
@@ -75,7 +76,7 @@ void test_packing() {
   make(scratch.path, 9, bases[0], contents[0]);
   good = good && EXPECT(rename(Segment::path_of(scratch.path, 9).c_str(), kept.path_of(scratch.path, 1).c_str()) == 0);
   write_file(kept.fresh_path_of(3), Bytes(5000));
-  KeptSegments again(scratch.path);
+  KeptSegments again(scratch.path, remover);
   auto from = again.load(bases[3]);
   good = good && EXPECT(from.ok()) && EXPECT(from.value == bases[0]) && EXPECT(again.sum().packed == 1) &&
          EXPECT(again.sum().bytes == sum.bytes) && EXPECT(list_files(scratch.path).size() == 3);
@@ -89,13 +90,15 @@ void test_packing() {
 // What is dropped while it is being compressed is gone.
 void test_dropped() {
   Scratch scratch;
-  KeptSegments kept(scratch.path);
+  FileRemover remover;
+  KeptSegments kept(scratch.path, remover);
   const Bytes bytes = content(0, false);
   auto segment = make(scratch.path, 1, 0, bytes);
   bool good = segment && EXPECT(kept.keep(*segment));
   const auto packed = PackedSegment::pack(*segment, kept.fresh_path_of(1), [&] { return kept.drop_all(), true; });
   good = good && EXPECT(packed.ok());
   kept.replace(1, packed.value);
+  remover.finish();
   const auto stopped = PackedSegment::pack(*segment, kept.fresh_path_of(1), [] { return false; });
   ok(good && EXPECT(stopped.status.error == ECANCELED) && EXPECT(list_files(scratch.path).empty()) && EXPECT(kept.sum().bytes == 0),
      "a segment that expires while it is being compressed, or a packing that is stopped, leaves nothing");
