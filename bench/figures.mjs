@@ -365,6 +365,31 @@ const starts = {
   figures: [],
 }
 
+const opening = 'a moment until 4 KiB of it are read'
+const history = {
+  name: 'history',
+  title: 'time travel start by distance, inside a standby, in memory',
+  place: 'memory',
+  peers: ['history'],
+  loads: [
+    {
+      name: opening,
+      measures: [
+        ...[1, 10, 100, 1000].map(back => ({
+          measure: `back${back}Us`,
+          title: `  ${back} ${back === 1 ? 'segment' : 'segments'} back`,
+          unit: 'us',
+        })),
+        { measure: 'epochUs', title: '  at the end of an epoch of full size', unit: 'us' },
+      ],
+    },
+  ],
+  figures: ['back1000Us', 'epochUs'].map(measure => ({
+    text: `${opening}: ${measure === 'epochUs' ? 'at the end of an epoch of 512 MiB' : '1000 segments back'}`,
+    ...{ load: opening, peer: 'history', measure, atMost: 1e6, unit: 'us' },
+  })),
+}
+
 // ---- DRBD --------------------------------------------------------------------------------------------------------------------
 
 const [g1, g8] = [write(1), write(8)]
@@ -387,5 +412,5 @@ export const parts = [
   durabilities('durabilities', 'memory', 'all durability modes, in memory'),
   durabilities('durabilities-disk', 'disk', 'all durability modes, both on the same disk'),
   ...[fsync, durable],
-  ...[link, backlog, idle, sizes, volumes, starts, drbd],
+  ...[link, backlog, idle, sizes, volumes, starts, history, drbd],
 ]

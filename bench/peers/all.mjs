@@ -3,6 +3,7 @@ import { freeTcpPort } from '../lib/files.mjs'
 import { startBacklog } from './backlog.mjs'
 import { startDisk } from './disk.mjs'
 import { startGuest } from './guest.mjs'
+import { startHistory } from './history.mjs'
 import { startLink, startPrototype } from './link.mjs'
 import { startIdle, startSize, startVolumes } from './many.mjs'
 import { startMirror } from './mirror.mjs'
@@ -62,6 +63,8 @@ export const peers = {
   'volumes-1': { what: 'understudy alone, one volume', start: context => startVolumes(context, 1, 1) },
   'volumes-64': { what: 'the same, 64 volumes, one of them used', start: context => startVolumes(context, 64, 1) },
   'volumes-64-all': { what: 'the same, all of them used', start: context => startVolumes(context, 64, 64) },
+
+  history: { what: 'a standby alone, which keeps a history', start: startHistory },
 
   'drbd-A': { what: 'DRBD 8.4, protocol A, in a user-mode-linux guest', start: startGuest('drbd-A') },
   'drbd-C': { what: 'the same, protocol C', start: startGuest('drbd-C') },
