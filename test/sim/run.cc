@@ -25,10 +25,11 @@ MasterRecord master_record;  // STATE of the master; one run a process
 
 bool is_table(uint64_t value) { return value != 0 && !(value >> 63); }
 
-// So small that epochs end within a run; half of them keep all of it.
+// So small that epochs end within a run; half of them keep all of it, and half compress segments as soon as they may.
 replay::HistoryOptions history_for(uint64_t seed) {
   if (seed % 3 != 0) return {};
-  return {0, seed % 2 ? 6u << 20 : 1u << 30, (64u << 10) << seed / 6 % 4};
+  const uint64_t pack_rest_ns = seed % 4 < 2 ? 0 : 3 * kSecond;
+  return {0, seed % 2 ? 6u << 20 : 1u << 30, (64u << 10) << seed / 6 % 4, pack_rest_ns};
 }
 
 Settings settings_for(Random &random, uint64_t seed, const Script *script) {
