@@ -61,3 +61,28 @@ test('one that cannot be marked is removed, so that it does not lie; a volume wi
   for (const format of ['qcow2', 'vmdk'] as const) t.notOk(existsSync(formatPath(folder, format)))
   t.match(formatProblem({ ...volume, device: '/dev/"x"' }), /cannot be written in a VMDK/)
 })
+
+const noRoot = process.getuid?.() !== 0 ? 'block devices: needs root' : false
+const noLoop = existsSync('/dev/loop-control') ? false : 'block devices: needs loop devices'
+test('of a copy on a block device the descriptions name the device', { skip: noRoot || noLoop }, async t => {
+  const folder = scratch(t).folder
+  const backing = join(folder, 'backing')
+  writeFileSync(backing, 'the first bytes')
+  truncateSync(backing, 16 << 20)
+  const options = { encoding: 'utf8', env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } } as const
+  const device = execFileSync('losetup', ['--find', '--show', backing], options).trim()
+  t.teardown(() => execFileSync('losetup', ['--detach', device], options))
+  const disk = { ...volume, sizeBytes: 16n << 20n, device }
+  const same = (format: string, path: string): string => qemuImg('compare', '-f', 'raw', '-F', format, device, path)
+  describeVolume(folder, disk)
+  for (const format of ['qcow2', 'vmdk'] as const)
+    t.throws(() => execFileSync('qemu-img', ['info', formatPath(folder, format)], { stdio: 'pipe' }))
+  markDescriptions(folder, disk, true)
+  for (const format of ['qcow2', 'vmdk'] as const) {
+    const path = formatPath(folder, format)
+    t.match(same(format, path), /identical/)
+    execFileSync('qemu-io', ['-f', format, '-c', `write -q -P ${format.length} 1M 64k`, '-c', 'flush', path])
+    t.match(same(format, path), /identical/)
+    t.equal(readFileSync(backing)[1 << 20], format.length, 'a write goes to the device')
+  }
+})
