@@ -62,6 +62,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::open_group>(exports, "openGroup");
   add<&Addon::close_group>(exports, "closeGroup");
   add<&Addon::quiesce>(exports, "quiesce");
+  add<&Addon::let_write>(exports, "letWrite");
   add<&Addon::lease>(exports, "lease");
   add<&Addon::start_lease>(exports, "startLease");
   add<&Addon::waive_lease>(exports, "waiveLease");

@@ -68,6 +68,7 @@ class Addon {
   Napi::Value open_group(Call call);
   Napi::Value close_group(Call call);
   Napi::Value quiesce(Call call);
+  Napi::Value let_write(Call call);
   Napi::Value lease(Call call);
   Napi::Value start_lease(Call call);
   Napi::Value waive_lease(Call call);

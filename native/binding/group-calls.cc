@@ -172,6 +172,7 @@ Napi::Value Addon::open_group(Call call) {
   options.standby = standby_policy(spec);
   options.resync_bytes_per_second = static_cast<uint64_t>(number(spec, "resyncBytesPerSecond", 0));
   options.lease = lease_terms(spec);
+  options.holds_writes = flag(spec, "holdsWrites");
   for (const auto &volume : volumes) volume->replicated = options.capture.replicated;
   const uint32_t handle = ++last_handle_;
 
@@ -232,6 +233,12 @@ Napi::Value Addon::quiesce(Call call) {
   const Promise promise(call.Env(), queue_);
   group->post([group, promise] { group->quiesce([promise] { promise.resolve(); }); });
   return promise.promise();
+}
+
+Napi::Value Addon::let_write(Call call) {
+  engine::Group *group = group_of(call).group.get();
+  group->post([group] { group->let_write(); });
+  return call.Env().Undefined();
 }
 
 Napi::Value Addon::lease(Call call) {

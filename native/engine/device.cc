@@ -84,6 +84,12 @@ class FileDevice final : public Device {
   }
 
   int flush() override { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
+  void unlock() override {
+    struct flock lock{};
+    lock.l_type = F_UNLCK;
+    lock.l_whence = SEEK_SET;
+    if (!traits_.is_block) fcntl(fd_.get(), F_OFD_SETLK, &lock);
+  }
 
   void prefetch(uint64_t offset, uint64_t bytes) override {
     if (traits_.direct) return;

@@ -50,6 +50,8 @@ class Device {
   virtual int write(const void *data, size_t bytes, uint64_t offset) = 0;
   // fast_only: ENOTSUP instead of anything as slow as writing zeroes. Without it never ENOTSUP.
   virtual int zero(uint64_t offset, uint64_t bytes, ZeroHow how, bool fast_only) = 0;
+  // What one daemon at a time may open can be opened once more (a file; a block device cannot).
+  virtual void unlock() {}
   virtual int flush() = 0;  // fdatasync: all writes that returned before are on stable storage
   virtual void prefetch(uint64_t offset, uint64_t bytes) { (void)offset, (void)bytes; }
   // The extent at offset, at most `bytes` long: how long, and whether it is a hole (reads as zeroes, takes no space).

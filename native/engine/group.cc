@@ -33,7 +33,8 @@ Group::Group(const GroupOptions &options, std::vector<std::unique_ptr<Volume>> v
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       watch_(options.standby),
       lease_(options.lease),
-      pairing_(options.durability == Durability::kReceived) {
+      pairing_(options.durability == Durability::kReceived),
+      holds_writes_(options.holds_writes) {
   for (auto &volume : volumes_) {
     volume->page = CounterPages::instance().take();
     volume->page.set(kSizeBytes, volume->size_bytes);

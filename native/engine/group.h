@@ -45,6 +45,7 @@ struct GroupOptions {
   StandbyPolicy standby;
   uint64_t resync_bytes_per_second = 0;  // 0: no limit
   LeaseTerms lease;
+  bool holds_writes = false;  // until let_write(): reads are answered, what changes a device waits
 };
 
 class Group {
@@ -105,6 +106,8 @@ class Group {
   void quiesce(std::function<void()> done);
   // Ends that: as if nothing had been.
   void resume();
+  // GroupOptions.holds_writes is over.
+  void let_write() { holds_writes_ = false; }
   // Once quiet: the volume's clients, which are this engine's no more. None that has failed is among them.
   std::vector<ClientState> take_clients(const Volume &volume);
 
@@ -157,6 +160,7 @@ class Group {
 
   // marking.cc
   void bind_marks();
+  bool may_write(Volume &volume, uint64_t start, uint64_t end);
   bool marked(Volume &volume, uint64_t start, uint64_t end);
   void note_dirty(Volume &volume, uint64_t start, uint64_t end);
   void turn_marks();
@@ -233,6 +237,7 @@ class Group {
   Lease lease_;
   Pairing pairing_;
   uint64_t updates_seen_ = 0;
+  bool holds_writes_;
   bool holding_ = false;      // replies wait for a step
   bool resync_waits_ = false; // for log room or a range lock
   bool log_blocked_ = false;

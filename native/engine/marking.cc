@@ -10,6 +10,11 @@ void Group::bind_marks() {
     if (volume->marks) volume->marks->bind({&pool_, [this](std::function<void()> task) { post(std::move(task)); }, events_});
 }
 
+// False: not yet; the request is asked again.
+bool Group::may_write(Volume &volume, uint64_t start, uint64_t end) {
+  return !holds_writes_ && marked(volume, start, end);
+}
+
 // False: it is being marked; the request is asked again when that has ended.
 bool Group::marked(Volume &volume, uint64_t start, uint64_t end) {
   return start == end || !volume.marks || volume.marks->ready(start, end);

@@ -280,7 +280,7 @@ Group::Outcome Group::write(Connection &connection, const ParsedRequest &request
   const uint64_t start = request.offset, end = start + request.length;
   const bool direct = device.traits().direct;
   if (direct && !fits_on_workers(connection, request.length, true)) return Outcome::kPark;
-  if (!marked(volume, start, end) || !log_has_room(volume, start, end, true)) return Outcome::kPark;
+  if (!may_write(volume, start, end) || !log_has_room(volume, start, end, true)) return Outcome::kPark;
   if (request.length == 0) {
     finish(connection, request, RequestKind::kWrite, 0, 0);
     return Outcome::kDone;
@@ -355,7 +355,7 @@ Group::Outcome Group::zero(Connection &connection, const ParsedRequest &request,
     finish(connection, request, kind, request.length, 0);
     return Outcome::kDone;
   }
-  if (!marked(volume, start, end) || !log_has_room(volume, start, end, false)) return Outcome::kPark;
+  if (!may_write(volume, start, end) || !log_has_room(volume, start, end, false)) return Outcome::kPark;
   capture_.watched_write(volume, start, end);
   volume.unflushed.mark(start, end);
   const ZeroHow how = trim || !(request.flags & nbd::kNoHole) ? ZeroHow::kPunch : ZeroHow::kKeep;

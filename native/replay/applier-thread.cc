@@ -158,10 +158,16 @@ Status Applier::drain(uint64_t deadline_ns) {
     return is_clean_ && idle_epoch_ == ledger_.epoch() && !is_redoing();
   });
   sync_wanted_.store(false);
-  if (done) return Status::good();
-  auto gate = gate_->visit();
-  return Status::failed(ETIMEDOUT, "drain: the images stand at record " + std::to_string(cursor_.applied.sequence) +
-                                       ", the log ends at " + std::to_string(ledger_.durable().sequence));
+  return done ? Status::good() : late("drain");
+}
+
+Status Applier::apply_all(uint64_t deadline_ns) {
+  const bool done = gate_->wait(deadline_ns, [&] {
+    waker_.wake();
+    const bool all = phase_ == ReplicaPhase::kCut && cursor_.log_offset >= ledger_.durable_offset();
+    return (all || idle_epoch_ == ledger_.epoch()) && !is_redoing();
+  });
+  return done ? Status::good() : late("apply");
 }
 
 Status Applier::catch_up(uint64_t deadline_ns) {
@@ -170,9 +176,16 @@ Status Applier::catch_up(uint64_t deadline_ns) {
   gate_->wait(deadline_ns, [&] {
     return cursor_.log_offset >= target || idle_epoch_ >= epoch || progress_.is_failing(Progress::Part::kImage);
   });
+  {
+    auto gate = gate_->visit();
+    if (cursor_.log_offset >= target || idle_epoch_ >= epoch) return Status::good();
+  }
+  return late("catch up");
+}
+
+Status Applier::late(const std::string &action) {
   auto gate = gate_->visit();
-  if (cursor_.log_offset >= target || idle_epoch_ >= epoch) return Status::good();
-  return Status::failed(ETIMEDOUT, "catch up: the images stand at record " + std::to_string(cursor_.applied.sequence) +
+  return Status::failed(ETIMEDOUT, action + ": the images stand at record " + std::to_string(cursor_.applied.sequence) +
                                        ", the log ends at " + std::to_string(ledger_.durable().sequence));
 }
 

@@ -18,6 +18,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -54,6 +55,8 @@ class Applier {
 
   // Waits until all that may be applied is applied and synced.
   Status drain(uint64_t deadline_ns);
+  // Waits until all that may be applied is applied; not for a sync that is under way, if it was before that.
+  Status apply_all(uint64_t deadline_ns);
   // Waits until all that is in the log now, and may be applied, is applied. An image that fails ends the wait.
   Status catch_up(uint64_t deadline_ns);
   // The step that is being collected goes straight into the images, which are no cut until its end. Any thread.
@@ -93,6 +96,7 @@ class Applier {
   bool sync_when_due(Turn last);
   void nap();
   void rest(Turn last);
+  Status late(const std::string &action);
   void publish();
   Turn fail(const Status &status);
 

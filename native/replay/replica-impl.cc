@@ -184,7 +184,10 @@ Status ReplicaImpl::seal(uint64_t timeout_ns) {
   receiver_.refuse_more();
   wait_for_log(deadline);
   ledger_.seal();
-  return applier_.drain(deadline);
+  const Status applied = applier_.apply_all(deadline);
+  if (applied.ok())
+    for (auto &image : images_) image->device().unlock();
+  return applied;
 }
 
 Status ReplicaImpl::catch_up(uint64_t timeout_ns) {

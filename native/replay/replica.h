@@ -143,7 +143,8 @@ class Replica : public RecordRoom {
 
   // Waits until everything durable and committed is applied and synced (SIGTERM), or the time is over: ETIMEDOUT.
   virtual Status drain(uint64_t timeout_ns) = 0;
-  // Applies everything durable, committed or not, but no open step, and takes no more records (promote).
+  // Applies everything durable, committed or not, but no open step, and takes no more records (promote). The images are
+  // read as they are to be then, and files can be opened by whoever goes on with them; that they are synced is drain()'s.
   virtual Status seal(uint64_t timeout_ns) = 0;
 
   // Waits until what is in the log or the ring now is applied, as far as it may be: records of an open step stay where

@@ -20,7 +20,7 @@ const commands: RoleCommand[] = [
 Asked on the master's host, while it replicates. Takes nothing new from clients, waits until the standby has everything,
 and hands the reign over; this host follows from then on. Clients find the volume at the other host (its --listen, or
 where it was promoted last), after one reconnect. Refused (exit code 3) while the standby lacks anything. If the other
-side does not take over, this side goes on.
+side does not take over, this side goes on. While a machine runs on the volume ('understudy vm start') it is refused.
 
 Example: understudy switchover disk1
 `,
@@ -30,7 +30,8 @@ Example: understudy switchover disk1
     description: 'cease to be the master; the standby has everything, and nobody reigns until one side is promoted',
     help: `
 Asked on the master's host, while it replicates. As switchover, but for the last step: afterwards
-'understudy promote VOLUME', on either side and without --accept-loss, makes that side the master.
+'understudy promote VOLUME', on either side and without --accept-loss, makes that side the master. While a machine runs on
+the volume ('understudy vm start') it is refused.
 
 Example: understudy demote disk1
 `,

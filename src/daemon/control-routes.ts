@@ -168,13 +168,20 @@ function tlsOf(fields: Fields): { tls?: TlsConfig | null } {
 }
 
 async function demote(daemon: Daemon, fields: Fields, takeOver: boolean): Promise<Answer> {
-  return reply<MessagesReply>({ messages: await daemon.roles.demote(fields.string('volume'), takeOver) })
+  const volume = fields.string('volume')
+  daemon.recovery.runs.refuseOn(`${takeOver ? 'switchover' : 'demote'} ${volume}`, groupNameOf(daemon, volume))
+  return reply<MessagesReply>({ messages: await daemon.roles.demote(volume, takeOver) })
 }
 
 async function resolve(daemon: Daemon, fields: Fields): Promise<Answer> {
   const request: ResolveRequest = { volume: fields.string('volume'), keep: fields.oneOf('keep', ['local', 'peer']) }
+  if (request.keep === 'peer')
+    daemon.recovery.runs.refuseOn(`resolve ${request.volume}`, groupNameOf(daemon, request.volume))
   return reply<MessagesReply>({ messages: await daemon.roles.resolve(request.volume, request.keep) })
 }
+
+const groupNameOf = (daemon: Daemon, volume: string): string =>
+  daemon.status().volumes.find(({ name }) => name === volume)?.group ?? ''
 
 async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const volume = fields.string('volume')
@@ -184,7 +191,7 @@ async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   if (lines !== undefined) return reply<PromoteReply>({ messages: lines })
   if (listen !== '') parseAddress(listen)
   // A copy that reigns by now, or is about to, may be told where its clients come.
-  const group = daemon.status().volumes.find(({ name }) => name === volume)?.group ?? ''
+  const group = groupNameOf(daemon, volume)
   const standby = daemon.standby?.has(group) === true ? daemon.standby : standbyOf(daemon, volume, 'promote')
   const options = { acceptLoss: fields.flag('acceptLoss'), force }
   const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })

@@ -15,6 +15,7 @@ import type { StandbyImage } from '../standby/image.js'
 import type { Origin } from '../standby/replica-file.js'
 import type { GroupView, ViewOptions } from '../standby/views.js'
 import type { CopiedGroup } from '../standby/standby.js'
+import type { PromoteOptions } from '../standby/standby-group.js'
 
 export type { VolumeIdentity }
 
@@ -82,7 +83,7 @@ export interface StandbyRole {
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
   isPromoted(group: string): boolean
   /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
-  promote(volume: string, options: { acceptLoss: boolean; force: boolean; listen?: string }): Promise<PromoteOutcome>
+  promote(volume: string, options: PromoteOptions): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */
   promoted(): { exported: ExportedVolume; listen: string | undefined }[]
   /** Of whose groups this host is the master since a promotion. */

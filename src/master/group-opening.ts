@@ -28,6 +28,7 @@ export function openNative(
   deps: OpeningDeps,
   prepared: PreparedGroup,
   isLeaseWaived: boolean,
+  holdsWrites: boolean,
 ): OpenedGroup {
   const trusted = prepared.handed?.kept ?? (prepared.clean !== undefined || prepared.live !== undefined)
   const handed = (index: number): { handed?: number } => {
@@ -67,6 +68,7 @@ export function openNative(
       peerTimeoutMs: config.peerTimeoutMs,
       resyncBytesPerSecond: config.resyncRate,
       replicated: config.standby !== undefined,
+      holdsWrites,
       ...leaseSpec(config.leaseMs, isLeaseWaived, deps.heldLeases?.get(config.name)),
     })
   } catch (error) {

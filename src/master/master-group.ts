@@ -170,7 +170,7 @@ export class MasterGroup {
   #waitsForBegin = false
   #closing: Promise<CloseOutcome> | undefined
 
-  /** Throws, having changed nothing, when a device or a file is not what it should be. */
+  /** Throws, having changed nothing, when a device or a file is not what it should be. With `seed` writes wait: letWrite(). */
   static async open(config: GroupConfig, deps: MasterDeps, seed?: Seed): Promise<MasterGroup> {
     const log = deps.log.area(`group ${config.name}`)
     let opened: MasterGroup | undefined
@@ -203,14 +203,14 @@ export class MasterGroup {
       ...liveAtOpen(prepared),
     }
     if (prepared.handed !== undefined) {
-      const native = openNative(config, deps, prepared, record.leaseWaived === true)
+      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed !== undefined)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
       opened.#waitsForBegin = true
       return opened
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
-      const native = openNative(config, deps, prepared, record.leaseWaived === true)
+      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed !== undefined)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
       await opened.#giveBack.open(
         config.standby === undefined
@@ -293,6 +293,11 @@ export class MasterGroup {
     }
     this.#waitsForBegin = false
     this.#begin(this.#known !== undefined && this.#record.live === undefined)
+  }
+
+  /** A reign that begins: what its copy was before is done with, on disk, and clients may write. */
+  letWrite(): void {
+    this.#deps.addon.letWrite(this.#group)
   }
 
   async #abandon(): Promise<void> {

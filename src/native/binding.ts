@@ -130,6 +130,8 @@ export interface GroupSpec {
   lease?: LeaseSpec
   /** False: a plain NBD server (writes are counted and marked dirty, nothing is logged). */
   replicated: boolean
+  /** Until letWrite(): reads are answered, whatever changes a device waits. */
+  holdsWrites?: boolean
 }
 
 /** Without a lease of the standby's clients are not answered (native/engine/lease.h). */
@@ -431,6 +433,8 @@ export interface Addon {
   closeGroup(group: number): Promise<void>
   /** No new requests are read from clients from now on; resolves when those in flight are answered. */
   quiesce(group: number): Promise<void>
+  /** GroupSpec.holdsWrites is over. */
+  letWrite(group: number): void
   /** Until when a lease is held, on the clock that all processes of this boot have (0n: none ever was), and how long that is. */
   lease(group: number): { untilNs: bigint; leftMs: number }
   /** From now on clients are answered only with a lease; one is held from now, as if it had been granted. */

@@ -113,6 +113,17 @@ export class Runs {
     return qemu === undefined ? `${name}: its disks are not served for it any more` : `${name}: it has ended`
   }
 
+  /** This host is to be the group's master no more: a machine that has its disks would lose them. */
+  refuseOn(action: string, group: string): void {
+    const run = this.#promotedOf(group)
+    if (run === undefined) return
+    throw new SafetyRefusal('RUNNING', `${action}: ${doing(run)}; 'understudy vm stop ${run.machine}' first`)
+  }
+
+  #promotedOf(group: string): Run | undefined {
+    return [...this.#runs.values()].find(run => run.group === group && run.folder.record.kind === 'promoted')
+  }
+
   state(name: string): RunFigures | null {
     const run = this.#runs.get(name)
     if (run === undefined) return null
@@ -157,18 +168,8 @@ export class Runs {
 
   #judge(action: string, { print, throwAway }: StartRequest, { machine }: Found): void {
     if (this.#closing) throw new OperationError('STOPPING', `${action}: the daemon is stopping`)
-    const own = this.#runs.get(machine.name)
-    const other = [...this.#runs.values()].find(({ group, close }) => group === machine.group && close === undefined)
-    const run = own ?? (throwAway ? undefined : other)
-    if (run !== undefined) {
-      const { state, since } = run.folder.record
-      const what = {
-        starting: 'is being started',
-        running: `runs (process ${run.qemu?.pid ?? 0})`,
-        printed: 'has the disks',
-      }
-      throw new SafetyRefusal('RUNNING', `${action}: ${run.machine} ${what[state]} since ${since}`)
-    }
+    const run = this.#runs.get(machine.name) ?? (throwAway ? undefined : this.#promotedOf(machine.group))
+    if (run !== undefined) throw new SafetyRefusal('RUNNING', `${action}: ${doing(run)}`)
     if (throwAway && this.stage.copies().isPromoted(machine.group))
       throw new SafetyRefusal(
         'IS_MASTER',
@@ -190,7 +191,8 @@ export class Runs {
       await this.drills.abort(`the machine's group is being promoted`, machine.group)
       await this.#endThrowAways(machine.group)
       const { acceptLoss, force } = request
-      const outcome = await copies.promote(found.copy.volumes[0]?.name ?? '', { acceptLoss, force })
+      const readable = (): void => this.#serve(run)
+      const outcome = await copies.promote(found.copy.volumes[0]?.name ?? '', { acceptLoss, force, readable })
       messages.push(...outcome.messages)
     }
     messages.push(...this.stage.serve())
@@ -319,6 +321,12 @@ export class Runs {
       this.stage.log.error(`vm ${run.machine}: ${describe(error)}`)
     }
   }
+}
+
+function doing({ machine, qemu, folder }: Run): string {
+  const { state, since } = folder.record
+  const what = { starting: 'is being started', running: `runs (process ${qemu?.pid ?? 0})`, printed: 'has the disks' }
+  return `${machine} ${what[state]} since ${since}`
 }
 
 /** Its monitor answers; or why it will not. */

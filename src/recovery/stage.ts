@@ -13,7 +13,11 @@ import type { Machines } from './machines.js'
 interface Copies {
   isPromoted(group: string): boolean
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
-  promote(volume: string, options: { acceptLoss: boolean; force: boolean }): Promise<{ messages: string[] }>
+  /** `readable`: what was promoted may be read from now on; writes wait until it is done, and a failure ends it. */
+  promote(
+    volume: string,
+    options: { acceptLoss: boolean; force: boolean; readable: () => void },
+  ): Promise<{ messages: string[] }>
   promoted(): { exported: ExportedVolume }[]
 }
 

@@ -2,7 +2,8 @@
  * The time in which this host is the master of a group that it had a copy of: from the promotion to the day on which it
  * follows again. On disk (replica.json) the step comes first, always:
  *
- *   promotion          the old master is refused  -> sealed: the log is done with -> begun: this host's own files count
+ *   promotion          the old master is refused  -> sealed: the log is done with, begun: this host's own files count
+ *                      (one step, before which nobody writes; a store of before has sealed alone)
  *   origin             it is a copy again, which once held a master's data (its log is gone before that is written)
  *
  * Does not: judge hellos, or serve NBD.
@@ -14,7 +15,7 @@ import { syncDirectory } from '../core/atomic-file.js'
 import { defaults, durabilities, type GroupConfig } from '../core/config-types.js'
 import { OperationError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
-import { aliasOf, nextReign, type Position } from '../core/reigns.js'
+import { aliasOf, nextReign, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { Origin, ReplicaRecord } from './replica-file.js'
 import type { ReigningMaster, ReignRequest, Reigns } from './reigning.js'
 import { saveAll } from './saved-regions.js'
@@ -25,6 +26,15 @@ export interface ReignDeps {
   reigns: Reigns
   /** This host's own configuration of the group: its devices, and how the other host is reached. */
   own: GroupConfig | undefined
+}
+
+/** The end of a replica whose images have everything up to `fork`, and which takes no record any more. */
+export interface Sealing {
+  fork: Position
+  /** The images can be opened before end(). A device of this host's own may be one that only one opens. */
+  isShared: boolean
+  /** They are synced, and the log is closed for good; once is enough. */
+  end(): Promise<void>
 }
 
 export type ReignEvents = Pick<ReignRequest, 'outranked' | 'settled'>
@@ -42,22 +52,54 @@ export class Reign {
     return this.#master
   }
 
-  /** The images have everything up to `fork`, and no record will come. */
-  seal(fork: Position): void {
-    const { promotion } = this.record
-    if (promotion === undefined || promotion.sealed) return
-    this.record.history = [
-      ...this.record.history,
-      nextReign(this.record.history, promotion.generation, fork, promotion.time),
-    ]
+  /**
+   * `sealing`: of a promotion that is not sealed on disk. 1. the engine reads the images: `readable`, and writes wait
+   * 2. the images are synced, and the log is done with  3. sealed and begun are on disk, together  4. clients may write.
+   * A crash before 3: the log is replayed once more, onto images that nobody has written to, up to the same fork.
+   */
+  async begin(sealing?: Sealing, readable: () => void = () => undefined): Promise<void> {
+    const { record, deps } = this
+    const { promotion } = record
+    if (promotion === undefined || this.#master !== undefined) return
+    const fork = sealing && nextReign(record.history, promotion.generation, sealing.fork, promotion.time)
+    const history = fork === undefined ? record.history : [...record.history, fork]
+    const request = { config: this.#config(), volumes: record.volumes, ...this.events }
+    if (sealing?.isShared === false) await sealing.end()
+    const master = await this.#open(promotion.begun ? request : { ...request, seed: this.#seed(history) }, sealing)
+    this.#master = master
+    if (promotion.begun) return
+    readable()
+    await this.#sealed(master, sealing)
     promotion.sealed = true
-    this.deps.store.save(this.record)
+    promotion.begun = true
+    delete record.origin
+    delete record.final
+    deps.store.save(Object.assign(record, { history }))
+    master.letWrite()
   }
 
-  async begin(): Promise<void> {
-    const { record, deps } = this
-    const { promotion, history } = record
-    if (promotion === undefined || this.#master !== undefined) return
+  async #open(request: ReignRequest, sealing: Sealing | undefined): Promise<ReigningMaster> {
+    try {
+      return await this.deps.reigns.open(request)
+    } catch (error) {
+      await sealing?.end().catch(() => undefined) // The images are not left open to others.
+      throw error
+    }
+  }
+
+  /** A failure ends what was readable. */
+  async #sealed(master: ReigningMaster, sealing: Sealing | undefined): Promise<void> {
+    try {
+      await sealing?.end()
+    } catch (error) {
+      this.#master = undefined
+      await master.close({ drainMs: 0 })
+      throw error
+    }
+  }
+
+  #seed(history: readonly Generation[]): NonNullable<ReignRequest['seed']> {
+    const { record } = this
     const fork = history.at(-1)?.fork ?? { incarnation: 0n, sequence: 0n }
     const known = {
       replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
@@ -68,15 +110,8 @@ export class Reign {
           ? []
           : [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
-    const request = { config: this.#config(), volumes: record.volumes, ...this.events }
     // What was this host's own device all the time has been copied to the other side.
-    const seed = { history, known, isOnlyCopy: record.origin === undefined }
-    this.#master = await deps.reigns.open(promotion.begun ? request : { ...request, seed })
-    if (promotion.begun) return
-    promotion.begun = true
-    delete record.origin
-    delete record.final
-    deps.store.save(record)
+    return { history: [...history], known, isOnlyCopy: record.origin === undefined }
   }
 
   /**

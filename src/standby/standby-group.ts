@@ -40,7 +40,7 @@ import { NotedMarks } from './noted-marks.js'
 import type { HistoryPoint } from './points.js'
 import type { StandbyImage } from './image.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
-import { Reign } from './reign.js'
+import { Reign, type Sealing } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import { saveAll } from './saved-regions.js'
@@ -87,6 +87,8 @@ export interface PromoteOptions {
   force: boolean
   /** Where the images are to be served from now on, also after a restart. */
   listen?: string
+  /** What was promoted may be read; writes wait until promote() resolves, and its failure ends it. */
+  readable?: () => void
 }
 
 interface OpenReplica {
@@ -361,7 +363,8 @@ export class StandbyGroup {
 
   /**
    * 1. the promotion is on disk: the old master is refused from here on  2. the session ends, everything durable is
-   * applied  3. `sealed` is on disk: the log is done with  4. the images are opened for clients.
+   * applied  3. the images may be read  4. they are synced, and `sealed` is on disk: the log is done with  5. clients
+   * may write.
    * After a crash the next start goes on behind the last step that is on disk.
    */
   promote(name: string, options: PromoteOptions): Promise<string[]> {
@@ -616,7 +619,7 @@ export class StandbyGroup {
     }
     store.save(this.record)
     if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
-    await this.#becomeMaster()
+    await this.#becomeMaster(options.readable)
     return lines
   }
 
@@ -654,12 +657,11 @@ export class StandbyGroup {
   }
 
   /** From wherever a promotion stands to open images. */
-  async #becomeMaster(): Promise<void> {
+  async #becomeMaster(readable?: () => void): Promise<void> {
     this.#stopFollowing('promoted')
     const sealed = this.record.promotion?.sealed === true
     if (!sealed && this.#replica === undefined) this.#openReplica()
-    if (!sealed) await this.#seal()
-    await this.#reign.begin()
+    await this.#reign.begin(sealed ? undefined : await this.#seal(), readable)
   }
 
   /** Proven by the master itself: it has ceased to be one, and all it ever wrote is here. */
@@ -727,27 +729,37 @@ export class StandbyGroup {
     return new OperationError(errno, `${action}: ${what}; put back what was there, or ${anew}`, { cause: error })
   }
 
-  /** Everything durable is applied, and the replica is closed for good. */
-  async #seal(): Promise<void> {
+  /** Everything durable is applied; not yet synced. */
+  async #seal(): Promise<Sealing> {
     const { addon } = this.deps
-    if (this.record.promotion === undefined) return
     await this.#endSession('the standby was promoted')
     const { handle } = this.#opened()
     const virgin = this.#isUntouchedOrigin() ? this.record.origin?.position : undefined
+    await this.#applied(addon.sealReplica(handle, sealMs))
+    const counters = this.#counters()
+    const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
+    if (virgin === undefined) this.#noteWhole(counters)
+    return {
+      fork: virgin ?? applied,
+      isShared: this.record.volumes.every(({ device }) => device === undefined),
+      end: async () => {
+        if (this.#replica?.handle !== handle) return
+        await this.#applied(addon.drainReplica(handle, sealMs))
+        this.#replica = undefined
+        addon.closeReplica(handle)
+      },
+    }
+  }
+
+  async #applied(done: Promise<void>): Promise<void> {
     try {
-      await addon.sealReplica(handle, sealMs)
+      await done
     } catch (error) {
       throw new NativeError(
         `promote group ${this.record.group}: apply what the standby has received (run promote again)`,
         error,
       )
     }
-    const counters = this.#counters()
-    const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
-    if (virgin === undefined) this.#noteWhole(counters)
-    this.#replica = undefined
-    addon.closeReplica(handle)
-    this.#reign.seal(virgin ?? applied)
   }
 
   #refuseStandby(name: string, action: string): void {

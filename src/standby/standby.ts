@@ -47,7 +47,7 @@ import { leftOutOf, type Origin, type ReplicaRecord, type ReplicaVolume } from '
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
 import type { HistoryPoint } from './points.js'
-import { type Following, StandbyGroup } from './standby-group.js'
+import { type Following, type PromoteOptions, StandbyGroup } from './standby-group.js'
 import { newestSaved } from './saved-regions.js'
 import { Store } from './store.js'
 import type { GroupView, StandbyView, ViewOptions } from './views.js'
@@ -263,10 +263,7 @@ export class Standby {
   }
 
   /** The whole group of the volume. What it serves from now on is in promoted(). */
-  async promote(
-    volume: string,
-    options: { acceptLoss: boolean; force: boolean; listen?: string },
-  ): Promise<{ messages: string[] }> {
+  async promote(volume: string, options: PromoteOptions): Promise<{ messages: string[] }> {
     const { group } = this.#find('promote', volume)
     return { messages: await group.promote(volume, options) }
   }

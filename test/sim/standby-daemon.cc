@@ -105,7 +105,8 @@ Result<replay::Replica::View> StandbyDaemon::view() {
 
 Status StandbyDaemon::seal() {
   replica_link_->detach();
-  return replica_->seal(60 * kSecond);
+  const understudy::Status sealed = replica_->seal(60 * kSecond);
+  return sealed.ok() ? replica_->drain(60 * kSecond) : sealed;
 }
 
 void StandbyDaemon::stop_cleanly() {

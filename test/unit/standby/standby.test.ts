@@ -428,7 +428,7 @@ t.test('promotion needs --accept-loss, ends the session, seals, serves, and shut
 
   const { messages } = await standby.promote('disk1', { acceptLoss: true, force: false, listen: 'unix:/s' })
   t.match(messages.join('\n'), /promoted at sequence[^]*last heard 1m 40s ago/)
-  t.same(fake.calls.slice(-4), ['sealReplica', 'closeReplica', 'openGroup', 'fillMap'])
+  t.same(fake.calls.slice(-6), ['sealReplica', 'openGroup', 'fillMap', 'drainReplica', 'closeReplica', 'letWrite'])
   t.match(fake.groups.at(-1), {
     replicated: true,
     volumes: [{ device: { path: join(store, 'disk1', 'image.raw') }, readOnly: false }],
@@ -457,8 +457,39 @@ t.test('a promotion that was cut short by a crash is carried on by the next star
   await standby.close({ drainMs: 0 })
   const fakeAfter = new FakeAddon()
   await open(t, store, {}, fakeAfter)
-  t.same(fakeAfter.calls, ['openReplica', 'sealReplica', 'closeReplica', 'openGroup', 'fillMap'])
+  t.same(fakeAfter.calls, [
+    'openReplica',
+    'sealReplica',
+    'openGroup',
+    'fillMap',
+    'drainReplica',
+    'closeReplica',
+    'letWrite',
+  ])
 })
+
+t.test(
+  'what is promoted is read before its images are synced, and not written to before that is on disk (G2)',
+  async t => {
+    const store = scratch(t)
+    const { standby, greet, setReplica, fake } = await open(t, store)
+    const promotion = (): unknown =>
+      (JSON.parse(readFileSync(replicaFile(store), 'utf8')) as { promotion: unknown }).promotion
+    await greet()
+    setReplica({ phase: cut })
+    fake.failing.set('drainReplica', errno('ETIMEDOUT'))
+    let seen: unknown[] = []
+    const readable = (): void => void (seen = [promotion(), standby.promoted().length, fake.calls.at(-1)])
+    const options = { acceptLoss: true, force: false, readable }
+    await t.rejects(standby.promote('disk1', options), { message: /run promote again/ })
+    t.match(seen, [{ sealed: false, begun: false }, 1, 'fillMap'])
+    t.same([standby.promoted(), fake.calls.includes('letWrite')], [[], false], 'a failure ends it')
+    fake.failing.delete('drainReplica')
+    await standby.promote('disk1', options)
+    t.match([promotion(), seen[0]], [{ sealed: true, begun: true }, { sealed: false }])
+    t.equal(fake.calls.at(-1), 'letWrite')
+  },
+)
 
 // A switchover in the fraction of a second after the former master's device had become whole went on from the history of
 // before: both sides reigned, and each called the other diverged (found by test/torture, switchover and back).

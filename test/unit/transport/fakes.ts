@@ -320,6 +320,10 @@ export class FakeAddon {
     this.#call('startLease')
   }
 
+  letWrite(): void {
+    this.#call('letWrite')
+  }
+
   waiveLease(): void {
     this.#call('waiveLease')
   }
