@@ -10,6 +10,10 @@ using wire::RecordType;
 // records, by the same plan, so that a turn waits for the disk once. More than is applied then (voids) does no harm: what
 // is saved is what was there when the epoch began. With the gate held, but not while the disk is waited for.
 Status Applier::save_ahead(const Ledger::Plan &plan, uint64_t end) {
+  if (!history_->saves_blocks()) {
+    saved_to_ = end;
+    return history_->save(images_, {});
+  }
   std::vector<History::Change> changes;
   const uint64_t first = cursor_.log_offset;
   uint64_t at = first;

@@ -14,6 +14,8 @@ EpochTally::EpochTally(const EpochStart &start) : cut_(start.point), last_(start
 
 void EpochTally::add(const RecordEntry &entry) {
   count_++;
+  if (changes_image(entry))
+    changed_bytes_ += blocks_touched(entry.offset, entry.length, kViewBlockBytes).count * kViewBlockBytes;
   if (is(entry, wire::RecordType::kBegin)) {
     begins_++;
     last_.position.incarnation = entry.offset;

@@ -20,10 +20,12 @@ class EpochTally {
   size_t cut_count() const { return cut_count_; }  // records up to the newest moment
   const Point &cut() const { return cut_; }        // the newest moment
   const Point &last() const { return last_; }      // the last record
+  uint64_t changed_bytes() const { return changed_bytes_; }  // that its records wrote over, in whole blocks
   const std::vector<EpochRun> &runs() const { return runs_; }
 
  private:
   size_t count_ = 0, begins_ = 0, cut_count_ = 0;
+  uint64_t changed_bytes_ = 0;
   bool in_step_ = false;
   Point cut_, last_;
   std::vector<EpochRun> runs_;

@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/clock.h"
 #include "replay/file-io.h"
+#include "replay/image-clones.h"
 #include "replay/moment.h"
 
 namespace understudy::replay {
@@ -25,8 +26,8 @@ constexpr int kExpireMax = 4;                    // at once: replay goes on
 
 std::string history_directory(const std::string &directory) { return directory + "/history"; }
 
-// The epochs by number; `rest`: whatever else lies there.
-Status list(const std::string &directory, std::vector<uint64_t> *numbers, std::vector<std::string> *records) {
+// The epochs by number; `others`: the files that go with them, or are left of some.
+Status list(const std::string &directory, std::vector<uint64_t> *numbers, std::vector<std::string> *others) {
   DIR *listing = opendir(directory.c_str());
   if (!listing) return errno == ENOENT ? Status::good() : Status::failed(errno, "list " + directory);
   while (dirent *entry = readdir(listing)) {
@@ -34,7 +35,7 @@ Status list(const std::string &directory, std::vector<uint64_t> *numbers, std::v
     const uint64_t number = strtoull(entry->d_name, &end, 16);
     if (end != entry->d_name + 16) continue;
     if (strcmp(end, ".saved") == 0) numbers->push_back(number);
-    if (strcmp(end, ".records") == 0) records->push_back(directory + "/" + entry->d_name);
+    else others->push_back(directory + "/" + entry->d_name);
   }
   closedir(listing);
   std::sort(numbers->begin(), numbers->end());
@@ -42,13 +43,14 @@ Status list(const std::string &directory, std::vector<uint64_t> *numbers, std::v
 }
 
 // The newest first, and each durably: without the newest the others are not believed.
-Status remove_epochs(const std::string &directory, std::vector<uint64_t> numbers) {
+Status remove_epochs(const std::string &directory, std::vector<uint64_t> numbers, size_t volume_count) {
   std::sort(numbers.rbegin(), numbers.rend());
   for (size_t i = 0; i < numbers.size(); i++) {
     unlink(SavedBlocks::path_of(directory, numbers[i]).c_str());
     if (i == 0)
       if (const int error = sync_directory(directory)) return Status::failed(error, "sync " + directory);
     unlink(RecordIndex::path_of(directory, numbers[i]).c_str());
+    image_clones::remove(directory, numbers[i], volume_count);
   }
   return Status::good();
 }
@@ -74,7 +76,8 @@ int SavedLayer::find(uint64_t first_key, uint64_t count, const std::function<voi
 
 History::History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener)
     : directory_(history_directory(directory)), segments_directory_(directory + "/segments"), options_(options.history),
-      listener_(listener), kept_(segments_directory_, remover_), packer_(kept_, options.history.pack_rest_ns) {
+      listener_(listener), kept_(segments_directory_, remover_), packer_(kept_, options.history.pack_rest_ns),
+      volumes_(options.volumes) {
   for (const ReplicaVolume &volume : options.volumes) volume_bytes_.push_back(volume.size_bytes);
 }
 
@@ -88,11 +91,13 @@ Result<std::unique_ptr<History>> History::open(const std::string &directory, con
   if (const int error = sync_directory(history->directory_))
     return Status::failed(error, "sync " + history->directory_);
   std::vector<uint64_t> numbers;
-  std::vector<std::string> records;
-  if (Status status = list(history->directory_, &numbers, &records); !status.ok()) return status;
+  std::vector<std::string> others;
+  if (Status status = list(history->directory_, &numbers, &others); !status.ok()) return status;
   if (Status status = history->load_epochs(numbers); !status.ok()) return status;
-  for (const std::string &path : records) {  // of epochs that were going when the process was
-    const auto is_of = [&](const Epoch &epoch) { return path == RecordIndex::path_of(history->directory_, epoch.start().number); };
+  for (const std::string &path : others) {  // of epochs that were coming or going when the process ended
+    const auto is_of = [&](const Epoch &epoch) {
+      return strtoull(path.c_str() + history->directory_.size() + 1, nullptr, 16) == epoch.start().number;
+    };
     if (std::none_of(history->epochs_.begin(), history->epochs_.end(), is_of)) unlink(path.c_str());
   }
   return history;
@@ -103,10 +108,10 @@ Status History::remove(const std::string &directory) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) return errno == ENOENT ? Status::good() : Status::failed(errno, "look for " + path);
   std::vector<uint64_t> numbers;
-  std::vector<std::string> records;
-  if (Status status = list(path, &numbers, &records); !status.ok()) return status;
-  if (Status status = remove_epochs(path, numbers); !status.ok()) return status;
-  for (const std::string &left : records) unlink(left.c_str());
+  std::vector<std::string> others;
+  if (Status status = list(path, &numbers, &others); !status.ok()) return status;
+  if (Status status = remove_epochs(path, numbers, 0); !status.ok()) return status;
+  for (const std::string &left : others) unlink(left.c_str());
   KeptSegments::remove_all(directory + "/segments");
   return rmdir(path.c_str()) == 0 ? Status::good() : Status::failed(errno, "remove " + path);
 }
@@ -127,23 +132,26 @@ Status History::load_epochs(const std::vector<uint64_t> &numbers) {
       continue;
     }
     if (!saved.ok()) break;
+    Epoch epoch{saved.value};
+    if (epoch.start().is_cloned && !image_clones::look(directory_, number, volume_bytes_, &epoch.cloned_bytes).ok()) break;
     if (!epochs_.empty() && !saved.value->is_closed()) {  // its closing was interrupted
       const uint64_t end = epochs_.front().start().log_offset;
       auto entries = RecordIndex::load(directory_, saved.value->start(), {.to = end});
       if (!entries.ok() || saved.value->go_on() != 0) break;
       EpochTally tally(saved.value->start());
       tally.add(entries.value, entries.value.size());
-      if (saved.value->close(tally.runs()) != 0) break;
+      if (saved.value->close(tally.runs(), tally.changed_bytes()) != 0) break;
       saved.value->drop_entries();
     }
-    Epoch epoch{saved.value, saved.value->bytes(), 0};
+    epoch.saved_bytes = saved.value->bytes();
+    epoch.changed_bytes = saved.value->changed_bytes();
     struct stat info {};
     if (stat(RecordIndex::path_of(directory_, number).c_str(), &info) != 0) break;
     epoch.records_bytes = static_cast<uint64_t>(info.st_size);
     epochs_.push_front(std::move(epoch));
     others.pop_back();
   }
-  return remove_epochs(directory_, others);
+  return remove_epochs(directory_, others, volume_bytes_.size());
 }
 
 Status History::adopt(const Watermark &from, uint64_t log_start, bool is_whole) {
@@ -173,8 +181,9 @@ Status History::adopt(const Watermark &from, uint64_t log_start, bool is_whole) 
   }
   if (!lost.empty()) listener_.failed("history: segments of it are missing: it begins later");
   if (epochs_.empty()) index_.reset();
-  if (Status status = remove_epochs(directory_, lost); !status.ok()) return status;
+  if (Status status = remove_epochs(directory_, lost, volume_bytes_.size()); !status.ok()) return status;
   is_open_.store(index_ != nullptr);
+  if (index_) epochs_.back().changed_bytes = index_->tally().changed_bytes();
   if (index_)
     kept_.drop_below(epochs_.front().start().log_offset);
   else
@@ -196,7 +205,7 @@ bool History::take(const Segment &segment) {
 Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes) {
   if (is_lost_)
     if (Status status = discard(); !status.ok()) return status;
-  if (!is_open()) return Status::good();
+  if (!saves_blocks()) return Status::good();
   const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
   std::vector<SavedBlock> batch;
   std::vector<uint8_t> blocks;
@@ -277,6 +286,7 @@ void History::note(const wire::RecordHeader &header, uint64_t log_offset, bool i
   std::lock_guard lock(mutex_);
   index_->note({log_offset, begins ? header.incarnation : header.offset, header.length, header.sequence, header.time_ns,
                 header.payload_crc32c, header.volume_index, static_cast<uint8_t>(header.type), is_skipped});
+  epochs_.back().changed_bytes = index_->tally().changed_bytes();
 }
 
 void History::cover(uint64_t to) {
@@ -310,19 +320,27 @@ bool History::is_full(const Watermark &mark) const {
   uint64_t bytes_max = options_.epoch_bytes;
   if (options_.bytes_max) bytes_max = std::min(bytes_max, options_.bytes_max / 8 + 1);
   return mark.log_offset - epoch.start().log_offset >= bytes_max || epoch.saved_bytes >= bytes_max ||
+         (epoch.start().is_cloned && std::min(epoch.changed_bytes, epoch.cloned_bytes) >= bytes_max) ||
          index_->tally().count() >= kEpochRecordsMax || index_->tally().begins() >= kEpochRunsMax - 2 ||
          (options_.age_ns_max && monotonic_ns() - begun_ns_ >= options_.age_ns_max / 8);
 }
 
-// The files of a new epoch: its index first, as a header that is good says that it is there.
-Status History::begin(const EpochStart &start) {
+// The files of a new epoch: its header last, as one that is good says that the others are there. The images are synced, and
+// do not change before this returns.
+Status History::begin(EpochStart start) {
   next_number_ = start.number + 1;
   auto index = RecordIndex::create(directory_, start);
   if (!index.ok()) return index.status;
+  uint64_t cloned_bytes = 0;
+  start.is_cloned = image_clones::make(directory_, start.number, volumes_, &cloned_bytes).ok();
   auto saved = SavedBlocks::create(directory_, start, volume_bytes_);
-  if (!saved.ok()) return saved.status;
+  if (!saved.ok()) {
+    image_clones::remove(directory_, start.number, volume_bytes_.size());
+    unlink(RecordIndex::path_of(directory_, start.number).c_str());
+    return saved.status;
+  }
   std::lock_guard lock(mutex_);
-  epochs_.push_back({saved.value, saved.value->bytes(), 0});
+  epochs_.push_back({saved.value, saved.value->bytes(), 0, 0, cloned_bytes});
   index_ = std::move(index.value);
   begun_ns_ = monotonic_ns();
   is_open_.store(true, std::memory_order_release);
@@ -347,9 +365,10 @@ void History::roll(const Watermark &mark, uint64_t time_ns) {
     return;
   }
   std::unique_lock lock(mutex_);
-  const int error = before->close(runs);
+  Epoch &closed = epochs_[epochs_.size() - 2];
+  const int error = before->close(runs, closed.changed_bytes);
   if (!error) before->drop_entries();
-  epochs_[epochs_.size() - 2].saved_bytes = before->bytes();
+  closed.saved_bytes = before->bytes();
   lock.unlock();
   if (error) (void)give_up(Status::failed(error, "close an epoch"));
 }
@@ -366,9 +385,12 @@ void History::expire() {
 
 void History::drop_oldest() {
   const uint64_t number = epochs_.front().start().number;
+  const bool is_cloned = epochs_.front().start().is_cloned;
   epochs_.pop_front();  // closed, so that who removes it frees it
   remover_.remove(SavedBlocks::path_of(directory_, number));
   remover_.remove(RecordIndex::path_of(directory_, number));
+  for (size_t i = 0; is_cloned && i < volume_bytes_.size(); i++)
+    remover_.remove(image_clones::path_of(directory_, number, i));
   kept_.drop_below(epochs_.front().start().log_offset);
 }
 
@@ -395,7 +417,7 @@ Status History::discard() {
   std::vector<uint64_t> numbers;
   for (const Epoch &epoch : epochs_) numbers.push_back(epoch.start().number);
   is_lost_ = true;
-  if (Status status = remove_epochs(directory_, numbers); !status.ok()) return status;
+  if (Status status = remove_epochs(directory_, numbers, volume_bytes_.size()); !status.ok()) return status;
   std::lock_guard lock(mutex_);
   epochs_.clear();
   index_.reset();
@@ -407,9 +429,24 @@ Status History::discard() {
 // ---- anybody's
 
 uint64_t History::bytes() const {
-  uint64_t total = kept_.sum().bytes;
-  for (const Epoch &epoch : epochs_) total += epoch.saved_bytes + epoch.records_bytes;
+  uint64_t total = kept_.sum().bytes + past_bytes();
+  for (const Epoch &epoch : epochs_) total += epoch.records_bytes;
   return total;
+}
+
+// Clones hold what was overwritten until the next ones were made: at most what the records did, and what they have.
+uint64_t History::past_bytes() const {
+  uint64_t total = 0, changed = 0, held = 0;
+  for (const Epoch &epoch : epochs_) {
+    total += epoch.saved_bytes;
+    if (epoch.start().is_cloned) {
+      total += std::min(changed, held);
+      changed = 0;
+      held = epoch.cloned_bytes;
+    }
+    changed += epoch.changed_bytes;
+  }
+  return total + std::min(changed, held);
 }
 
 std::optional<HistorySummary> History::summary() const {
@@ -417,7 +454,7 @@ std::optional<HistorySummary> History::summary() const {
   if (!is_open()) return std::nullopt;
   HistorySummary summary{epochs_.front().start().point, index_->tally().cut()};
   summary.bytes = bytes();
-  for (const Epoch &epoch : epochs_) summary.saved_bytes += epoch.saved_bytes;
+  summary.saved_bytes = past_bytes();
   summary.epochs = epochs_.size();
   const KeptSegments::Sum kept = kept_.sum();
   summary.segments = kept.count;
@@ -472,17 +509,23 @@ Result<Cut> History::find(const Moment &moment) const {
   return cut;
 }
 
-Result<std::vector<SavedLayer>> History::layers(uint64_t number) const {
+Result<Layers> History::layers(uint64_t number, const std::vector<size_t> &volumes) const {
   std::lock_guard lock(mutex_);
-  std::vector<SavedLayer> layers;
+  if (!is_open() || epochs_.front().start().number > number || epochs_.back().start().number < number)
+    return Status::failed(ERANGE, "view: this moment has just gone from the history");
+  Layers layers;
   for (const Epoch &epoch : epochs_) {
     if (epoch.start().number < number) continue;
+    if (epoch.start().is_cloned) {
+      auto clones = image_clones::open(directory_, epoch.start().number, volumes);
+      if (!clones.ok()) return clones.status;
+      layers.clones = std::move(clones.value);
+      break;
+    }
     SavedLayer layer{epoch.saved, std::nullopt};
     if (!epoch.saved->is_closed()) layer.entries.emplace(epoch.saved->entries().begin(), epoch.saved->entries().end());
-    layers.push_back(std::move(layer));
+    layers.saved.push_back(std::move(layer));
   }
-  if (!is_open() || layers.empty() || epochs_.front().start().number > number)
-    return Status::failed(ERANGE, "view: this moment has just gone from the history");
   return layers;
 }
 

@@ -10,6 +10,11 @@
 // the same at its end); else the image's. So a moment does not depend on what the image is: also while a step is
 // applied, or a crash is made good.
 //
+// Where the file system has reflink, an epoch begins with clones of all images instead (image-clones.h), and nothing is
+// saved in it: what none of its records covers is what the clone holds, and no later epoch is asked. Each epoch is of one
+// kind or the other, as its header says, and they may follow each other in any order: whatever hinders a clone (the file
+// system, room, an image in too many pieces) makes the next epoch one of saved blocks.
+//
 // Guarantees, after a kill or a power cut at any point too: what it offers is exact, or it is not there. Records that are
 // not in an epoch of which all later ones are there are not offered. Whoever replays without a history removes it first
 // (remove()). If it cannot go on (no room), it is given up, durably, before the image changes again, and begins anew:
@@ -44,6 +49,12 @@ struct SavedLayer {
   int find(uint64_t first_key, uint64_t count, const std::function<void(const SavedBlock &)> &found) const;
 };
 
+// What lies under the records of an epoch.
+struct Layers {
+  std::vector<SavedLayer> saved;                // of the epochs from there to the first that has clones
+  std::vector<std::unique_ptr<Device>> clones;  // of that one, of the volumes asked for; none: the images are the bottom
+};
+
 // A moment that was found: the epoch's records up to it.
 struct Cut {
   uint64_t epoch = 0;
@@ -74,6 +85,8 @@ class History {
     uint64_t offset, bytes;
   };
   bool is_open() const { return is_open_.load(std::memory_order_acquire); }  // an epoch is
+  // Whether save() wants to know what changes: there is an epoch, and its images are not cloned.
+  bool saves_blocks() const { return is_open() && !epochs_.back().start().is_cloned; }
   // On stable storage when it returns: the images may be changed there. An error: they may not.
   Status save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes);
   void note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped);
@@ -91,37 +104,41 @@ class History {
   Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const;
   // ERANGE: there is none such.
   Result<Cut> find(const Moment &moment) const;
-  // With the gate held: from epoch `number` to the present. ERANGE: it has gone.
-  Result<std::vector<SavedLayer>> layers(uint64_t number) const;
+  // From epoch `number` on, for these volumes. With the gate held, but when there are clones. ERANGE: it has gone.
+  Result<Layers> layers(uint64_t number, const std::vector<size_t> &volumes) const;
   const KeptSegments &kept() const { return kept_; }
 
  private:
   struct Epoch {
     std::shared_ptr<SavedBlocks> saved;
     uint64_t saved_bytes = 0, records_bytes = 0;
+    uint64_t changed_bytes = 0;  // that its records wrote over: a clone takes no more
+    uint64_t cloned_bytes = 0;   // that its clones hold, with what they share
     const EpochStart &start() const { return saved->start(); }
   };
   History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener);
   Status load_epochs(const std::vector<uint64_t> &numbers);
   Status drop_epochs_before(size_t count);
   Status write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks);
-  Status begin(const EpochStart &start);
+  Status begin(EpochStart start);
   void roll(const Watermark &mark, uint64_t time_ns);
   bool is_full(const Watermark &mark) const;
   void expire();
   void drop_oldest();  // with mutex_ held
   Status give_up(const Status &why);
   Status discard();
-  uint64_t bytes() const;  // with mutex_ held
+  uint64_t bytes() const;       // with mutex_ held
+  uint64_t past_bytes() const;  // with mutex_ held: of them, what blocks were
   Status out_of_range(const std::string &what) const;  // with mutex_ held
 
   const std::string directory_, segments_directory_;
   const HistoryOptions options_;
-  std::vector<uint64_t> volume_bytes_;
   ReplicaListener &listener_;
   FileRemover remover_;
   KeptSegments kept_;
   KeptPacker packer_;
+  const std::vector<ReplicaVolume> volumes_;
+  std::vector<uint64_t> volume_bytes_;
   std::atomic<bool> is_open_{false}, wants_room_{false};
   bool is_lost_ = false;         // applier thread: it is no more, and its files may still be there
   uint64_t next_number_ = 1;     // applier thread

@@ -18,13 +18,14 @@ constexpr size_t kRegionsMax = 4096;  // that are remembered: 24 MiB
 
 class PastDevice final : public Device {
  public:
-  PastDevice(std::unique_ptr<Device> frozen, size_t volume, std::shared_ptr<const std::vector<SavedLayer>> layers,
+  PastDevice(std::unique_ptr<Device> bottom, size_t volume, std::shared_ptr<const std::vector<SavedLayer>> layers,
              std::shared_ptr<const PastRecords> records)
-      : frozen_(std::move(frozen)), volume_(volume), layers_(std::move(layers)), records_(std::move(records)) {
-    traits_ = frozen_->traits();
+      : bottom_(std::move(bottom)), volume_(volume), layers_(std::move(layers)), records_(std::move(records)) {
+    traits_ = bottom_->traits();
+    traits_.can_zero = false;
     const auto &entries = records_->entries();
     for (uint32_t i = 0; i < entries.size(); i++)
-      if (changes(entries[i]) && entries[i].volume == volume) newest_.add(entries[i].offset, entries[i].length, i);
+      if (changes_image(entries[i]) && entries[i].volume == volume) newest_.add(entries[i].offset, entries[i].length, i);
   }
 
   int read(void *data, size_t bytes, uint64_t offset) override {
@@ -47,7 +48,7 @@ class PastDevice final : public Device {
   int zero(uint64_t, uint64_t, ZeroHow, bool) override { return EROFS; }
   int flush() override { return 0; }
 
-  // Holes of the image that nothing lies over.
+  // Holes of the bottom that nothing lies over.
   Extent extent(uint64_t offset, uint64_t bytes) override {
     const auto piece = newest_.at(offset);
     if (piece != newest_.pieces().end() && piece->first <= offset)
@@ -61,23 +62,17 @@ class PastDevice final : public Device {
     uint64_t last = block + 1;
     while (last % kRegionBlocks != 0 && is_saved(last) == is_saved(block)) last++;
     bytes = std::min(bytes, last * kViewBlockBytes - offset);
-    return is_saved(block) ? Extent{bytes, false} : frozen_->extent(offset, bytes);
+    return is_saved(block) ? Extent{bytes, false} : bottom_->extent(offset, bytes);
   }
 
  private:
   struct Place {
-    const SavedLayer *layer = nullptr;  // null: the image has it
+    const SavedLayer *layer = nullptr;  // null: the bottom has it
     SavedBlock block{};
   };
   using Region = std::array<Place, kRegionBlocks>;
 
-  static bool changes(const RecordEntry &entry) {
-    const auto type = static_cast<wire::RecordType>(entry.type);
-    return !entry.is_skipped && (type == wire::RecordType::kWrite || type == wire::RecordType::kSync ||
-                                 type == wire::RecordType::kZero || type == wire::RecordType::kTrim);
-  }
-
-  // *found: null when the image has all of it.
+  // *found: null when the bottom has all of it.
   int look_up(uint64_t region, std::shared_ptr<const Region> *found) {
     {
       std::lock_guard lock(mutex_);
@@ -103,7 +98,7 @@ class PastDevice final : public Device {
   int read_below(uint64_t region, uint8_t *data, size_t bytes, uint64_t offset) {
     std::shared_ptr<const Region> below;
     if (const int error = look_up(region, &below)) return error;
-    if (!below) return frozen_->read(data, bytes, offset);
+    if (!below) return bottom_->read(data, bytes, offset);
     std::array<uint8_t, kViewBlockBytes> block{};
     const uint64_t end = offset + bytes;
     for (uint64_t at = offset; at < end;) {
@@ -114,14 +109,14 @@ class PastDevice final : public Device {
         memcpy(data + (at - offset), block.data() + at % kViewBlockBytes, until - at);
       } else {
         while (until < end && !place(until).layer) until = std::min(end, until + kViewBlockBytes);
-        if (const int error = frozen_->read(data + (at - offset), until - at, at)) return error;
+        if (const int error = bottom_->read(data + (at - offset), until - at, at)) return error;
       }
       at = until;
     }
     return 0;
   }
 
-  std::unique_ptr<Device> frozen_;
+  std::unique_ptr<Device> bottom_;
   const size_t volume_;
   std::shared_ptr<const std::vector<SavedLayer>> layers_;
   std::shared_ptr<const PastRecords> records_;
@@ -132,10 +127,10 @@ class PastDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> show_past(std::unique_ptr<Device> frozen, size_t volume,
+std::unique_ptr<Device> show_past(std::unique_ptr<Device> bottom, size_t volume,
                                   std::shared_ptr<const std::vector<SavedLayer>> layers,
                                   std::shared_ptr<const PastRecords> records) {
-  return std::make_unique<PastDevice>(std::move(frozen), volume, std::move(layers), std::move(records));
+  return std::make_unique<PastDevice>(std::move(bottom), volume, std::move(layers), std::move(records));
 }
 
 }  // namespace understudy::replay

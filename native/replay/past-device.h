@@ -1,4 +1,4 @@
-// A Device that shows a volume as it was at a moment of the history: records over saved blocks over the frozen image
+// A Device that shows a volume as it was at a moment of the history: records over saved blocks over a clone, or the frozen image
 // (history.h says why that is the volume then). Read-only.
 #pragma once
 #include <memory>
@@ -10,8 +10,9 @@
 
 namespace understudy::replay {
 
-// `frozen`: the image as it was when `layers` were taken. layers: the moment's epoch first.
-std::unique_ptr<Device> show_past(std::unique_ptr<Device> frozen, size_t volume,
+// `bottom`: the first clone from the moment's epoch on; if there is none, the image as it was when `layers` were taken.
+// layers: what was saved in the epochs before that, the moment's first.
+std::unique_ptr<Device> show_past(std::unique_ptr<Device> bottom, size_t volume,
                                   std::shared_ptr<const std::vector<SavedLayer>> layers,
                                   std::shared_ptr<const PastRecords> records);
 

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "wire/record.h"
+
 namespace understudy::replay {
 
 struct RecordEntry {
@@ -15,5 +17,11 @@ struct RecordEntry {
   uint8_t is_skipped; // void, or of unknown outcome: it was not applied
 };
 static_assert(sizeof(RecordEntry) == 48);
+
+inline bool changes_image(const RecordEntry &entry) {
+  const auto type = static_cast<wire::RecordType>(entry.type);
+  return !entry.is_skipped && (type == wire::RecordType::kWrite || type == wire::RecordType::kSync ||
+                               type == wire::RecordType::kZero || type == wire::RecordType::kTrim);
+}
 
 }  // namespace understudy::replay

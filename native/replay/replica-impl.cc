@@ -242,20 +242,27 @@ Result<Replica::Views> ReplicaImpl::views(const std::vector<size_t> &volumes, co
     if (!opened.ok()) return opened.status;
     records = std::move(opened.value);
   }
-  auto layers = std::make_shared<std::vector<SavedLayer>>();
-  auto frozen = freeze(images, scratch_directory_, [&] {
-    if (!is_past) {
+  Layers below;
+  const auto look_below = [&] {
+    auto found = history_->layers(epoch, volumes);
+    if (found.ok()) below = std::move(found.value);
+    return found.status;
+  };
+  if (is_past)
+    if (Status status = look_below(); !status.ok()) return status;
+  if (below.clones.empty()) {  // the images must stay what they are when the layers are looked up
+    auto frozen = freeze(images, scratch_directory_, [&] {
+      if (is_past) return look_below();
       made.point = applier_.applied_point();
       return check_cut(volumes.front());
-    }
-    auto found = history_->layers(epoch);
-    if (found.ok()) *layers = std::move(found.value);
-    return found.status;
-  });
-  if (!frozen.ok()) return frozen.status;
+    });
+    if (!frozen.ok()) return frozen.status;
+    if (below.clones.empty()) below.clones = std::move(frozen.value);
+  }
+  auto layers = std::make_shared<std::vector<SavedLayer>>(std::move(below.saved));
   for (SavedLayer &layer : *layers) layer.sort();
   for (size_t i = 0; i < volumes.size(); i++) {
-    std::unique_ptr<Device> device = std::move(frozen.value[i]);
+    std::unique_ptr<Device> device = std::move(below.clones[i]);
     if (is_past) device = show_past(std::move(device), volumes[i], layers, records);
     if (writable) {
       auto above = overlay(std::move(device), scratch_directory_);

@@ -22,7 +22,7 @@ constexpr uint64_t kPageBytes = kViewBlockBytes;
 constexpr uint64_t kHeaderMagic = 0x31305641'53445355;  // "USDSAV01"
 constexpr uint64_t kFooterMagic = 0x31305446'53445355;  // "USDSFT01"
 constexpr uint32_t kBatchMagic = 0x54414253;            // "SBAT"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 1, kVersionCloned = 2;  // of the header: 2 is an epoch whose images were cloned
 
 struct HeaderPage {
   uint64_t magic;
@@ -36,7 +36,8 @@ struct FooterPage {
   uint32_t version, crc32c;
   uint64_t number, index_page, index_pages, run_count;
   EpochRun runs[kEpochRunsMax];
-  uint8_t zeroes[kPageBytes - 48 - sizeof(EpochRun) * kEpochRunsMax];
+  uint64_t changed_bytes;
+  uint8_t zeroes[kPageBytes - 56 - sizeof(EpochRun) * kEpochRunsMax];
 };
 constexpr size_t kIndexEntries = (kPageBytes - 16) / sizeof(SavedBlock);
 struct IndexPage {
@@ -88,7 +89,7 @@ Result<std::shared_ptr<SavedBlocks>> SavedBlocks::create(const std::string &dire
   if (!fd) return Status::failed(errno, "create " + path);
   HeaderPage header{};
   header.magic = kHeaderMagic;
-  header.version = kVersion;
+  header.version = start.is_cloned ? kVersionCloned : kVersion;
   header.number = start.number;
   header.log_offset = start.log_offset;
   header.incarnation = start.point.position.incarnation;
@@ -126,10 +127,11 @@ Result<std::shared_ptr<SavedBlocks>> SavedBlocks::open(const std::string &direct
 Status SavedBlocks::load(const std::string &path, uint64_t number, const std::vector<uint64_t> &volume_bytes) {
   HeaderPage header{};
   if (const int error = read_page(fd_.get(), 0, &header)) return Status::failed(error, "read " + path + ": header");
-  if (header.magic != kHeaderMagic || header.version != kVersion || header.number != number ||
+  if (header.magic != kHeaderMagic || (header.version != kVersion && header.version != kVersionCloned) || header.number != number ||
       header.volume_count != volume_bytes.size() || header.volume_bytes != sum(volume_bytes))
     return Status::failed(EBADMSG, "read " + path + ": it is not of this store");
-  start_ = {number, header.log_offset, {{header.incarnation, header.sequence}, header.time_ns}};
+  start_ = {number, header.log_offset, {{header.incarnation, header.sequence}, header.time_ns},
+            header.version == kVersionCloned};
   volume_bytes_ = volume_bytes;
   if (load_footer()) return Status::good();
   for (uint64_t bytes : volume_bytes) maps_.push_back(std::make_unique<BlockMap>(bytes / kViewBlockBytes + 1));
@@ -149,6 +151,7 @@ bool SavedBlocks::load_footer() {
   is_closed_ = true;
   index_page_ = footer.index_page;
   index_pages_ = footer.index_pages;
+  changed_bytes_ = footer.changed_bytes;
   runs_.assign(footer.runs, footer.runs + footer.run_count);
   end_ = pages * kPageBytes;
   return true;
@@ -236,7 +239,7 @@ void SavedBlocks::accept(const std::vector<SavedBlock> &batch) {
 
 int SavedBlocks::sync() { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
-int SavedBlocks::close(const std::vector<EpochRun> &runs) {
+int SavedBlocks::close(const std::vector<EpochRun> &runs, uint64_t changed_bytes) {
   CHECK(!is_closed_ && runs.size() <= kEpochRunsMax);
   std::sort(entries_.begin(), entries_.end(), by_key);
   FooterPage footer{};
@@ -247,6 +250,7 @@ int SavedBlocks::close(const std::vector<EpochRun> &runs) {
   footer.index_pages = (entries_.size() + kIndexEntries - 1) / kIndexEntries;
   footer.run_count = runs.size();
   std::copy(runs.begin(), runs.end(), footer.runs);
+  footer.changed_bytes = changed_bytes;
   footer.crc32c = checksum(footer);
   uint64_t at = end_;
   std::vector<IndexPage> pages;  // a few at a time
@@ -266,6 +270,7 @@ int SavedBlocks::close(const std::vector<EpochRun> &runs) {
   index_page_ = footer.index_page;
   index_pages_ = footer.index_pages;
   runs_ = runs;
+  changed_bytes_ = changed_bytes;
   is_closed_ = true;
   return 0;
 }

@@ -43,6 +43,7 @@ struct EpochStart {
   uint64_t number = 0;
   uint64_t log_offset = 0;
   Point point;
+  bool is_cloned = false;  // the images were cloned there (image-clones.h): no block is saved
 };
 
 // A stretch of an epoch in which only one incarnation wrote.
@@ -64,6 +65,7 @@ class SavedBlocks {
   bool is_closed() const { return is_closed_; }
   uint64_t bytes() const { return end_; }                 // of the file
   const std::vector<EpochRun> &runs() const { return runs_; }  // of a closed one
+  uint64_t changed_bytes() const { return changed_bytes_; }       // of a closed one: what its records wrote over
 
   // While it is open. How many blocks from `first` on are saved, or are not, like the first.
   BlockMap::Run saved(size_t volume, uint64_t first, uint64_t count) const { return maps_[volume]->run(first, count); }
@@ -74,7 +76,7 @@ class SavedBlocks {
   void accept(const std::vector<SavedBlock> &batch);
   int sync();
   // Writes index and footer. entries(), by key now, stay until drop_entries().
-  int close(const std::vector<EpochRun> &runs);
+  int close(const std::vector<EpochRun> &runs, uint64_t changed_bytes);
   void drop_entries();
   // Cuts off what a crash may have left behind the last whole batch; it goes on from there.
   int go_on();
@@ -100,6 +102,7 @@ class SavedBlocks {
   bool is_closed_ = false;
   uint64_t index_page_ = 0, index_pages_ = 0;
   std::vector<EpochRun> runs_;
+  uint64_t changed_bytes_ = 0;
 };
 
 }  // namespace understudy::replay

@@ -1,9 +1,12 @@
 // sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // The history: any moment of it equals an independent replay of the same records, across restarts and kills.
+#include <linux/fs.h>
+#include <stdarg.h>
 #include <sys/syscall.h>
 
 #include <thread>
 
+#include "loop-filesystem.h"
 #include "replay-support.h"
 #include "replay/saved-blocks.h"
 
@@ -15,6 +18,7 @@ bool counts() {
   return true;
 }
 std::atomic<bool> history_is_full{false};
+std::atomic<int> clones{0}, clones_fail_one_in{0};  // epochs of both kinds follow each other then
 bool is_history(int fd) {
   char link[64], path[4096];
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -24,6 +28,23 @@ bool is_history(int fd) {
 }  // namespace
 
 // Stand in front of the C library's.
+extern "C" int ioctl(int fd, unsigned long request, ...) {
+  va_list rest;
+  va_start(rest, request);
+  void *argument = va_arg(rest, void *);
+  va_end(rest);
+  if (request == FICLONE) {
+    counts();
+    const int one_in = clones_fail_one_in;
+    if (history_is_full || (one_in && random() % one_in == 0)) {
+      errno = history_is_full ? ENOSPC : EOPNOTSUPP;
+      return -1;
+    }
+  }
+  const int result = static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+  if (request == FICLONE && result == 0) clones++;
+  return result;
+}
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   counts();
   if (history_is_full && is_history(fd)) {
@@ -46,6 +67,7 @@ extern "C" int unlink(const char *path) {
 }
 
 using namespace replay_test;
+using loop_filesystem::LoopFilesystem;
 
 namespace {
 constexpr uint64_t kSizes[2] = {(1u << 20) + 1234, 300'000};
@@ -429,8 +451,8 @@ void test_interrupted_making() {
   ok(good, "an epoch whose making was interrupted leaves no gap: what is before it stays");
 }
 
-// A child that takes all records, and is killed at some write, sync, rename or unlink.
-void test_kills() {
+// A child that takes all records, and is killed at some write, sync, clone, rename or unlink; then the power goes, too.
+void test_kills(LoopFilesystem *power = nullptr) {
   Scratch scratch;
   std::mt19937_64 random(8);
   Story story = begun();
@@ -462,6 +484,7 @@ void test_kills() {
       printf("# it ended with %d\n", WEXITSTATUS(status));
       break;
     }
+    if (power && !(good = EXPECT(power->cut_power()))) break;
     Standby standby(options);
     if (!(good = EXPECT(standby.status.ok()))) break;
     for (const std::string &message : standby.collector.messages) printf("# %s\n", message.c_str());
@@ -486,19 +509,41 @@ void test_kills() {
     }
   }
   printf("# %d kills, %zu records, %d times with a history\n", round, next, with_history);
-  ok(good && EXPECT(with_history > 3), "killed at any write, sync, rename or unlink, every moment that is offered is exact");
+  ok(good && EXPECT(with_history > 3), std::string("killed at any write, sync, clone, rename or unlink") +
+                                           (power ? ", and what was not synced is lost" : "") + ", every moment that is offered is exact");
 }
 
-}  // namespace
-
-int main() {
-  const char *seed = getenv("UNDERSTUDY_SEED");
-  test_moments(seed ? strtoull(seed, nullptr, 10) : 1);
+void test_all(uint64_t seed) {
+  test_moments(seed);
   test_frozen();
   test_expiry();
   test_no_room();
   test_without();
   test_interrupted_making();
   test_kills();
+}
+
+}  // namespace
+
+int main() {
+  const char *seed = getenv("UNDERSTUDY_SEED");
+  test_all(seed ? strtoull(seed, nullptr, 10) : 1);
+  for (const std::string kind : {"xfs", "btrfs"}) {
+    LoopFilesystem there(kind, "512M");
+    if (!there.why().empty()) {
+      skip("the same on " + kind + ", by reflink", there.why());
+      continue;
+    }
+    printf("# on %s\n", kind.c_str());
+    setenv("TMPDIR", there.path().c_str(), 1);
+    clones = 0;
+    test_all(2);
+    clones_fail_one_in = 2;
+    test_moments(3);
+    test_kills(kind == "xfs" ? &there : nullptr);
+    clones_fail_one_in = 0;
+    unsetenv("TMPDIR");
+    ok(clones > 20, "on " + kind + " epochs begin with clones");
+  }
   return finish();
 }
