@@ -62,7 +62,7 @@ void test_block() {
     holds = std::max(holds, allocated - before);
   }
   most = allocated.load();
-  good = good && EXPECT(saved.value->close(index.value->tally().runs()) == 0);
+  good = good && EXPECT(saved.value->close(index.value->tally().runs(), index.value->tally().changed_bytes()) == 0);
   const int64_t closing = most - before;
   printf("# %.1f bytes a block, %.1f while the epoch is closed\n", static_cast<double>(holds) / kBlocks,
          static_cast<double>(closing) / kBlocks);
