@@ -211,10 +211,11 @@ Napi::Value Addon::make_watches(Call call) {
   std::vector<std::string> rules;
   for (uint32_t i = 0; i < named.Length(); i++) rules.push_back(named.Get(i).ToString().Utf8Value());
   const auto ranges_max = static_cast<size_t>(call[4].ToNumber().Int64Value());
+  const bool holds = call[5].ToBoolean();
   const Promise promise(call.Env(), queue_);
   filesystem::Limits limits;
   limits.cancelled = &leaving_;
-  pool_->submit([this, reading = found->second, left_out = std::move(left_out), whole = std::move(whole), rules = std::move(rules), ranges_max, promise, limits] {
+  pool_->submit([this, reading = found->second, left_out = std::move(left_out), whole = std::move(whole), rules = std::move(rules), ranges_max, holds, promise, limits] {
     struct Made {
       std::vector<engine::FollowedFileSystem> followed;
       struct Outcome {
@@ -242,7 +243,7 @@ Napi::Value Addon::make_watches(Call call) {
       const Listing &listing = *reading->listings[i];
       engine::RuleRanges by_rule(rules);
       for (const auto &extent : listing.extents) by_rule.add(extent.offset, extent.bytes, left_out[i]->at(extent.file));
-      made->followed.push_back({reading->fd, std::move(watch.value), place_of(reading->found[i].space), std::move(by_rule)});
+      made->followed.push_back({reading->fd, std::move(watch.value), place_of(reading->found[i].space), std::move(by_rule), holds});
     }
     made->shown = coarse(made->all, ranges_max);
     promise.resolve([this, made](Napi::Env env) -> Napi::Value {

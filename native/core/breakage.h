@@ -17,6 +17,7 @@ enum class Break : int {
   kNeverPart,            // a master's files say that the standby has everything, whatever was answered without it
   kFreedStaysOut,        // what a file system has freed is not captured when it is written
   kNewKeepsData,         // of a file that is left out from a commit on, the standby keeps what it has
+  kHeldStays,            // what was held gets no record when its owner is known
   kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
   kUnsavedHistory,       // what the history keeps of a block is not on the disk when the block is overwritten
   kIndexTrailsImages,    // the watermark file moves before the history's index of records is on the disk

@@ -73,6 +73,14 @@ void Capture::capture_part(Volume &volume, RecordType type, uint64_t start, uint
 
 void Capture::record(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
                      uint8_t wants) {
+  if (volume.held.empty()) return record_part(volume, type, start, end, payload, wants);
+  volume.held.outside(start, end, [&](uint64_t from, uint64_t to) {
+    record_part(volume, type, from, to, payload ? payload + (from - start) : nullptr, wants);
+  });
+}
+
+void Capture::record_part(Volume &volume, RecordType type, uint64_t start, uint64_t end, const uint8_t *payload,
+                          uint8_t wants) {
   uint64_t left_out = end - start;
   if (!volume.lapsed.empty()) volume.lapsed.subtract(start, end);
   volume.excluded.outside(start, end, [&](uint64_t from, uint64_t to) {
@@ -223,7 +231,9 @@ Result<Capture::Attached> Capture::attach(const AttachRequest &request) {
 }
 
 void Capture::mark_unacknowledged(uint64_t durable) {
-  for (auto &volume : volumes_) volume->unstored.each([&](uint64_t start, uint64_t end) { volume->dirty.mark(start, end); });
+  for (auto &volume : volumes_)
+    for (const RangeTable *table : {&volume->unstored, &volume->held})
+      table->each([&](uint64_t start, uint64_t end) { volume->dirty.mark(start, end); });
   if (state_ != CaptureState::kStreaming) return;
   for (uint64_t at = log_->tail(); at < log_->head();) {
     const wire::RecordHeader header = log_->header_at(at);
@@ -241,6 +251,7 @@ void Capture::mark_unacknowledged(uint64_t durable) {
 
 void Capture::give_up_log(uint64_t durable) {
   mark_unacknowledged(durable);
+  for (auto &volume : volumes_) volume->held = {};
   if (spilling_) spilling_->end();
   state_ = CaptureState::kDetached;
   step_open_ = false;

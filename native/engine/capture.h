@@ -59,7 +59,7 @@ class Capture {
   bool spare_room(uint64_t bytes) const { return !spilled() && log_->room(bytes); }
   uint64_t log_bytes_needed(const Volume &volume, uint64_t start, uint64_t end, bool payload) const;
 
-  // wants: RecordFlags that say what a reply waits for.
+  // wants: RecordFlags that say what a reply waits for. Of a write not what is held.
   void record(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload, uint8_t wants);
   void record_flush(Volume &volume, uint8_t wants);
   // Before a range becomes dirty: in the middle of a step the standby may be asked for its hash before the records of
@@ -106,6 +106,7 @@ class Capture {
   uint64_t dirty_bytes() const;
 
  private:
+  void record_part(Volume &volume, wire::RecordType type, uint64_t start, uint64_t end, const uint8_t *payload, uint8_t wants);
   void count_left_out(Volume &volume, uint64_t start, uint64_t end, uint64_t bytes);
   void give_up_log(uint64_t durable);
   void forget_resent();

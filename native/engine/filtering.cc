@@ -4,6 +4,7 @@
 //     kFreed          out of `excluded`, into `lapsed`; what somebody has written there already is sent as it is
 //     kStep, kStale   a step opens before this write's record; `watched` -> read again -> set_ranges()
 //     left_out        into `excluded` behind its record, with zeroes for the standby: nothing is sent again from there on
+//     committed       what was held gets its record before this write's, or is left out, or stays nobody's (holding.cc)
 //     look            a reading may find more to leave out: `look`, once until something is read
 #include <algorithm>
 
@@ -38,8 +39,9 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
     followed[i].place.each([&](uint64_t start, uint64_t end) { places.add(start, end); });
   }
   freed.without(fixed, [&](uint64_t start, uint64_t end) { next.subtract(start, end); });
-  for (const Range &range : storable(volume, newest))
-    fixed.outside(range.start, range.end, [&](uint64_t start, uint64_t end) { next.add(start, end), unstored.add(start, end); });
+  for (const auto &[offset, bytes] : newest)
+    if (storable(volume, offset, offset + bytes))
+      fixed.outside(offset, offset + bytes, [&](uint64_t start, uint64_t end) { next.add(start, end), unstored.add(start, end); });
 
   const RangeTable excluded = std::exchange(volume.excluded, std::move(next));
   const RangeTable lapsed = std::exchange(volume.lapsed, {});
@@ -71,6 +73,7 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
     resync_.start(session_, Resync::Way::kSend);
     resync_.replan();
   }
+  settle_held(volume);
   if (again) events_({"watched", {{"volume", static_cast<double>(volume.handle)}}, ""});
   return {};
 }
@@ -79,20 +82,24 @@ Group::Installed Group::set_ranges(Volume &volume, RangeTable fixed, RangeTable 
 // more parts than there is room for.
 void Group::follow(Volume &volume, uint64_t start, uint64_t end, bool payload) {
   if (volume.followed.empty()) return;
+  bool committed = false;
   for (FollowedFileSystem &one : volume.followed) {
     const filesystem::Verdict verdict = one.watch->wrote(start, end - start);
     lapse(volume, verdict.freed);
     for (const auto &[offset, bytes] : verdict.written) refused(volume, offset, offset + bytes);  // somebody's already
     for (const auto &[offset, bytes] : verdict.left_out) volume.coming.add(offset, offset + bytes);
     if (!verdict.left_out.empty()) volume.coming_flights = volume.flights.last();
+    committed |= verdict.committed;
     if (verdict.kind == filesystem::Verdict::kStep || verdict.kind == filesystem::Verdict::kStale) {
       events_({"log", {{"level", std::string("debug")}, {"message", "volume " + volume.name + ": read again: " + verdict.why}}, ""});
       capture_.doubt(volume);
       volume.coming = {};
+      release(volume);
     }
     if (verdict.look && !std::exchange(volume.look_outstanding, true))
       events_({"look", {{"volume", static_cast<double>(volume.handle)}}, ""});
   }
+  if (committed) settle_held(volume);
   if (!capture_.room(volume, start, end, payload)) refused(volume, start, end);
 }
 
@@ -116,34 +123,36 @@ void Group::lapse(Volume &volume, const std::vector<filesystem::ByteRange> &free
 // replicated there; a direct device has the commit while others are under way, and their records come later, or its own.
 void Group::leave_out(Volume &volume) {
   if (volume.coming.empty() || volume.flights.writes_until(volume.coming_flights)) return;
-  std::vector<filesystem::ByteRange> ranges;
-  std::exchange(volume.coming, {}).each([&](uint64_t start, uint64_t end) { ranges.push_back({start, end - start}); });
-  for (const Range &range : storable(volume, ranges)) {
-    std::vector<Range> pieces, leaving;
-    volume.fixed.outside(range.start, range.end, [&](uint64_t from, uint64_t to) {
-      volume.excluded.outside(from, to, [&](uint64_t start, uint64_t end) { pieces.push_back({start, end}); });
-    });
-    for (const Range &piece : pieces) {
-      volume.lapsed.outside(piece.start, piece.end, [&](uint64_t start, uint64_t end) { leaving.push_back({start, end}); });
-      volume.lapsed.subtract(piece.start, piece.end);
-      volume.excluded.add(piece.start, piece.end);
-      volume.unstored.add(piece.start, piece.end);
-    }
-    for (const Range &piece : leaving)
-      if (capture_.state() == CaptureState::kStreaming && !BROKEN(kNewKeepsData)) capture_.record_left_out(volume, piece.start, piece.end);
+  std::exchange(volume.coming, {}).each([&](uint64_t start, uint64_t end) {
+    if (storable(volume, start, end)) leave_out(volume, {start, end});
+  });
+  send_dirty();
+}
+
+void Group::leave_out(Volume &volume, const Range &range) {
+  std::vector<Range> pieces, leaving;
+  volume.fixed.outside(range.start, range.end, [&](uint64_t from, uint64_t to) {
+    volume.excluded.outside(from, to, [&](uint64_t start, uint64_t end) { pieces.push_back({start, end}); });
+  });
+  for (const Range &piece : pieces) {
+    volume.lapsed.outside(piece.start, piece.end, [&](uint64_t start, uint64_t end) { leaving.push_back({start, end}); });
+    volume.lapsed.subtract(piece.start, piece.end);
+    volume.excluded.add(piece.start, piece.end);
+    volume.unstored.add(piece.start, piece.end);
   }
+  for (const Range &piece : leaving)
+    if (capture_.state() == CaptureState::kStreaming && !BROKEN(kNewKeepsData)) capture_.record_left_out(volume, piece.start, piece.end);
+}
+
+// What found no room in the log goes with a step.
+void Group::send_dirty() {
   if (capture_.state() != CaptureState::kStreaming || !capture_.any_dirty()) return;
   capture_.open_step(false);
   resync_.start(session_, Resync::Way::kSend);
   resync_.replan();
 }
 
-// Those that are marked on disk as what may differ from the standby's: after a crash nobody else knows that it does.
-std::vector<Range> Group::storable(Volume &volume, const std::vector<filesystem::ByteRange> &ranges) {
-  std::vector<Range> found;
-  for (const auto &[offset, bytes] : ranges)
-    if (!volume.marks || volume.marks->ready(offset, offset + bytes)) found.push_back({offset, offset + bytes});
-  return found;
-}
+// It is marked on disk as what may differ from the standby's: after a crash nobody else knows that it does.
+bool Group::storable(Volume &volume, uint64_t start, uint64_t end) { return !volume.marks || volume.marks->ready(start, end); }
 
 }  // namespace understudy::engine

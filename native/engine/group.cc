@@ -101,6 +101,7 @@ void Group::run() {
     watch_lease();
     serve_all();
     if (!resync_.turn()) resync_waits_ = true;
+    turn_held();
     verifier_.turn(turn_ns_);
     turn_marks();
     if (Spilling *spilling = capture_.spilling()) spilling->turn(turn_ns_, stopping_.load());
@@ -149,7 +150,7 @@ int Group::wait_limit_ms() {
   const bool stopping = stopping_.load();  // nothing is begun any more, so that what is due stays so
   const int spill = capture_.spilling() && !stopping ? capture_.spilling()->wait_limit_ms(turn_ns_) : -1;
   const int marks = stopping ? -1 : marks_limit_ms();
-  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks, spill, lease_limit_ms()})
+  for (const int timer : {verifier_.wait_limit_ms(turn_ns_), marks, spill, lease_limit_ms(), held_limit_ms()})
     if (timer >= 0 && (limit < 0 || timer < limit)) limit = timer;
   return limit;
 }
@@ -311,6 +312,7 @@ std::unique_ptr<Connection> Group::forget(Connection &connection) {
 
 void Group::quiesce(std::function<void()> done) {
   quiescing_ = true;
+  for (auto &volume : volumes_) release(*volume);
   quiesced_.push_back(std::move(done));
 }
 

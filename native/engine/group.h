@@ -46,6 +46,7 @@ struct GroupOptions {
   uint64_t resync_bytes_per_second = 0;  // 0: no limit
   LeaseTerms lease;
   bool holds_writes = false;  // until let_write(): reads are answered, what changes a device waits
+  uint64_t hold_ns = 30'000'000'000;  // what is nobody's yet (holding.cc)
 };
 
 class Group {
@@ -156,7 +157,19 @@ class Group {
   // filtering.cc
   void lapse(Volume &volume, const std::vector<filesystem::ByteRange> &freed);
   void leave_out(Volume &volume);
-  std::vector<Range> storable(Volume &volume, const std::vector<filesystem::ByteRange> &ranges);
+  void leave_out(Volume &volume, const Range &range);
+  void send_dirty();
+  bool storable(Volume &volume, uint64_t start, uint64_t end);
+
+  // holding.cc
+  bool may_hold(const Volume &volume) const;
+  void hold(Volume &volume, uint64_t start, uint64_t end);
+  void settle_held(Volume &volume);
+  void release(Volume &volume);
+  void release(Volume &volume, uint64_t start, uint64_t end);
+  void release_old(Volume &volume);
+  void turn_held();
+  int held_limit_ms() const;
 
   // marking.cc
   void bind_marks();

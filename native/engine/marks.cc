@@ -164,7 +164,7 @@ void Marks::round(const MarkClock &clock) {
   // What is on a worker has no sequence yet that the round could wait for.
   const uint64_t size = volume_.size_bytes;
   volume_.flights.each_write([&](uint64_t start, uint64_t end) { heat(start, std::min(end, size), false); });
-  volume_.unstored.each([&](uint64_t start, uint64_t end) { heat(start, end, false); });
+  for (const RangeTable *table : {&volume_.unstored, &volume_.held}) table->each([&](uint64_t start, uint64_t end) { heat(start, end, false); });
   bool any = false;
   for (size_t i = 0; i < hot_.size(); i++) {
     cooling_[i] = hot_[i] & ~touched_[i];

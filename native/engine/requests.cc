@@ -323,6 +323,7 @@ void Group::write_ended(Connection &connection, const ParsedRequest &request, in
     failed(volume, "write", start, request.length, error);
     refused(volume, start, end);
   } else {
+    hold(volume, start, end);
     capture_.record(volume, RecordType::kWrite, start, end, request.payload, wants_of(request));
   }
   leave_out(volume);
@@ -382,6 +383,7 @@ void Group::zero_ended(Connection &connection, const ParsedRequest &request, Req
     failed(volume, kind == RequestKind::kTrim ? "trim" : "zero", request.offset, request.length, error);
     refused(volume, request.offset, end);
   } else if (!error) {
+    volume.held.subtract(request.offset, end);  // its record says all that is there now
     const bool keep = kind == RequestKind::kZero && (request.flags & nbd::kNoHole);
     capture_.record(volume, keep ? RecordType::kZero : RecordType::kTrim, request.offset, end, nullptr, wants_of(request));
   }

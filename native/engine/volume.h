@@ -134,6 +134,7 @@ struct FollowedFileSystem {
   std::unique_ptr<filesystem::Watch> watch;
   RangeTable place;
   RuleRanges rules;
+  bool holds = false;  // rules name what is replicated: what is nobody's yet is held (holding.cc)
 };
 
 struct Volume {
@@ -166,6 +167,11 @@ struct Volume {
   uint64_t coming_flights = 0;
   // Of `excluded`, what came at a commit: who made the rest from a reading has not stored it. It stays marked on disk (marks.h).
   RangeTable unstored;
+  // Written, and nobody's as of the file system's last commit: no record says so yet (holding.cc). Disjoint from `excluded`. Marked
+  // on disk as what may differ.
+  RangeTable held;
+  RangeTable held_before;      // what was in `held` at held_since_ns: the next to go, unless its owner is known by then
+  uint64_t held_since_ns = 0;
   RangeTable watched;
   std::vector<FollowedFileSystem> followed;  // the files of which are in `excluded`
   // Before a step ends, what the rest of `excluded` was made from must be read once more: by who asks for `watched`.

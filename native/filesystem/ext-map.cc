@@ -91,6 +91,10 @@ Geometry read_geometry(ext2_filsys fs) {
     geometry.inode_tables.push_back(ext2fs_inode_table_loc(fs, group));
     geometry.bitmaps.push_back(ext2fs_block_bitmap_loc(fs, group));
   }
+  geometry.descriptor_bytes = EXT2_DESC_SIZE(fs->super), geometry.has_flags = ext2fs_has_group_desc_csum(fs);
+  // As ext2fs_open2() has it.
+  const blk64_t first = geometry.first_block == 0 && geometry.block_bytes == 1024 && geometry.cluster_blocks > 1 ? 1 : geometry.first_block;
+  for (unsigned long i = 0; i < fs->desc_blocks; i++) geometry.descriptors.push_back(ext2fs_descriptor_block_loc2(fs, first, static_cast<dgrp_t>(i)));
   geometry.identity = identity_of(*fs->super);
   return geometry;
 }

@@ -20,6 +20,9 @@ struct Geometry {
   uint64_t blocks = 0;
   uint32_t first_inode = 0;                     // that is not the file system's own
   std::vector<uint64_t> inode_tables, bitmaps;  // by group
+  std::vector<uint64_t> descriptors;            // blocks of them
+  uint32_t descriptor_bytes = 0;
+  bool has_flags = false;                       // a descriptor may say that its group's bitmap was never written
   std::vector<uint8_t> identity;                // of the superblock: identity_of()
 
   struct Place {

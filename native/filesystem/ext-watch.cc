@@ -8,6 +8,7 @@
 
 #include "filesystem/ext-examine.h"
 #include "filesystem/ext-inodes.h"
+#include "filesystem/ext-free.h"
 #include "filesystem/ext-io.h"
 #include "filesystem/recent-writes.h"
 
@@ -90,8 +91,21 @@ class ExtWatch final : public Watch {
     if (log && findings.goes_on()) read_log(findings);
     if (findings.goes_on()) glance_at_log();
     Verdict said = verdict(findings, true);
-    if (committed_.cursor.sequence != before) recent_.clear();
+    said.committed = committed_.cursor.sequence != before;
+    if (said.committed) recent_.clear();
     return said;
+  }
+
+  // Not while it is not mounted: a tool takes blocks without a commit.
+  void nobodys(uint64_t offset, uint64_t bytes, const std::function<void(uint64_t, uint64_t)> &visit) override {
+    if (spent_ || building_ || bytes == 0 || committed_.cursor.at == 0) return;
+    const uint64_t size = state_.geometry.block_bytes;
+    space_.unmap(offset, bytes, [&](uint64_t at, uint64_t run) {
+      free_.within(state_, committed_, at / size, (at + run - 1) / size, [&](uint64_t start, uint64_t blocks) {
+        const uint64_t from = std::max(at, start * size), to = std::min(at + run, (start + blocks) * size);
+        space_.map(from, to - from, [&](uint64_t place, uint64_t length) { visit(place, length); });
+      });
+    });
   }
 
  private:
@@ -273,6 +287,7 @@ class ExtWatch final : public Watch {
       restart_transaction();
       std::vector<uint64_t> blocks;
       for (const Logged &one : whole.blocks) blocks.push_back(one.block);
+      free_.forget(state_, blocks);
       Examination(state_, [&](uint64_t block, uint8_t *data) { return committed_.read_block(block, data).ok(); }, Examination::Of::kTransaction, building_, findings)
           .run(blocks, glances);
     }
@@ -328,6 +343,7 @@ class ExtWatch final : public Watch {
   std::vector<uint8_t> content_;
   bool torn_ = false;              // the write that is looked at is a piece of a block of the log
   RecentWrites recent_;
+  FreeBlocks free_;
   ExtState state_;
   std::vector<ByteRange> ranges_;
   std::vector<uint64_t> in_place_;

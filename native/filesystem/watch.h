@@ -12,6 +12,7 @@
 //             as well may hold data of somebody else already (recent-writes.h): it must get to the standby as it is.
 //   left_out  with either of them: these blocks of files that have come or grown are left out behind this write's record,
 //             and the standby must have zeroes there. Not what is in `freed`, unless it has got another owner since.
+//   committed something has been committed: what is nobodys() may have changed.
 //   kStep     something in the ranges may have become part of what is replicated: its data must get to the standby
 //             before this write's record becomes visible. A step opens, the file system is read again.
 //   kStale    what happened is not understood: a step, too, and all of the file system is replicated until it has been read.
@@ -24,6 +25,7 @@
 // must outlive the watch, and read what clients wrote (through the page cache).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,7 +43,7 @@ struct ByteRange {
 struct Verdict {
   enum Kind : uint8_t { kNothing, kFreed, kStep, kStale };
   Kind kind = kNothing;
-  bool look = false;
+  bool look = false, committed = false;
   std::vector<ByteRange> freed, written, left_out;
   std::string why;  // of kStep and kStale, for the log: "a name of a file that is left out has gone: inode 12"
 };
@@ -57,6 +59,9 @@ class Watch {
   // clients have written, and all that the next commit frees is in `written`.
   virtual Verdict start(const Watch *before = nullptr) = 0;
   virtual Verdict wrote(uint64_t offset, uint64_t bytes) = 0;
+  // visit(offset, bytes) for what of a range of the device lies in blocks that the last commit gives to nobody: what is written there
+  // is of a file that a later one names, or of none. Nothing, where that is not known.
+  virtual void nobodys(uint64_t /*offset*/, uint64_t /*bytes*/, const std::function<void(uint64_t, uint64_t)> & /*visit*/) {}
 };
 
 // Whether there is a watch for file systems of its kind.

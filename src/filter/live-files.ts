@@ -26,6 +26,7 @@ export interface FileReading {
     whole: readonly (Uint8Array | undefined)[],
     leftOutBy: readonly string[],
     rangesMax: number,
+    holds: boolean,
   ) => Promise<MadeWatches>
   forgetWatches: (watches: number) => void
   forget: () => void
@@ -63,7 +64,8 @@ export async function compileLiveFiles(
 ): Promise<LiveFiles> {
   const contents = reading.contents.map(content => unread(content, held(content)))
   let compiled = await compileFiles(rules, contents)
-  const made = await reading.makeWatches(compiled.leftOut, compiled.whole, compiled.leftOutBy, rangesMax)
+  const holds = rules.some(({ kind }) => kind === 'only')
+  const made = await reading.makeWatches(compiled.leftOut, compiled.whole, compiled.leftOutBy, rangesMax, holds)
   const lost = notFollowed(compiled, made)
   if (lost.some(why => why !== ''))
     compiled = await compileFiles(
@@ -114,7 +116,7 @@ function keepTo(account: FileSystemAccount, outcome: MadeWatches['fileSystems'][
 /** For an account of all files: where rules for them cannot be in force. Returns how many ranges they are where they can. */
 export async function remarkUnfollowed(compiled: CompiledFiles, reading: FileReading): Promise<number> {
   const { account, leftOut, whole, leftOutBy } = compiled
-  const made = await reading.makeWatches(leftOut, whole, leftOutBy, rangesMax)
+  const made = await reading.makeWatches(leftOut, whole, leftOutBy, rangesMax, false)
   reading.forgetWatches(made.watches)
   for (const [index, why] of notFollowed(compiled, made).entries())
     if (why !== '')

@@ -12,7 +12,8 @@ export async function readFiles(
   const { reading, contents } = await addon.readFilesystems(path, followed)
   return {
     contents,
-    makeWatches: (leftOut, whole, rules, rangesMax) => addon.makeWatches(reading, leftOut, whole, rules, rangesMax),
+    makeWatches: (leftOut, whole, rules, rangesMax, holds) =>
+      addon.makeWatches(reading, leftOut, whole, rules, rangesMax, holds),
     forgetWatches: watches => addon.forgetWatches(watches),
     forget: () => addon.forgetReading(reading),
   }

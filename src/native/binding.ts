@@ -518,7 +518,8 @@ export interface Addon {
   /**
    * For setRanges(): follows, from the moment of the reading on, the files that are to be left out: for each file system
    * one byte a file (0: not; else which of `rules` leaves it out, from 1 on), or undefined. whole: then one byte a directory, not
-   * 0: whatever comes into it is left out, too.
+   * 0: whatever comes into it is left out, too. holds: what is written to blocks that no file has yet waits for the commit that
+   * names its owner.
    */
   makeWatches(
     reading: number,
@@ -526,6 +527,7 @@ export interface Addon {
     whole: readonly (Uint8Array | undefined)[],
     rules: readonly string[],
     rangesMax: number,
+    holds: boolean,
   ): Promise<MadeWatches>
   /** Of makeWatches(), that no setRanges() got. */
   forgetWatches(watches: number): void

@@ -49,6 +49,8 @@ const leftOutFolders = ['/run/disk/tmp/', '/run/disk/fsx/tmp/']
 
 /** What is written to a new file of them once a commit has said whose it is (work.py, `named`). */
 const againText = ' again '
+/** Of chosen data and metadata, with --only-files: what is nobody's yet is held. */
+const sentMax = 1.1
 const againBytesMax = 1 << 20
 
 /** As long as so little was sent, the standby's log is in its first file, which has all of it. */
@@ -232,6 +234,11 @@ export class Run {
       `sent ${MiB(sent)}, ${(sent / chosen).toFixed(3)} x of ${MiB(chosen)} of chosen data, metadata and marks; ` +
         `of the left-out files' ${MiB(leftOutBytes)} the master sent ${MiB(leftOutBytes - (status?.savedBytes ?? 0))}`,
     )
+    // Names that go to and fro take their data with them, and a directory in its inode cannot be watched.
+    const { kinds, layout, policy } = this.options
+    const isPlain = !kinds.some(kind => ['across', 'swap', 'fsx', 'reuse'].includes(kind))
+    if (policy === 'only' && isPlain && layout.title.startsWith('ordered') && sent > sentMax * chosen)
+      this.#cuts.complain(`${sent} bytes were sent for ${chosen} of what is chosen`)
     if (before.sent + sent >= segmentBytes) return
     const { leftOut, again } = this.#received()
     this.#say(

@@ -1,4 +1,4 @@
-// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/connection.cc native/engine/durability.cc native/engine/give-back.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc breakable: native/engine/capture.cc native/engine/filtering.cc  libs: -lgnutls
+// sources: native/core/*.cc native/wire/*.cc native/log/*.cc native/engine/connection.cc native/engine/durability.cc native/engine/give-back.cc native/engine/group.cc native/engine/leasing.cc native/engine/marking.cc native/engine/marks.cc native/engine/region-reader.cc native/engine/requests.cc native/engine/resync.cc native/engine/spilling.cc native/engine/verifier.cc breakable: native/engine/capture.cc native/engine/filtering.cc native/engine/holding.cc  libs: -lgnutls
 // Rules for files in a real engine, against a file system that is a model of one: a list of whose each block is, which a
 // write to block 0 changes, as a commit does. Its watch says what that means, as filesystem/watch.h has it; another thread reads
 // it, in the background and when a step asks, and is late as often as not. Meanwhile sessions are lost, logs overflow, the
@@ -88,8 +88,8 @@ class FileSystemDevice final : public MemoryDevice {
 class ModelWatch final : public filesystem::Watch {
  public:
   ModelWatch(FileSystem &files, uint64_t seed) : files_(files), random_(seed) {
-    const Owners owners = files.owners(&seen_);
-    for (size_t block = 0; block < kBlocks; block++) mine_[block] = owners[block] == kLeftOut && random_() % 8;  // or cannot be followed
+    owners_ = files.owners(&seen_);
+    for (size_t block = 0; block < kBlocks; block++) mine_[block] = owners_[block] == kLeftOut && random_() % 8;  // or cannot be followed
   }
   std::vector<ByteRange> ranges() const override {
     std::vector<ByteRange> ranges;
@@ -108,7 +108,14 @@ class ModelWatch final : public filesystem::Watch {
   }
   Verdict wrote(uint64_t offset, uint64_t) override {
     if (after_start_) mine_ = *std::exchange(after_start_, {});
-    return offset == 0 ? look_at_changes() : Verdict{};
+    if (offset != 0) return {};
+    Verdict verdict = look_at_changes();
+    verdict.committed = true;
+    return verdict;
+  }
+  void nobodys(uint64_t offset, uint64_t bytes, const std::function<void(uint64_t, uint64_t)> &visit) override {
+    for (uint64_t block = offset / kBlock; block * kBlock < offset + bytes && !spent_; block++)
+      if (block && owners_[block] == kNobody) visit(block * kBlock, kBlock);
   }
 
  private:
@@ -117,6 +124,7 @@ class ModelWatch final : public filesystem::Watch {
     if (spent_) return verdict;
     std::array<bool, kBlocks> came{};
     for (const auto &[block, from, to, written] : files_.since(&seen_)) {
+      owners_[block] = to;
       if (from == kLeftOut && to == kChosen && mine_[block] && !written) verdict.kind = Verdict::kStep;
       if (to == kLeftOut) verdict.look = true;
       if (to == kLeftOut && random_() % 4) came[block] = mine_[block] = true;  // or it is not decided yet
@@ -139,6 +147,7 @@ class ModelWatch final : public filesystem::Watch {
   FileSystem &files_;
   std::mt19937_64 random_;
   size_t seen_ = 0;
+  Owners owners_{};
   std::array<bool, kBlocks> mine_{};
   std::optional<std::array<bool, kBlocks>> after_start_;
   bool spent_ = false;
@@ -321,7 +330,7 @@ class Follower {
     if (random_() % 10) {  // else a policy without rules
       RangeTable place;
       place.add(0, kSize);
-      followed.push_back({nullptr, std::make_unique<ModelWatch>(files_, random_()), place});
+      followed.push_back({nullptr, std::make_unique<ModelWatch>(files_, random_()), place, {}, random_() % 4 != 0});
     }
     usleep(random_() % 2000);
     const auto installed = call<Group::Installed>(
@@ -353,6 +362,7 @@ std::string run(uint64_t seed, int operations, Figures &figures) {
   GroupOptions options;
   options.capture = {77, 2u << 20, true, nullptr};
   options.durability = Durability::kAsync;
+  if (seed % 4 == 0) options.hold_ns = 5'000'000;  // else it is held until its owner is known
   options.standby.peer_timeout_ns = 20'000'000;
   std::atomic<Follower *> told{nullptr};
   Group group(options, std::move(volumes), pool, &model, [&](const Event &event) {
@@ -467,7 +477,8 @@ int main(int argc, char **argv) {
   int number = 1;
   constexpr std::pair<Break, const char *> kBreaks[] = {{Break::kSwapFilterUnplaced, "a step that is not opened"},
                                                         {Break::kFreedStaysOut, "freed blocks that stay left out"},
-                                                        {Break::kNewKeepsData, "what the standby keeps of a file that is left out from a commit on"}};
+                                                        {Break::kNewKeepsData, "what the standby keeps of a file that is left out from a commit on"},
+                                                        {Break::kHeldStays, "what is held when the commit comes that names its owner"}};
   for (const auto &[what, name] : kBreaks) {
     chosen_break = what;
     bool found = false;

@@ -46,7 +46,7 @@ class Client {
     if (base.empty()) {
       base = "base-" + std::to_string(made.size());
       const bool with_journal = options.find("^has_journal") == std::string::npos;
-      shell("truncate -s " + std::to_string(kBytes) + " " + base + " && mke2fs -q -F -t ext4 " + std::string(with_journal ? "-J size=4 -b " : "-b ") + std::to_string(block_bytes) + " " + options + " -d " + tree + " " + base);
+      shell("truncate -s " + std::to_string(32 * kMiB) + " " + base + " && mke2fs -q -F -t ext4 " + std::string(with_journal ? "-J size=4 -b " : "-b ") + std::to_string(block_bytes) + " " + options + " -d " + tree + " " + base);
       // As when it is mounted: in use, the log is empty.
       shell("printf 'jo " + journal_ + "\\njc\\n' > commands; debugfs -w -f commands " + base + " >output 2>&1");
       if (with_journal) shell("debugfs -w -R 'feature needs_recovery' " + base);
@@ -146,7 +146,7 @@ class Client {
   static constexpr uint64_t kBytes = 32 * kMiB;
   static std::string read(const std::string &image) {
     Fd fd = open_image(image);
-    std::string bytes(kBytes, '\0');
+    std::string bytes(32 * kMiB, '\0');
     must(pread(fd.get(), bytes.data(), kBytes, 0) == static_cast<ssize_t>(kBytes), "read " + image);
     return bytes;
   }
@@ -454,6 +454,63 @@ void growing() {
   ok(none.ok() && within(none.value->ranges(), inline_data.list(), "/tmp/big", false), "what lies below a directory whose names are in its inode is replicated");
 }
 
+// Whether it calls those blocks nobody's that libext2fs finds free, as of the last commit.
+bool knows_free_blocks(Watch &watch, uint64_t block_bytes, uint64_t &free_blocks) {
+  Fd fd = open_image("fs.img");
+  const Space space(fd.get(), 0, 32 * kMiB);
+  Budget budget({});
+  Ext fs;
+  must(open_ext(space, budget, fs) == 0, "open");
+  auto journal = find_journal(fs.get(), space, budget);
+  Committed committed(space, static_cast<uint32_t>(block_bytes));
+  must(committed.open(std::move(journal.value)).ok(), "journal");
+  fs.reset();
+  must(open_ext(space, budget, fs, &committed) == 0 && ext2fs_read_block_bitmap(fs.get()) == 0, "bitmap");
+  std::vector<bool> told(32 * kMiB / block_bytes);
+  watch.nobodys(0, 32 * kMiB, [&](uint64_t offset, uint64_t bytes) {
+    for (uint64_t block = offset / block_bytes; block * block_bytes < offset + bytes; block++) told[block] = true;
+  });
+  free_blocks = 0;
+  for (uint64_t block = fs->super->s_first_data_block; block < ext2fs_blocks_count(fs->super); block++) {
+    const bool free = !ext2fs_test_block_bitmap2(fs->block_map, block);
+    free_blocks += free;
+    if (free != told[block]) return printf("# block %lu\n", static_cast<unsigned long>(block)), false;
+  }
+  return true;
+}
+
+void nobodys() {
+  for (const char *options : {"", "-O bigalloc -C 16384", "-b 1024 -O ^metadata_csum,^64bit,^metadata_csum_seed", "-b 1024 -g 1024", "-O ^flex_bg,^uninit_bg,^metadata_csum", "-O meta_bg,^resize_inode"}) {
+    const std::string name = *options ? std::string(options) + ": " : "";
+    const uint64_t size = name.find("-b 1024") != std::string::npos ? 1024 : 4096;
+    Client client(options, "tree", size, "");
+    auto watch = client.watch(client.list(), "/tmp/", true);
+    if (!watch.ok()) {
+      ok(false, name + "watched");
+      continue;
+    }
+    watch.value->start();
+    uint64_t before = 0, after = 0, freed = 0;
+    client.commit("write tree/tmp/deep/small /srv/new\\n");
+    (void)client.logged(*watch.value);
+    bool good = knows_free_blocks(*watch.value, size, before);
+    client.commit("write tree/tmp/big /tmp/new\\n");
+    (void)client.logged(*watch.value);
+    good = good && knows_free_blocks(*watch.value, size, after) && after < before;
+    client.commit("rm /tmp/big\\n");
+    (void)client.logged(*watch.value);
+    good = good && knows_free_blocks(*watch.value, size, freed) && freed > after;
+    client.checkpoint();
+    good = good && knows_free_blocks(*watch.value, size, freed);
+    ok(good, name + "nobody's are the blocks that are free as of the last commit");
+    bool any = false;
+    put("fs.img", 1024, std::string(1024, '\0'));
+    (void)watch.value->wrote(1024, 1024);
+    watch.value->nobodys(0, 32 * kMiB, [&](uint64_t, uint64_t) { any = true; });
+    ok(!any, name + "none, once what has happened is not understood");
+  }
+}
+
 // What is new below /tmp, where the watch knows that all is left out.
 void newcomers() {
   using enum Verdict::Kind;
@@ -603,6 +660,7 @@ int main() {
   handed_on();
   growing();
   newcomers();
+  nobodys();
   orders_of_writes();
   given_away_early();
   odd_lives();
