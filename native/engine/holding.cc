@@ -46,7 +46,11 @@ void Group::hold(Volume &volume, uint64_t start, uint64_t end) {
   if (pieces.empty()) return;
   uint64_t bytes = volume.held.bytes();
   for (const Range &piece : pieces) bytes += piece.end - piece.start;
-  if (bytes > capture_.log()->bytes_max() / 4 || volume.held.size() + pieces.size() > kRangesMax) return release(volume);
+  if (bytes > capture_.log()->bytes_max() / 4 || volume.held.size() + pieces.size() > kRangesMax) {
+    release(volume);
+    if (!capture_.room(volume, start, end, true)) refused(volume, start, end);  // that may have taken the room this write was to have
+    return;
+  }
   if (volume.held.empty()) volume.held_before = {}, volume.held_since_ns = turn_ns_;
   for (const Range &piece : pieces) volume.held.add(piece.start, piece.end), volume.lapsed.subtract(piece.start, piece.end);
 }
