@@ -414,8 +414,12 @@ std::string run(uint64_t seed, int operations, Figures &figures) {
   writer.join();
   if (fault.empty()) fault = history.writer_fault;
   // A stop lets go of what is held. A last look may have opened a step.
-  group.post([&group] { group.quiesce([] {}); });
-  usleep(20'000);
+  std::promise<void> let_go;
+  group.post([&] {
+    group.quiesce([] {});
+    let_go.set_value();
+  });
+  let_go.get_future().wait();
   while (fault.empty() && !settled()) {
     if (monotonic_ns() > limit) fault = "not in sync after 100 s: a step stays open in the end";
     if (group.page().get(kGroup_state) != 2) group.post([&group] { group.set_ranges(*group.volumes()[0], {}, {}, group.volumes()[0]->watched_writes); });
