@@ -312,7 +312,6 @@ std::unique_ptr<Connection> Group::forget(Connection &connection) {
 
 void Group::quiesce(std::function<void()> done) {
   quiescing_ = true;
-  for (auto &volume : volumes_) release(*volume);
   quiesced_.push_back(std::move(done));
 }
 

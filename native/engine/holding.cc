@@ -24,6 +24,14 @@ constexpr size_t kRangesMax = 16'384;
 constexpr uint64_t kPieceBytes = 1u << 20;  // read back at once
 }  // namespace
 
+// What of a range is nobody's as far as is known, and not left out.
+template <typename Visit>
+static void each_nobodys(const Volume &volume, uint64_t start, uint64_t end, Visit visit) {
+  for (const FollowedFileSystem &one : volume.followed)
+    if (one.holds)
+      one.watch->nobodys(start, end - start, [&](uint64_t offset, uint64_t bytes) { volume.excluded.outside(offset, offset + bytes, visit); });
+}
+
 // A direct device has commits while others are under way.
 bool Group::may_hold(const Volume &volume) const {
   return capture_.state() == CaptureState::kStreaming && !volume.device->traits().direct && !quiescing_ && !verifier_.running() &&
@@ -35,14 +43,9 @@ void Group::hold(Volume &volume, uint64_t start, uint64_t end) {
   volume.held.subtract(start, end);
   if (!may_hold(volume)) return;
   std::vector<Range> pieces;
-  for (FollowedFileSystem &one : volume.followed) {
-    if (!one.holds) continue;
-    one.watch->nobodys(start, end - start, [&](uint64_t offset, uint64_t bytes) {
-      volume.excluded.outside(offset, offset + bytes, [&](uint64_t from, uint64_t to) {
-        if (!volume.dirty.touches(from, to)) pieces.push_back({from, to});
-      });
-    });
-  }
+  each_nobodys(volume, start, end, [&](uint64_t from, uint64_t to) {
+    if (!volume.dirty.touches(from, to)) pieces.push_back({from, to});
+  });
   if (pieces.empty()) return;
   uint64_t bytes = volume.held.bytes();
   for (const Range &piece : pieces) bytes += piece.end - piece.start;
@@ -61,12 +64,7 @@ void Group::settle_held(Volume &volume) {
   RangeTable nobodys;
   std::vector<Range> theirs;
   volume.held.each([&](uint64_t from, uint64_t to) {
-    if (may_hold(volume))
-      for (FollowedFileSystem &one : volume.followed)
-        if (one.holds)
-          one.watch->nobodys(from, to - from, [&](uint64_t offset, uint64_t bytes) {
-            volume.excluded.outside(offset, offset + bytes, [&](uint64_t start, uint64_t end) { nobodys.add(start, end); });
-          });
+    if (may_hold(volume)) each_nobodys(volume, from, to, [&](uint64_t start, uint64_t end) { nobodys.add(start, end); });
     volume.coming.inside(from, to, [&](uint64_t start, uint64_t end) {
       if (storable(volume, start, end)) theirs.push_back({start, end});
     });

@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "filesystem/ext-examine.h"
-#include "filesystem/ext-inodes.h"
 #include "filesystem/ext-free.h"
+#include "filesystem/ext-inodes.h"
 #include "filesystem/ext-io.h"
 #include "filesystem/recent-writes.h"
 

@@ -415,10 +415,7 @@ std::string run(uint64_t seed, int operations, Figures &figures) {
   if (fault.empty()) fault = history.writer_fault;
   // A stop lets go of what is held. A last look may have opened a step.
   std::promise<void> let_go;
-  group.post([&] {
-    group.quiesce([] {});
-    let_go.set_value();
-  });
+  group.post([&] { group.quiesce([&] { let_go.set_value(); }); });
   let_go.get_future().wait();
   while (fault.empty() && !settled()) {
     if (monotonic_ns() > limit) fault = "not in sync after 100 s: a step stays open in the end";
