@@ -25,7 +25,7 @@ export function machineRoutes(daemon: Daemon): Routes {
 
 const messages = (...lines: string[]): Answer => ({ document: { messages: lines } satisfies MessagesReply })
 
-function add(daemon: Daemon, fields: Fields): Answer {
+async function add(daemon: Daemon, fields: Fields): Promise<Answer> {
   const wish = {
     name: fields.string('name'),
     group: fields.string('group'),
@@ -36,6 +36,7 @@ function add(daemon: Daemon, fields: Fields): Answer {
     qemuArguments: fields.strings('qemuArguments'),
   }
   refuseOwnMaster(daemon, wish.group)
+  await daemon.machines.accelerator.look()
   const { directory } = daemon.machines.add(wish, new Date().toISOString())
   const { copy } = daemon.machines.find('vm add', wish.name)
   const disks = copy.volumes.map(({ name }) => name).join(', ')
@@ -57,14 +58,16 @@ function refuseOwnMaster(daemon: Daemon, group: string): void {
     throw new OperationError('NO_GROUP', `vm add: this host keeps no copies; ask the daemon of a standby`)
 }
 
-function show(daemon: Daemon, fields: Fields): Answer {
+async function show(daemon: Daemon, fields: Fields): Promise<Answer> {
   const found = daemon.machines.find('vm show', fields.string('name'))
   const source = fields.oneOf('disks', diskSources)
+  const { accelerator } = daemon.machines
+  await accelerator.look()
   switch (fields.oneOf('format', machineFormats)) {
     case 'xml':
-      return { document: { text: xmlOf(found, source) } }
+      return { document: { text: xmlOf(found, source, accelerator.name) } }
     case 'qemu':
-      return { document: { text: scriptOf(found, source) } }
+      return { document: { text: scriptOf(found, source, accelerator.name) } }
     case 'json':
       return { document: { text: `${JSON.stringify(found.machine, null, 2)}\n` } }
   }

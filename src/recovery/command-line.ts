@@ -5,6 +5,7 @@
 import { join } from 'node:path'
 
 import { UsageError } from '../core/errors.js'
+import type { AcceleratorName } from './accelerator.js'
 import { type Machine, machinePath } from './definition.js'
 
 export const qemuProgram = 'qemu-system-x86_64'
@@ -36,15 +37,23 @@ const reconnectSecondsDefault = 300
 /** Where the disks of a promoted group are for its machines. */
 export const machineSocket = (groupDirectory: string): string => join(groupDirectory, 'nbd.sock')
 
-/** The first disk is what it boots from. `extra` comes before the machine's own arguments. */
-export function qemuArguments(machine: Machine, disks: readonly Disk[], extra: readonly string[] = []): string[] {
+/**
+ * The first disk is what it boots from. `extra` comes before the machine's own arguments, of which -accel and -cpu take
+ * the place of `accelerator`.
+ */
+export function qemuArguments(
+  machine: Machine,
+  disks: readonly Disk[],
+  accelerator: AcceleratorName,
+  extra: readonly string[] = [],
+): string[] {
   const accelerated = machine.qemuArguments.includes('-accel') // as its owner knows better
   return [
     ...['-name', `guest=${escaped(machine.name)}`],
     ...['-uuid', machine.uuid],
     // Nothing that the machine has not: above all no network, where its original may still be.
     '-nodefaults',
-    ...['-machine', accelerated ? 'q35' : 'q35,accel=kvm:tcg'],
+    ...['-machine', accelerated ? 'q35' : `q35,accel=${accelerator === 'kvm' ? 'kvm:tcg' : 'tcg'}`],
     ...(accelerated || machine.qemuArguments.includes('-cpu') ? [] : ['-cpu', 'max']),
     ...['-smp', String(machine.cpus)],
     ...['-m', `${machine.memoryBytes / (1 << 20)}M`],

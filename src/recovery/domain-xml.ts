@@ -1,11 +1,11 @@
 /** A machine as libvirt defines it (formatdomain): what `virsh define` takes, with the disks of command-line.ts. */
+import type { AcceleratorName } from './accelerator.js'
 import { type Disk, diskSerial, nbdSocket, uefiFirmware } from './command-line.js'
 import { type Machine, machinePath } from './definition.js'
 
-/** `accelerated`: this host has /dev/kvm. */
-export function domainXml(machine: Machine, disks: readonly Disk[], accelerated: boolean): string {
+export function domainXml(machine: Machine, disks: readonly Disk[], accelerator: AcceleratorName): string {
   const { name, uuid, memoryBytes, cpus, firmware, qemuArguments } = machine
-  const type = accelerated && !emulates(qemuArguments) ? 'kvm' : 'qemu'
+  const type = accelerator === 'kvm' && !emulates(qemuArguments) ? 'kvm' : 'qemu'
   const own =
     qemuArguments.length === 0 ? [] : ['  <qemu:commandline>', ...qemuArguments.map(argument), '  </qemu:commandline>']
   return `${[

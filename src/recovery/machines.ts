@@ -6,24 +6,16 @@
  * Does not: start anything.
  */
 import { randomUUID } from 'node:crypto'
-import {
-  accessSync,
-  chmodSync,
-  constants,
-  copyFileSync,
-  existsSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 
 import { makeDirectory, removeDurably } from '../core/atomic-file.js'
-import { errnoOf, NativeError, OperationError, UsageError } from '../core/errors.js'
+import { NativeError, OperationError, UsageError } from '../core/errors.js'
 import { formatSize, nbdUri } from '../core/units.js'
 import { describeVolume, forgetDescriptions, formatPath, formatProblem } from '../standby/formats.js'
 import type { CopiedGroup } from '../standby/standby.js'
 import { nameProblem } from '../standby/store.js'
+import { Accelerator, type AcceleratorName } from './accelerator.js'
 import { type Disk, machineSocket, qemuArguments, qemuProgram, uefiFirmware } from './command-line.js'
 import {
   type DiskBus,
@@ -65,7 +57,10 @@ const disksMax: Record<DiskBus, number> = { virtio: 20, sata: 6 }
 const socketPathBytesMax = 107
 
 export class Machines {
-  constructor(private readonly copies: () => readonly CopiedGroup[]) {}
+  constructor(
+    private readonly copies: () => readonly CopiedGroup[],
+    readonly accelerator = new Accelerator(),
+  ) {}
 
   /** By name. One that cannot be read keeps no other from being listed. */
   list(failed: (error: unknown) => void): Found[] {
@@ -112,7 +107,7 @@ export class Machines {
         chmodSync(machinePath(machine, 'vars'), 0o600)
       }
       for (const volume of copy.volumes) describeVolume(volume.folder, volume)
-      writeOut({ machine, copy })
+      this.writeOut({ machine, copy })
       writeMachine(machine)
     } catch (error) {
       this.discard({ machine, copy })
@@ -130,13 +125,19 @@ export class Machines {
 
   /** At start, with the images in the daemon's hands: the store may have another path by now, or a file may be gone. */
   renew(failed: (error: unknown) => void): void {
-    for (const found of this.list(failed))
-      try {
-        for (const volume of found.copy.volumes) describeVolume(volume.folder, volume)
-        writeOut(found)
-      } catch (error) {
-        failed(error)
-      }
+    const found = this.list(failed)
+    each(found, failed, ({ copy }) => copy.volumes.forEach(volume => describeVolume(volume.folder, volume)))
+    each(found, failed, one => this.writeOut(one))
+    if (found.length > 0)
+      void this.accelerator.look().then(() => each(this.list(failed), failed, one => this.writeOut(one)))
+  }
+
+  /** With the accelerator that is known by now. */
+  private writeOut(found: Found): void {
+    const { machine } = found
+    const { name } = this.accelerator
+    write(machinePath(machine, 'xml'), xmlOf(found, 'nbd', name), 0o600)
+    write(machinePath(machine, 'sh'), scriptOf(found, 'nbd', name), 0o700)
   }
 
   /** All but the definition; the descriptions of the images with the last machine. */
@@ -161,6 +162,15 @@ export class Machines {
       `vm add: this host has no copy of a group '${group}'; ${names.length === 0 ? 'it has none yet' : `it has: ${names.join(', ')}`}`,
     )
   }
+}
+
+function each(all: readonly Found[], failed: (error: unknown) => void, task: (one: Found) => void): void {
+  for (const one of all)
+    try {
+      task(one)
+    } catch (error) {
+      failed(error)
+    }
 }
 
 function refuseWish(wish: MachineWish, { volumes, directory }: CopiedGroup): void {
@@ -219,12 +229,12 @@ export function disksOf({ copy }: Found, source: DiskSource): Disk[] {
   })
 }
 
-export const xmlOf = (found: Found, source: DiskSource): string =>
-  domainXml(found.machine, disksOf(found, source), hasAccelerator())
+export const xmlOf = (found: Found, source: DiskSource, accelerator: AcceleratorName): string =>
+  domainXml(found.machine, disksOf(found, source), accelerator)
 
-export function scriptOf(found: Found, source: DiskSource): string {
+export function scriptOf(found: Found, source: DiskSource, accelerator: AcceleratorName): string {
   const { machine } = found
-  const words = qemuArguments(machine, disksOf(found, source))
+  const words = qemuArguments(machine, disksOf(found, source), accelerator)
   const options: string[] = []
   // An option and its value to a line.
   for (const word of words) {
@@ -239,12 +249,6 @@ exec ${[qemuProgram, ...options, '"$@"'].join(' \\\n  ')}
 `
 }
 
-function writeOut(found: Found): void {
-  const { machine } = found
-  write(machinePath(machine, 'xml'), xmlOf(found, 'nbd'), 0o600)
-  write(machinePath(machine, 'sh'), scriptOf(found, 'nbd'), 0o700)
-}
-
 function write(path: string, text: string, mode: number): void {
   try {
     if (existsSync(path) && readFileSync(path, 'utf8') === text) return
@@ -252,15 +256,5 @@ function write(path: string, text: string, mode: number): void {
     chmodSync(path, mode)
   } catch (error) {
     throw new NativeError(`write ${path}`, error)
-  }
-}
-
-function hasAccelerator(): boolean {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return true
-  } catch (error) {
-    if (errnoOf(error) === undefined) throw error
-    return false
   }
 }

@@ -197,10 +197,11 @@ export class Runs {
     }
     messages.push(...this.stage.serve())
     this.#serve(run, true)
-    const { command, disks } = commandOf(found, run.folder)
+    await this.stage.machines.accelerator.look()
+    const { command, disks } = this.#commandOf(found, run.folder)
     if (!request.print) return { ...(await this.#runFree(run, command)), disks, messages }
     run.folder.save('printed')
-    return { messages, disks, console: '', pid: 0, command: plainCommand(found) }
+    return { messages, disks, console: '', pid: 0, command: this.#plainCommand(found) }
   }
 
   async #runFree(run: Run, command: string[]): Promise<Omit<Started, 'messages' | 'disks'>> {
@@ -221,7 +222,9 @@ export class Runs {
     run.listener = this.stage.listen(folder.disks, view.exported)
     const volumes = view.exported.map(({ name }) => name)
     const disks = disksAt(folder.disks, volumes, true)
-    const args = throwAwayArguments(machine, disks, [
+    const { accelerator } = this.stage.machines
+    await accelerator.look()
+    const args = throwAwayArguments(machine, disks, accelerator.name, [
       ...controlArguments(folder.monitor, folder.pidFile),
       ...consoleAt(folder),
     ])
@@ -248,7 +251,8 @@ export class Runs {
     this.#serve(run, true)
     this.stage.log.info(`vm ${run.machine}: its start goes on`)
     if (run.qemu !== undefined) return run.folder.save('running')
-    const { command } = commandOf(found, run.folder)
+    await this.stage.machines.accelerator.look()
+    const { command } = this.#commandOf(found, run.folder)
     await this.#runFree(run, command)
   }
 
@@ -289,6 +293,18 @@ export class Runs {
       'STILL_RUNS',
       `vm stop ${run.machine}: it has not powered off within ${timeoutMs / 1000} s; --force pulls its plug`,
     )
+  }
+
+  #commandOf(found: Found, folder: RunFolder): { disks: string[]; command: string[] } {
+    const disks = disksOf(found, 'nbd')
+    const control = [...controlArguments(folder.monitor, folder.pidFile), ...consoleAt(folder)]
+    return { disks: disks.map(({ url }) => url), command: this.#plainCommand(found, control) }
+  }
+
+  /** For whoever runs it himself, or with what this daemon looks after it by. */
+  #plainCommand(found: Found, control: readonly string[] = []): string[] {
+    const { name } = this.stage.machines.accelerator
+    return [qemuProgram, ...qemuArguments(found.machine, disksOf(found, 'nbd'), name, control)]
   }
 
   #watch(run: Run, qemu: Qemu): void {
@@ -345,15 +361,6 @@ const consoleAt = ({ console }: RunFolder): string[] => [
   ...['-chardev', `socket,id=console,path=${console.replaceAll(',', ',,')},server=on,wait=off`],
   ...['-serial', 'chardev:console'],
 ]
-
-function commandOf(found: Found, folder: RunFolder): { disks: string[]; command: string[] } {
-  const disks = disksOf(found, 'nbd')
-  const control = [...controlArguments(folder.monitor, folder.pidFile), ...consoleAt(folder)]
-  return { disks: disks.map(({ url }) => url), command: [qemuProgram, ...qemuArguments(found.machine, disks, control)] }
-}
-
-/** For whoever runs it himself. */
-const plainCommand = (found: Found): string[] => [qemuProgram, ...qemuArguments(found.machine, disksOf(found, 'nbd'))]
 
 const missing = (volumes: readonly string[], open: readonly ExportedVolume[]): string =>
   volumes.filter(name => !open.some(volume => volume.name === name)).join(', ')

@@ -4,6 +4,7 @@ import type { Logger } from '../core/log.js'
 import { nbdUri } from '../core/units.js'
 import type { ExportedVolume } from '../standby/open-volumes.js'
 import type { GroupView, ViewOptions } from '../standby/views.js'
+import type { AcceleratorName } from './accelerator.js'
 import { type Disk, qemuArguments } from './command-line.js'
 import type { Machine } from './definition.js'
 import type { DrillResult } from './drill-file.js'
@@ -61,8 +62,13 @@ export const disksAt = (socket: string, volumes: readonly string[], snapshot: bo
  * The command line of a machine that is no more than a copy: whatever its own arguments say, it is on no network, where
  * its original still is.
  */
-export const throwAwayArguments = (machine: Machine, disks: readonly Disk[], extra: readonly string[]): string[] =>
-  qemuArguments({ ...machine, qemuArguments: withoutNetwork(machine.qemuArguments) }, disks, extra)
+export const throwAwayArguments = (
+  machine: Machine,
+  disks: readonly Disk[],
+  accelerator: AcceleratorName,
+  extra: readonly string[],
+): string[] =>
+  qemuArguments({ ...machine, qemuArguments: withoutNetwork(machine.qemuArguments) }, disks, accelerator, extra)
 
 /** Without -nic, -net, -netdev, and devices with a netdev. */
 export function withoutNetwork(args: readonly string[]): string[] {

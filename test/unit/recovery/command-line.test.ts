@@ -23,7 +23,7 @@ const nbd = (volume: string) => ({
 })
 
 test('the command line of QEMU: every disk in order, the first one boots, what was asked for comes last', async t => {
-  const line = qemuArguments(machine, [nbd('root'), nbd('data')], ['-serial', 'stdio'])
+  const line = qemuArguments(machine, [nbd('root'), nbd('data')], 'kvm', ['-serial', 'stdio'])
   t.match(line.join(' '), /-m 2048M/)
   t.match(line.join(' '), /-smp 2/)
   const drives = line.filter(word => word.startsWith('if=none'))
@@ -41,18 +41,17 @@ test('the command line of QEMU: every disk in order, the first one boots, what w
 
 test('a machine with uefi has its own variables, which are thrown away with its disks', async t => {
   const uefi: Machine = { ...machine, firmware: 'uefi', bus: 'sata' }
-  const kept = qemuArguments(uefi, [nbd('root')]).filter(word => word.includes('pflash'))
+  const kept = qemuArguments(uefi, [nbd('root')], 'kvm').filter(word => word.includes('pflash'))
   t.match(kept, [/readonly=on,file=.*OVMF_CODE/, /file=\/store\/.groups\/web\/machines\/web.vars$/])
-  const thrown = qemuArguments(uefi, [{ ...nbd('root'), snapshot: true }])
+  const thrown = qemuArguments(uefi, [{ ...nbd('root'), snapshot: true }], 'kvm')
   t.match(thrown.find(word => word.includes('web.vars')) ?? '', /snapshot=on/)
   t.match(thrown.find(word => word.startsWith('if=none')) ?? '', /snapshot=on/)
   t.ok(thrown.some(word => word.startsWith('ide-hd,bus=ide.0,drive=disk0')))
 })
 
 test('a disk may be a file in any of the formats', async t => {
-  const line = qemuArguments(machine, [
-    { volume: 'root', url: '/store/root/image.qcow2', format: 'qcow2', snapshot: false },
-  ])
+  const image = { volume: 'root', url: '/store/root/image.qcow2', format: 'qcow2', snapshot: false } as const
+  const line = qemuArguments(machine, [image], 'kvm')
   t.match(line.find(word => word.startsWith('if=none')) ?? '', /format=qcow2,file=\/store\/root\/image.qcow2,/)
   t.throws(() => nbdSocket('nbd://host/x'), /neither an absolute path nor/)
   t.same(nbdSocket('nbd+unix:///a%20b?socket=/x%20y'), { name: 'a b', socket: '/x y' })

@@ -82,7 +82,7 @@ test('what is written out is renewed when it does not fit any more; a damaged de
   machines.add({ ...wish, name: 'bad' }, 'now')
   const script = join(directory, 'web.sh')
   const before = readFileSync(script, 'utf8')
-  t.equal(before, scriptOf(machines.find('show', 'web'), 'nbd'))
+  t.equal(before, scriptOf(machines.find('show', 'web'), 'nbd', machines.accelerator.name))
   writeFileSync(script, 'of before')
   rmSync(join(store, 'root/image.vmdk'))
   writeFileSync(join(directory, 'bad.json'), '{}')
