@@ -100,6 +100,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::seal_replica>(exports, "sealReplica");
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view_at>(exports, "replicaViewAt");
+  add<&Addon::clone_image>(exports, "cloneImage");
   add<&Addon::replica_history>(exports, "replicaHistory");
   add<&Addon::replica_moments>(exports, "replicaMoments");
   add<&Addon::set_staging_max>(exports, "setStagingMax");

@@ -109,6 +109,7 @@ class Addon {
   Napi::Value seal_replica(Call call);
   Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view_at(Call call);
+  Napi::Value clone_image(Call call);
   Napi::Value replica_history(Call call);
   Napi::Value replica_moments(Call call);
   Napi::Value set_staging_max(Call call);

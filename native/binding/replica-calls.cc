@@ -171,6 +171,22 @@ Napi::Value Addon::replica_view_at(Call call) {
   return promise.promise();
 }
 
+Napi::Value Addon::clone_image(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const size_t volume = call[1].As<Napi::Number>().Uint32Value();
+  const std::string path = call[2].ToString().Utf8Value();
+  const auto behind = call[3].As<Napi::Uint8Array>();
+  const std::vector<uint8_t> tail(behind.Data(), behind.Data() + behind.ByteLength());
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, volume, path, tail, promise]() mutable {
+    auto made = entry->replica->clone(volume, path, tail);
+    entry.reset();
+    if (!made.ok()) return promise.reject(made.status);
+    promise.resolve([point = made.value](Napi::Env env) -> Napi::Value { return to_point(env, point); });
+  });
+  return promise.promise();
+}
+
 Napi::Value Addon::replica_history(Call call) {
   Napi::Env env = call.Env();
   const auto summary = replica_of(replicas_, call)->replica->history();

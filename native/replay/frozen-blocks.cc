@@ -53,6 +53,23 @@ int FrozenBlocks::copy(Device &image, uint64_t offset, uint64_t bytes) {
   return write_at(scratch_.get(), buffer.data(), bytes, offset);
 }
 
+int FrozenBlocks::put_back(int file, uint64_t volume_bytes) {
+  if (is_lost_.load()) return EIO;
+  const uint64_t count = blocks_touched(0, volume_bytes, kViewBlockBytes).count;
+  std::vector<uint8_t> buffer(kCopyBytesMax);
+  for (uint64_t block = 0; block < count;) {
+    const BlockMap::Run run = kept_.run(block, count - block);
+    const uint64_t end = std::min((block + run.count) * kViewBlockBytes, volume_bytes);
+    for (uint64_t at = block * kViewBlockBytes; run.value && at < end; at += kCopyBytesMax) {
+      const size_t bytes = std::min(kCopyBytesMax, end - at);
+      if (int error = patch_from_scratch(scratch_.get(), kept_, buffer.data(), bytes, at)) return error;
+      if (int error = write_at(file, buffer.data(), bytes, at)) return error;
+    }
+    block += run.count;
+  }
+  return 0;
+}
+
 int FrozenBlocks::read(Device &image, void *data, size_t bytes, uint64_t offset) {
   const BlockRange range = blocks_touched(offset, bytes, kViewBlockBytes);
   if (!kept_.all(range.first, range.count))

@@ -31,6 +31,8 @@ class FrozenBlocks {
   int read(Device &image, void *data, size_t bytes, uint64_t offset);
   int read_now(Device &image, void *data, size_t bytes, uint64_t offset);  // EAGAIN: use read()
   Device::Extent extent(Device &image, uint64_t offset, uint64_t bytes);
+  // All that was kept, to its places in a file. Not while preserve() may be called.
+  int put_back(int file, uint64_t volume_bytes);
 
  private:
   FrozenBlocks(Fd scratch, uint64_t volume_bytes)

@@ -10,6 +10,7 @@
 #include "replay/file-io.h"
 #include "replay/hasher.h"
 #include "replay/history.h"
+#include "replay/image-file.h"
 #include "replay/ledger.h"
 #include "replay/logger.h"
 #include "replay/past-device.h"
@@ -47,8 +48,8 @@ void pause() {
 class ReplicaImpl final : public Replica {
  public:
   ReplicaImpl(const ReplicaOptions &options, ReplicaListener &listener, MirroredRing ring, Store store)
-      : scratch_directory_(options.directory), images_(store.images), history_(store.history), progress_(state_, listener),
-        log_(options.directory + "/segments", options.segment_bytes, options.log_bytes_max, state_),
+      : scratch_directory_(options.directory), volumes_(options.volumes), images_(store.images), history_(store.history),
+        progress_(state_, listener), log_(options.directory + "/segments", options.segment_bytes, options.log_bytes_max, state_),
         ledger_(sizes_of(options), state_),
         receiver_(std::move(ring), sizes_of(options), state_, progress_, logger_waker_),
         applier_({store.images, store.gate, std::move(store.file), store.history}, log_, receiver_, ledger_, progress_, state_,
@@ -103,6 +104,7 @@ class ReplicaImpl final : public Replica {
   }
   std::optional<HistorySummary> history() const override { return history_ ? history_->summary() : std::nullopt; }
   Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) override;
+  Result<Point> clone(size_t volume, const std::string &path, std::span<const uint8_t> tail) override;
 
  private:
   Status check_cut(size_t volume);
@@ -111,6 +113,7 @@ class ReplicaImpl final : public Replica {
   void wait_for_log(uint64_t deadline_ns);
 
   const std::string scratch_directory_;
+  const std::vector<ReplicaVolume> volumes_;
   std::vector<std::shared_ptr<VolumeImage>> images_;
   const std::shared_ptr<History> history_;  // null: none is kept
   ReplicaState state_;
@@ -278,6 +281,30 @@ Result<Replica::View> ReplicaImpl::view(size_t volume, bool writable) {
   auto made = views({volume}, {}, writable);
   if (!made.ok()) return made.status;
   return View{std::move(made.value.devices.front()), made.value.point.position};
+}
+
+Result<Point> ReplicaImpl::clone(size_t volume, const std::string &path, std::span<const uint8_t> tail) {
+  if (volume >= images_.size()) return Status::failed(EINVAL, "clone: volume " + std::to_string(volume));
+  VolumeImage &image = *images_[volume];
+  const uint64_t bytes = image.device().traits().size_bytes;
+  auto frozen = FrozenBlocks::create(scratch_directory_, bytes);
+  if (!frozen.ok()) return frozen.status;
+  auto file = ImageFile::create(path, volumes_[volume].image_path);
+  if (!file.ok()) return file.status;
+  Point point;
+  {
+    auto gate = image.gate().visit();
+    if (Status status = check_cut(volume); !status.ok()) return status;
+    point = applier_.applied_point();
+    image.add_view(frozen.value.get());
+  }
+  Status made = file.value.clone(bytes);
+  {
+    auto gate = image.gate().visit();
+    image.remove_view(frozen.value.get());
+  }
+  if (made.ok()) made = file.value.finish(*frozen.value, bytes, tail);
+  return made.ok() ? Result<Point>(std::move(point)) : Result<Point>(std::move(made));
 }
 
 Status make_directory(const std::string &path) {

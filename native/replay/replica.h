@@ -171,6 +171,9 @@ class Replica : public RecordRoom {
   // Of the records made in [from_ns, to_ns), by the master's clock. ENODATA: there is no history.
   virtual Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const = 0;
   virtual Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) = 0;
+  // What view() shows, as a file: a reflink of the image with `tail` behind it (image-file.h). Which moment it is. EEXIST:
+  // there is something at `path`; EOPNOTSUPP, EXDEV, EINVAL: no reflink from the image to there.
+  virtual Result<Point> clone(size_t volume, const std::string &path, std::span<const uint8_t> tail) = 0;
 };
 
 }  // namespace understudy::replay

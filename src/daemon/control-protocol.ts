@@ -6,6 +6,7 @@
  *   POST /wait      WaitRequest     -> stream of WaitEvent (one JSON a line), ends when it came true or time is over
  *   POST /export    ExportRequest   -> stream of ExportEvent; the export lives as long as the connection, or detached
  *   POST /unexport  VolumeRequest   -> UnexportReply: ends detached exports
+ *   POST /export-file  ExportFileRequest -> ExportFileReply
  *   POST /history   HistoryRequest  -> HistoryReply
  *   POST /mark      MarkRequest     -> PointDocument
  *   POST /promote   PromoteRequest  -> PromoteReply
@@ -90,6 +91,15 @@ export interface ExportEvent {
   /** ISO 8601, of an earlier moment: when its last record was made, by the master's clock. */
   time?: string
 }
+
+export interface ExportFileRequest extends VolumeRequest {
+  /** Absolute. */
+  path: string
+  format: ExportFormat
+}
+
+/** Of the moment that the file holds. */
+export type ExportFileReply = Omit<ExportEvent, 'uri'>
 
 export interface HistoryRequest extends VolumeRequest {
   /** Moments as typed; '' for all there is. */

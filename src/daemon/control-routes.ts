@@ -1,13 +1,17 @@
 /** What each request of the control socket does. */
+import { isAbsolute } from 'node:path'
+
 import { exportFormats, type TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { parseFileRules } from '../filter/file-rules.js'
 import { version } from '../core/version.js'
+import { isoTime } from '../standby/history.js'
 import {
   type AttachRequest,
   type DetachReply,
   type ExportEvent,
+  type ExportFileReply,
   type ExportRequest,
   type Fields,
   type FilterChangeReply,
@@ -40,6 +44,7 @@ export function controlRoutes(daemon: Daemon): Routes {
     'GET /health': () => ({ document: health(daemon) }),
     'POST /wait': fields => wait(daemon, fields),
     'POST /export': fields => exportCopy(daemon, fields),
+    'POST /export-file': async fields => reply(await exportFile(daemon, fields)),
     'POST /unexport': async fields =>
       reply<UnexportReply>({ ended: await daemon.copies.endDetached(fields.string('volume')) }),
     'POST /promote': fields => promote(daemon, fields),
@@ -155,6 +160,15 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
       }
     },
   }
+}
+
+async function exportFile(daemon: Daemon, fields: Fields): Promise<ExportFileReply> {
+  const volume = fields.string('volume')
+  const wish = { path: fields.string('path'), format: fields.oneOf('format', exportFormats) }
+  if (!isAbsolute(wish.path)) throw new UsageError(`export ${volume}: '${wish.path}' is no absolute path`)
+  const { incarnation, sequence, timeNs } = await standbyOf(daemon, volume, 'export').makeFile(volume, wish)
+  const position = { incarnation: String(incarnation), sequence: String(sequence) }
+  return { position, ...(timeNs === 0n ? {} : { time: isoTime(timeNs) }) }
 }
 
 function tlsOf(fields: Fields): { tls?: TlsConfig | null } {

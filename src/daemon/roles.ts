@@ -2,13 +2,14 @@
  * What the daemon asks of the parts it runs. The classes of master/, standby/, nbd/ and metrics/ have these shapes
  * (TypeScript compares structure, so they need not import this file, which lies above them).
  */
-import type { Addon, AddonEvent, DeviceInfo } from '../native/binding.js'
+import type { Addon, AddonEvent, DeviceInfo, Point } from '../native/binding.js'
 import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import type { Hand, Handed } from '../core/handed.js'
 import type { Logger } from '../core/log.js'
 import type { GroupConfig, StandbyConfig } from '../core/config-types.js'
 import type { HistoryListing } from '../standby/history.js'
+import type { FileWish } from '../standby/image-file.js'
 import type { HistoryPoint } from '../standby/points.js'
 import type { ReigningMaster, VolumeIdentity } from '../standby/reigning.js'
 import type { StandbyImage } from '../standby/image.js'
@@ -75,6 +76,8 @@ export interface StandbyRole {
   images(): StandbyImage[]
   /** A frozen copy of a volume for NBD clients; refuses (SafetyRefusal) while the copy is unusable. */
   view(volume: string, options: ViewOptions): Promise<StandbyView>
+  /** The same as a file, by reflink. */
+  makeFile(volume: string, wish: FileWish): Promise<Point>
   /** Rate of writes and points of a stretch of the history; '' for from and to: all of it. */
   listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing>
   /** What the copy shows now gets a name. */

@@ -609,6 +609,11 @@ export interface Addon {
     moment: Moment,
     writable: boolean,
   ): Promise<{ views: number[]; point: Point }>
+  /**
+   * Makes a file of a volume as it is now, with `tail` behind it: a reflink, under its name only once it is on stable storage.
+   * EEXIST: something has that name; EOPNOTSUPP, EXDEV, EINVAL: no reflink from the image to there; EAGAIN, ENODATA: as views.
+   */
+  cloneImage(replica: number, volume: number, path: string, tail: Uint8Array): Promise<Point>
 }
 
 function load(): Addon {

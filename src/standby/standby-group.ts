@@ -20,7 +20,7 @@ import { formatDuration } from '../core/units.js'
 import { aliasOf, contains, forkFrom, isBefore, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { VolumeState, VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
-import type { Addon } from '../native/binding.js'
+import type { Addon, Point } from '../native/binding.js'
 import type { CounterReader, Counters } from '../native/counters.js'
 import {
   type Abdicate,
@@ -39,6 +39,7 @@ import { GroupHistory, type HistoryListing } from './history.js'
 import { NotedMarks } from './noted-marks.js'
 import type { HistoryPoint } from './points.js'
 import type { StandbyImage } from './image.js'
+import { type FileWish, makeFile, tailOf } from './image-file.js'
 import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
 import { Reign, type Sealing } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
@@ -46,7 +47,6 @@ import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from
 import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
-import { vhdFooter } from './vhd-footer.js'
 import { type GroupView, type StandbyView, unusable, type ViewOptions, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
@@ -322,11 +322,26 @@ export class StandbyGroup {
     if (at === '' || this.#history.find(action, at).isNewest) await this.#catchUp(action)
     const viewed = volumes.map(volume => ({
       ...{ name: volume.name, index: this.record.volumes.indexOf(volume) },
-      ...(format === 'vhd' ? { tail: vhdFooter(volume) } : {}),
+      ...(format === 'raw' ? {} : { tail: tailOf(volume, format) }),
     }))
     return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
       if (at === '') this.#refuseUnusable(action)
       return this.#history.views(action, at, indexes, writable)
+    })
+  }
+
+  /** What view() shows now, as a file, by reflink. */
+  async makeFile(volume: ReplicaVolume, wish: FileWish): Promise<Point> {
+    const action = `export ${volume.name}`
+    this.#refuseMaster(action, 'connect to its own export')
+    const tail = tailOf(volume, wish.format)
+    const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
+    await this.#catchUp(action)
+    return this.#views.clone(volume.name, deadlineMs, () => {
+      this.#refuseUnusable(action)
+      const index = this.record.volumes.indexOf(volume)
+      const { handle } = this.#opened()
+      return makeFile(volume, wish, () => this.deps.addon.cloneImage(handle, index, wish.path, tail))
     })
   }
 

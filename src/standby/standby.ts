@@ -17,7 +17,7 @@ import { random64 } from '../core/random64.js'
 import type { Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { version } from '../core/version.js'
-import type { Addon, AddonEvent } from '../native/binding.js'
+import type { Addon, AddonEvent, Point } from '../native/binding.js'
 import { CounterReader } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
 import {
@@ -46,6 +46,7 @@ import type { StandbyImage } from './image.js'
 import { leftOutOf, type Origin, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
 import { RejectionLog } from './rejection-log.js'
+import type { FileWish } from './image-file.js'
 import type { HistoryPoint } from './points.js'
 import { type Following, type PromoteOptions, StandbyGroup } from './standby-group.js'
 import { newestSaved } from './saved-regions.js'
@@ -252,6 +253,11 @@ export class Standby {
     const found = this.#find('export', volume)
     this.#deps.used?.(volume)
     return found.group.view(found.volume, options)
+  }
+
+  makeFile(volume: string, wish: FileWish): Promise<Point> {
+    const found = this.#find('export', volume)
+    return found.group.makeFile(found.volume, wish)
   }
 
   listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing> {

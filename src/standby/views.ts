@@ -51,25 +51,47 @@ const stepPollMs = 20
 
 export class Views {
   readonly #open = new Set<OpenVolumes>()
+  readonly #cloning = new Set<Promise<unknown>>()
 
   constructor(private readonly deps: ViewDeps) {}
 
   get size(): number {
-    return this.#open.size
+    return this.#open.size + this.#cloning.size
   }
 
   /** `take` is called for each attempt; it throws when there is nothing to be viewed. */
-  async open(
+  open(
     name: string,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     deadlineMs: number,
     take: (indexes: number[]) => Promise<TakenViews>,
   ): Promise<GroupView> {
+    return this.#whenCut(name, deadlineMs, () => this.#attempt(name, volumes, writable, take))
+  }
+
+  /** What shows nothing to clients, and counts as a view as long as it takes. */
+  clone(name: string, deadlineMs: number, make: () => Promise<Point>): Promise<Point> {
+    return this.#whenCut(name, deadlineMs, async () => {
+      const making = make()
+      this.#cloning.add(making)
+      try {
+        return await making
+      } finally {
+        this.#cloning.delete(making)
+      }
+    })
+  }
+
+  /** An attempt that ends with EAGAIN is made again: a step is being applied. */
+  async #whenCut<T>(name: string, deadlineMs: number, attempt: () => Promise<T>): Promise<T> {
     const { clock } = this.deps
     for (;;) {
-      const view = await this.#attempt(name, volumes, writable, take)
-      if (view !== undefined) return view
+      try {
+        return await attempt()
+      } catch (error) {
+        if (errnoOf(error) !== 'EAGAIN') throw refusal(`export ${name}`, error)
+      }
       if (clock.monotonicMs() >= deadlineMs) {
         throw new OperationError(
           'STEP',
@@ -83,36 +105,34 @@ export class Views {
   async close(): Promise<void> {
     for (const view of this.#open) await view.close()
     this.#open.clear()
+    await Promise.allSettled(this.#cloning)
   }
 
-  /** Undefined: a step is being applied. */
   async #attempt(
     name: string,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     take: (indexes: number[]) => Promise<TakenViews>,
-  ): Promise<GroupView | undefined> {
+  ): Promise<GroupView> {
     const { addon, random64 } = this.deps
-    const action = `export ${name}`
-    try {
-      const { views, point } = await take(volumes.map(({ index }) => index))
-      const viewed = volumes.map(({ name, tail }, at) => ({ name, view: views[at] ?? -1, ...(tail && { tail }) }))
-      const open = viewGroup(addon, name, viewed, writable, random64())
-      this.#open.add(open)
-      const close = async (): Promise<void> => {
-        if (this.#open.delete(open)) await open.close()
-      }
-      const { incarnation, sequence, timeNs } = point
-      const position = { incarnation: String(incarnation), sequence: String(sequence) }
-      return { exported: open.exported, position, ...(timeNs === 0n ? {} : { timeNs }), close }
-    } catch (error) {
-      if (errnoOf(error) === 'EAGAIN') return undefined
-      if (errnoOf(error) === 'ENODATA') throw unusable(action)
-      if (error instanceof Error && error.message.includes('only in part'))
-        throw new OperationError('TORN', `export ${error.message.replace(/^view: volume /, '')}`, { cause: error })
-      throw error instanceof UnderstudyError ? error : new NativeError(action, error)
+    const { views, point } = await take(volumes.map(({ index }) => index))
+    const viewed = volumes.map(({ name, tail }, at) => ({ name, view: views[at] ?? -1, ...(tail && { tail }) }))
+    const open = viewGroup(addon, name, viewed, writable, random64())
+    this.#open.add(open)
+    const close = async (): Promise<void> => {
+      if (this.#open.delete(open)) await open.close()
     }
+    const { incarnation, sequence, timeNs } = point
+    const position = { incarnation: String(incarnation), sequence: String(sequence) }
+    return { exported: open.exported, position, ...(timeNs === 0n ? {} : { timeNs }), close }
   }
+}
+
+function refusal(action: string, error: unknown): UnderstudyError {
+  if (errnoOf(error) === 'ENODATA') return unusable(action)
+  if (error instanceof Error && error.message.includes('only in part'))
+    return new OperationError('TORN', `export ${error.message.replace(/^view: volume /, '')}`, { cause: error })
+  return error instanceof UnderstudyError ? error : new NativeError(action, error)
 }
 
 export function unusable(action: string): SafetyRefusal {

@@ -24,6 +24,7 @@ import {
   startPair,
   succeed,
 } from '../support/daemon.js'
+import { mountXfs, noXfs } from '../support/loop-filesystem.js'
 import { NbdClient } from '../support/nbd-client.js'
 
 t.jobs = 1
@@ -41,6 +42,10 @@ const refused = (t: Test, output: Output, code: number, pattern: RegExp): void =
 
 const add = (standby: Daemon, name: string, ...more: string[]): Promise<Output> =>
   standby.command(['vm', 'add', name, '--group', 'disk1', '--memory', '64M', '--firmware', 'bios', ...more])
+
+/** Of the daemon, by the kernel's accounting. */
+const ioOf = ({ program }: Daemon, field: string): number =>
+  Number(new RegExp(`^${field}: (\\d+)$`, 'm').exec(readFileSync(`/proc/${program.pid}/io`, 'latin1'))?.[1])
 
 async function write(pair: Pair, ...pieces: [number, Buffer][]): Promise<void> {
   const client = await NbdClient.attach({ path: pair.socket }, pair.volume)
@@ -101,8 +106,7 @@ t.test('one payload, several formats: nothing is copied, all readers find the sa
   const { standby, image } = pair
   const text = `deep in the disk: ${Math.random()}`
   await write(pair, [0, bootSector(textAt)], [textAt, textSector(text)])
-  const io = (field: string): number =>
-    Number(new RegExp(`^${field}: (\\d+)$`, 'm').exec(readFileSync(`/proc/${standby.program.pid}/io`, 'latin1'))?.[1])
+  const io = (field: string): number => ioOf(standby, field)
   const before = { inode: statSync(image).ino, hash: sha256(image), read: io('rchar'), written: io('wchar') }
   t.equal((await add(standby, 'web', '--qemu-args', '-accel tcg')).code, 0)
   t.ok(io('rchar') - before.read < 1 << 20, `read, with all of the daemon's own: ${io('rchar') - before.read} bytes`)
@@ -200,7 +204,70 @@ t.test('a copy is a fixed VHD over NBD: its footer behind the last byte, nothing
   t.match(compared, /Images are identical/)
   const other = ['export', 'disk1', '--format', 'vhd', '--listen', `unix:${socket}x`]
   refused(t, await standby.command([...other, '--writable']), 2, /goes neither with --writable/)
+  const file = ['export', 'disk1', '--format', 'vhd', '--to', `${vhd}.of-the-copy`]
+  refused(
+    t,
+    await standby.command(file),
+    1,
+    /cannot be made without copying \(EOPNOTSUPP\): .* --listen unix:PATH', then nbdcopy$/m,
+  )
+  t.notOk(existsSync(`${vhd}.of-the-copy`), 'where the file system has no reflink, and nothing is left')
 })
+
+t.test(
+  'where the file system has reflink a copy is made a fixed VHD, and no byte of it is copied',
+  { skip: noXfs() },
+  async t => {
+    const sizeBytes = 64 * 2 ** 30
+    const pair = await startPair(t, { sizeBytes, idle: true })
+    const { standby, scratch, image } = pair
+    const store = scratch.path('store')
+    await mountXfs(t, store, scratch.path('xfs.img'))
+    await standby.start()
+    await pair.master.start()
+    await inSync(pair)
+    const text = `read as VHD: ${Math.random()}`
+    const last = sizeBytes / sectorBytes - 1
+    const noise = Array.from({ length: 16 }, (_, at): [number, Buffer] => [
+      1_000_000 * (at + 1),
+      Buffer.alloc(1 << 20, at + 1),
+    ])
+    await write(pair, [0, bootSector(textAt)], [textAt, textSector(text)], [last, textSector('last')], ...noise)
+    const file = (format: string): string => join(store, `disk1.${format}`)
+    const makeFile = (format: string): Promise<Output> =>
+      standby.command(['export', 'disk1', '--format', format, '--to', file(format)])
+    const before = { inode: statSync(image).ino, mtime: statSync(image).mtimeMs }
+    const [read, written] = [ioOf(standby, 'rchar'), ioOf(standby, 'wchar')]
+    const made = await makeFile('vhd')
+    const copied = { read: ioOf(standby, 'rchar') - read, written: ioOf(standby, 'wchar') - written }
+    t.match(made, { code: 0, stdout: `${file('vhd')}\n`, stderr: /^disk1 as it was at \d+:\d+.*\n$/ })
+    t.ok(
+      copied.read < 1 << 18 && copied.written < 1 << 18,
+      `with all of the daemon's own: ${JSON.stringify(copied)} bytes`,
+    )
+    t.same({ inode: statSync(image).ino, mtime: statSync(image).mtimeMs }, before, 'the image is as it was')
+    refused(t, await makeFile('vhd'), 1, /disk1.vhd is there already, and is left as it is/)
+    t.equal((await makeFile('raw')).code, 0)
+
+    await write(pair, [textAt, textSector('written later')])
+    const info = JSON.parse(await succeed('qemu-img', ['info', '-f', 'vpc', '--output=json', file('vhd')])) as object
+    t.match(info, { format: 'vpc', 'virtual-size': sizeBytes })
+    const identical = ['compare', '-f', 'raw', '-F', 'vpc', file('raw'), file('vhd')]
+    t.match(await succeed('qemu-img', identical), /Images are identical/)
+    const booted = await execute('qemu-system-x86_64', [
+      ...['-nodefaults', '-machine', 'q35,accel=tcg', '-cpu', 'max', '-m', '64M', ...bootArguments],
+      ...['-drive', `if=virtio,format=vpc,readonly=on,file=${file('vhd')}`],
+    ])
+    t.same([booted.code, booted.stdout], [bootExitCode, text], booted.stderr)
+    await write(pair, [textAt, textSector(text)])
+    const socket = scratch.path('now.sock')
+    const exported = await standby.command(['export', 'disk1', '--listen', `unix:${socket}`, '--detach'])
+    const compared = ['compare', '-f', 'raw', '-F', 'vpc', exported.stdout.trim(), file('vhd')]
+    t.match(await succeed('qemu-img', compared), /Images are identical/, 'it is what an export shows')
+    const elsewhere = await standby.command(['export', 'disk1', '--to', scratch.path('elsewhere.img')])
+    refused(t, elsewhere, 1, /elsewhere.img cannot be made without copying \(EXDEV\)/)
+  },
+)
 
 t.test(
   'what a hypervisor has written to a copy, or left out of its qcow2, is found by the next daemon (G5)',

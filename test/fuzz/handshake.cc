@@ -79,6 +79,7 @@ class Replica final : public replay::Replica {
   std::optional<replay::HistorySummary> history() const override { return std::nullopt; }
   Result<replay::HistoryTimeline> timeline(uint64_t, uint64_t, size_t) const override { return Status::failed(ENODATA, "timeline"); }
   Result<Views> views(const std::vector<size_t> &, const replay::Moment &, bool) override { return Status::failed(ENODATA, "views"); }
+  Result<replay::Point> clone(size_t, const std::string &, std::span<const uint8_t>) override { return Status::failed(ENODATA, "clone"); }
   uint64_t received = 0, questions = 0;
 
  private:

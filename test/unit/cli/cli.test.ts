@@ -106,6 +106,13 @@ t.test('wrong usage is one line on stderr and exit code 2, and nothing is writte
     ],
     [['find', 'disk', '--check', 'true', '--timeout', 'x'], /'x' is not a duration/],
     [['export', 'disk', '--listen', 'unix:x', '--at', ' '], /export: --at is empty/],
+    [
+      ['export', 'disk', '--to', 'x', '--at', '-1h'],
+      /export: --to is of the copy as it is now; .* needs --listen, and nbdcopy/,
+    ],
+    [['export', 'disk', '--to', 'x', '--writable'], /export: --to serves nothing; --writable does not go with it/],
+    [['export', 'disk', '--to', 'x', '--tls', 'on'], /export: --to serves nothing; --tls does not go with it/],
+    [['export', 'disk', '--to', 'x', '--tls-psk', 'y'], /--to serves nothing; --tls-... does not go with it/],
     [['wait', 'disk'], /wait: --for is missing; one of protected, drained, usable/],
     [['wait', 'disk', '--for', 'ever'], /'ever' is invalid. Allowed choices are protected, drained, usable/],
     [['wait', 'disk', '--for', 'usable', '--timeout', 'long'], /'long' is not a duration/],

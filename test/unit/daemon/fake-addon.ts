@@ -124,6 +124,10 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
         close: async () => void notes.push(`end view ${volume}`),
       }
     },
+    makeFile: async (volume, { path, format }) => {
+      notes.push(`file of ${volume}: ${path} (${format})`)
+      return { incarnation: 1n, sequence: 2n, timeNs: 0n }
+    },
     listHistory: () => Promise.reject(new NativeError('history', new Error('not here'))),
     mark: async (volume, label) => {
       notes.push(`mark copy ${volume} ${label}`)

@@ -408,6 +408,40 @@ t.test('an export is a frozen view; it waits for a step, but not for ever', asyn
   await hopeless
 })
 
+t.test(
+  'a file of a copy waits for a step, and nobody promotes it from under that; what cannot be says why',
+  async t => {
+    const { standby, greet, setReplica, fake, clock } = await open(t, scratch(t))
+    await greet()
+    const file = { path: '/store/disk1.vhd', format: 'vhd' } as const
+    await t.rejects(standby.makeFile('disk1', file), { code: 'UNUSABLE', exitCode: 3 })
+    setReplica({ phase: cut })
+    fake.failing.set('cloneImage', errno('EAGAIN'))
+    const patient = standby.makeFile('disk1', file)
+    await clock.advance(5_000)
+    fake.failing.clear()
+    let finish = (): void => undefined
+    fake.cloning = new Promise(resolve => (finish = resolve))
+    await clock.advance(200)
+    t.equal(fake.calls.at(-1), '0 /store/disk1.vhd 512', 'with the footer of a VHD')
+    await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), { code: 'BUSY' })
+    finish()
+    t.match(await patient, { incarnation: 5n, sequence: 6n })
+    for (const code of ['EXDEV', 'EOPNOTSUPP', 'EINVAL']) {
+      fake.failing.set('cloneImage', errno(code))
+      const message = `export disk1: /store/disk1.vhd cannot be made without copying (${code}): that takes a copy that is a file, on a file system with reflink (XFS, btrfs), and a place on the same one; to copy it: 'understudy export disk1 --format vhd --listen unix:PATH', then nbdcopy`
+      await t.rejects(standby.makeFile('disk1', file), { code: 'NO_REFLINK', exitCode: 1, message })
+    }
+    fake.failing.set('cloneImage', errno('EEXIST'))
+    await t.rejects(standby.makeFile('disk1', file), { code: 'EXISTS', message: /is left as it is$/ })
+    fake.failing.set('cloneImage', errno('ENOSPC'))
+    await t.rejects(standby.makeFile('disk1', file), {
+      code: 'ENOSPC',
+      message: 'export disk1: no space left (ENOSPC)',
+    })
+  },
+)
+
 t.test('promotion needs --accept-loss, ends the session, seals, serves, and shuts the old master out', async t => {
   const store = scratch(t)
   const { standby, greet, setReplica, fake } = await open(t, store)

@@ -383,6 +383,16 @@ export class FakeAddon {
     return { views: volumes.map(volume => 900 + volume), point }
   }
 
+  /** What a cloneImage() waits for. */
+  cloning: Promise<void> | undefined
+
+  async cloneImage(_replica: number, volume: number, path: string, tail: Uint8Array): ReturnType<Addon['cloneImage']> {
+    this.#call('cloneImage')
+    this.calls.push(`${volume} ${path} ${tail.byteLength}`)
+    await this.cloning
+    return { incarnation: 5n, sequence: 6n, timeNs: 0n }
+  }
+
   /** What replicaHistory() tells; undefined: where the views are, and nothing before. */
   history: HistoryState | null | undefined
 
