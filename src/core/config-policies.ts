@@ -77,7 +77,11 @@ function isTime(text: string): boolean {
 /** "24h", "100GiB", or both: "24h,100GiB". What has a unit of time is a time. */
 export function parseHistory(text: string): HistoryLimits {
   const history = { ageMs: 0, bytes: 0 }
-  for (const part of text.split(',')) {
+  const parts = text.split(',')
+  const times = parts.filter(isTime)
+  if (times.length > 1 || parts.length - times.length > 1)
+    throw new UsageError(`'${text}' says it twice; write it like 24h, 100GiB or 24h,100GiB`)
+  for (const part of parts) {
     if (isTime(part)) history.ageMs = parseAge(part)
     else history.bytes = parseSize(part)
   }

@@ -97,6 +97,7 @@ t.test('wrong usage is one line on stderr and exit code 2, and nothing is writte
     [[...standby, '--allow', id, '--history', '10m'], /--history: '10m': megabytes or minutes\?/],
     [[...standby, '--allow', id, '--history', '1MiB'], /--history: 1MiB is too small: .* 256 MiB/],
     [[...standby, '--allow', id, '--history', '0s'], /--history: '0s' keeps nothing; write it like 24h, 100GiB/],
+    [[...standby, '--allow', id, '--history', '24h,1d'], /--history: '24h,1d' says it twice/],
     [[...standby, '--allow', id, '--history', 'all'], /--history: 'all' is not a size/],
     [['mark', 'disk'], /missing required argument 'label'/],
     [['find', 'disk'], /find: --check is missing/],
