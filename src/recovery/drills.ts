@@ -97,7 +97,7 @@ export class Drills {
     const beganMs = clock.monotonicMs()
     const startedAt = new Date(clock.wallMs()).toISOString()
     const folder = RunFolder.make(directory, `${machine.name}.${randomBytes(4).toString('hex')}`, {
-      ...{ machine: machine.name, kind: 'drill', state: 'starting', since: startedAt },
+      ...{ machine: machine.name, kind: 'drill', state: 'starting', prints: false, since: startedAt },
     })
     try {
       const view = await viewFor(this.stage, machine, wish.at)

@@ -26,6 +26,8 @@ export interface RunRecord {
   machine: string
   kind: RunKind
   state: RunState
+  /** What it becomes is printed, not running: also when another daemon goes on. */
+  prints: boolean
   /** ISO 8601 */
   since: string
 }
@@ -123,5 +125,5 @@ function decode(stored: Record<string, unknown> | undefined): RunRecord | undefi
   const state = runStates.find(known => known === stored['state'])
   if (typeof machine !== 'string' || typeof since !== 'string' || kind === undefined || state === undefined)
     throw new OperationError('DAMAGED_FILE', 'run.json is damaged; end what runs, and remove the folder')
-  return { machine, kind, state, since }
+  return { machine, kind, state, prints: stored['prints'] === true, since }
 }

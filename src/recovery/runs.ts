@@ -85,7 +85,7 @@ export class Runs {
     const run: Run = {
       machine: machine.name,
       group: machine.group,
-      folder: this.#makeFolder(copy.directory, machine, kind),
+      folder: this.#makeFolder(copy.directory, machine, kind, request.print),
     }
     this.#runs.set(machine.name, run)
     try {
@@ -178,9 +178,9 @@ export class Runs {
     if (!print) requireQemu(action)
   }
 
-  #makeFolder(directory: string, { name }: Machine, kind: RunKind): RunFolder {
+  #makeFolder(directory: string, { name }: Machine, kind: RunKind, prints: boolean): RunFolder {
     const since = new Date(this.stage.clock.wallMs()).toISOString()
-    return RunFolder.make(directory, name, { machine: name, kind, state: 'starting', since })
+    return RunFolder.make(directory, name, { machine: name, kind, state: 'starting', prints, since })
   }
 
   async #startPromoted(run: Run, found: Found, request: StartRequest): Promise<Started> {
@@ -250,6 +250,7 @@ export class Runs {
     }
     this.#serve(run, true)
     this.stage.log.info(`vm ${run.machine}: its start goes on`)
+    if (run.folder.record.prints) return run.folder.save('printed')
     if (run.qemu !== undefined) return run.folder.save('running')
     await this.stage.machines.accelerator.look()
     const { command } = this.#commandOf(found, run.folder)

@@ -3,7 +3,7 @@
  * nobody takes the disks away from under a guest; without QEMU nothing is promoted.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { Started } from '../../src/recovery/runs.js'
@@ -69,7 +69,11 @@ void t.test('a promoted copy is read before its disk has it, and written to only
   await later.flush()
   later.destroy()
   t.same(await readWhole(diskOf(pair), 0), Buffer.alloc(block, 'later'), 'and is written to from then on')
-  await becomes(t, 'its start, which had been begun, goes on', async () => (await pair.standby.command(['vm', 'stop', 'web', '--force'])).code === 0) // prettier-ignore
+  const run = join(dirname(diskOf(pair)), 'running', 'web')
+  const state = (): unknown => (JSON.parse(readFileSync(join(run, 'run.json'), 'utf8')) as { state: unknown }).state
+  await becomes(t, 'its start, which had been begun, goes on', () => state() !== 'starting')
+  t.same([state(), existsSync(join(run, 'pid'))], ['printed', false], 'as it was asked for: QEMU is run by others')
+  t.equal((await pair.standby.command(['vm', 'stop', 'web'])).code, 0)
 })
 
 void t.test('nobody takes the disks from under a machine that runs; one that does not power off runs on', async t => {
