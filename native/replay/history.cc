@@ -207,15 +207,17 @@ Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, co
     if (Status status = discard(); !status.ok()) return status;
   if (!saves_blocks()) return Status::good();
   const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
-  std::vector<SavedBlock> batch;
-  std::vector<uint8_t> blocks;
+  std::vector<SavedBlock> batch;  // their bytes are in save_buffer_
   std::vector<std::unique_ptr<BlockMap>> taken(images.size());  // in the batch
+  uint64_t most = 0;
+  for (const Change &change : changes) most += blocks_touched(change.offset, change.bytes, kViewBlockBytes).count;
+  most = std::min(most, kBatchBlocksMax) * kViewBlockBytes;
+  if (save_buffer_.size() < most) save_buffer_.resize(most);
   bool any = false;
   const auto write = [&] {
-    Status status = batch.empty() || !is_open() ? Status::good() : write_batch(batch, blocks);
+    Status status = batch.empty() || !is_open() ? Status::good() : write_batch(batch, save_buffer_);
     any = any || !batch.empty();
     batch.clear();
-    blocks.clear();
     for (auto &map : taken) map.reset();
     return status;
   };
@@ -226,16 +228,19 @@ Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, co
       if (hole && change.zeroes) return 0;  // it stays what it is
       auto &map = taken[change.volume];
       const BlockRange range = blocks_touched(at, bytes, kViewBlockBytes);
-      for (uint64_t block = range.first; block < range.first + range.count; block++) {
-        if (map && map->test(block)) continue;
-        const size_t size = std::min(kViewBlockBytes, at + bytes - block * kViewBlockBytes);
-        blocks.resize(blocks.size() + kViewBlockBytes);
-        if (!hole)
-          if (const int error = device.read(blocks.data() + blocks.size() - kViewBlockBytes, size, block * kViewBlockBytes))
-            return error;
-        batch.push_back({block_key(change.volume, block), 0, 0});
+      for (uint64_t block = range.first, end = range.first + range.count; block < end;) {
         if (!map) map = std::make_unique<BlockMap>(volume_bytes_[change.volume] / kViewBlockBytes + 1);
-        map->set(block, 1);
+        const BlockMap::Run run = map->run(block, std::min(end - block, kBatchBlocksMax - batch.size()));
+        if (!run.value) {
+          uint8_t *to = save_buffer_.data() + batch.size() * kViewBlockBytes;
+          const size_t size = std::min(run.count * kViewBlockBytes, at + bytes - block * kViewBlockBytes);
+          memset(to + (hole ? 0 : size), 0, run.count * kViewBlockBytes - (hole ? 0 : size));
+          if (!hole)
+            if (const int error = device.read(to, size, block * kViewBlockBytes)) return error;
+          for (uint64_t i = 0; i < run.count; i++) batch.push_back({block_key(change.volume, block + i), 0, 0});
+          map->set(block, run.count);
+        }
+        block += run.count;
         if (batch.size() < kBatchBlocksMax) continue;
         if (status = write(); !status.ok()) return status.error;
       }

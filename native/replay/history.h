@@ -144,6 +144,7 @@ class History {
   uint64_t next_number_ = 1;     // applier thread
   uint64_t rests_until_ns_ = 0;  // monotonic; applier thread: not begun anew before
   uint64_t begun_ns_ = 0;        // monotonic; applier thread: the open epoch
+  std::vector<uint8_t> save_buffer_;  // applier thread: of one batch; kept, as making its pages costs more than filling them
   mutable std::mutex mutex_;     // of all below; the applier thread alone changes it
   std::deque<Epoch> epochs_;     // oldest first; the last one is open if is_open_
   std::unique_ptr<RecordIndex> index_;  // of the open one

@@ -200,33 +200,32 @@ int SavedBlocks::go_on() {
 
 int SavedBlocks::append(std::vector<SavedBlock> &batch, const uint8_t *blocks) {
   CHECK(!is_closed_);
-  const uint64_t start = head_pages(batch.size()) * kPageBytes;
-  std::vector<uint8_t> bytes(start + batch.size() * kPageBytes);
-  uint64_t at = start;
+  static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
+  std::vector<uint8_t> bytes(head_pages(batch.size()) * kPageBytes);
+  const uint64_t first_page = (end_ + bytes.size()) / kPageBytes;
+  uint64_t pages = 0;
+  if (first_page + batch.size() > UINT32_MAX) return EFBIG;
   for (size_t i = 0; i < batch.size(); i++) {
     const uint8_t *block = blocks + i * kPageBytes;
-    static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
-    if (memcmp(block, kZeroes.data(), kPageBytes) == 0) {
-      batch[i].page = batch[i].crc32c = 0;
-      continue;
-    }
-    if ((end_ + at) / kPageBytes > UINT32_MAX) return EFBIG;
-    batch[i].page = static_cast<uint32_t>((end_ + at) / kPageBytes);
-    batch[i].crc32c = crc32c(0, block, kPageBytes);
-    memcpy(bytes.data() + at, block, kPageBytes);
-    at += kPageBytes;
+    const bool is_zero = memcmp(block, kZeroes.data(), kPageBytes) == 0;
+    batch[i].page = is_zero ? 0 : static_cast<uint32_t>(first_page + pages++);
+    batch[i].crc32c = is_zero ? 0 : crc32c(0, block, kPageBytes);
   }
-  BatchHead head{kBatchMagic, 0, start_.number, static_cast<uint32_t>(batch.size()),
-                 static_cast<uint32_t>((at - start) / kPageBytes)};
+  BatchHead head{kBatchMagic, 0, start_.number, static_cast<uint32_t>(batch.size()), static_cast<uint32_t>(pages)};
   memcpy(bytes.data(), &head, sizeof head);
   memcpy(bytes.data() + sizeof head, batch.data(), batch.size() * sizeof(SavedBlock));
   head.crc32c = crc32c(0, bytes.data(), sizeof head + batch.size() * sizeof(SavedBlock));
   memcpy(bytes.data(), &head, sizeof head);
-  if (const int error = write_at(fd_.get(), bytes.data(), at, end_)) {
+  int error = write_at(fd_.get(), bytes.data(), bytes.size(), end_);
+  for (size_t i = 0, next; !error && i < batch.size(); i = next) {  // what lies together, at once
+    for (next = i + 1; next < batch.size() && (batch[next].page != 0) == (batch[i].page != 0);) next++;
+    if (batch[i].page) error = write_at(fd_.get(), blocks + i * kPageBytes, (next - i) * kPageBytes, uint64_t{batch[i].page} * kPageBytes);
+  }
+  if (error) {
     (void)!ftruncate(fd_.get(), static_cast<off_t>(end_));
     return error;
   }
-  end_ += at;
+  end_ += bytes.size() + pages * kPageBytes;
   return 0;
 }
 
