@@ -1,6 +1,8 @@
 // The applier's life around its turns: when it syncs, how it starts, rests and stops. The turns are in applier.cc.
 #include <poll.h>
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/clock.h"
 #include "core/thread.h"
@@ -14,6 +16,7 @@ constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
 constexpr uint64_t kNapNs = 300'000;        // after a turn that found little: let records gather
 constexpr uint64_t kLittleBytes = 1u << 20;
+constexpr uint64_t kCloneNsMax = 100'000'000;
 }  // namespace
 
 void Applier::start(const Watermark &from, uint64_t redo_end) {
@@ -37,17 +40,28 @@ void Applier::give_up_cut() {
 
 void Applier::run() {
   while (!stopping_.load(std::memory_order_relaxed)) {
+    const uint64_t since = monotonic_ns();
     Turn result = turn();
     if (!sync_when_due(result)) result = Turn::kFailed;
     if (result == Turn::kIdle) tend_history();
     gate_->turned();
     listener_.progressed();  // also when idle: the end of a redo is a change of phase without a record
+    const bool clones = history_ && result != Turn::kFailed && clone_some(monotonic_ns() - since);
     if (result == Turn::kWorked)
       nap();
-    else
+    else if (!clones)
       rest(result);
   }
   if (!progress_.is_failing(Progress::Part::kImage)) sync_now();
+}
+
+// The sooner the images are cloned, the less is saved. So replay may be at a quarter of its rate meanwhile; but whoever waits for
+// what is not applied yet (a promotion, a view) waits for one slice.
+bool Applier::clone_some(uint64_t turn_ns) {
+  const uint64_t end = monotonic_ns() + std::min(turn_ns * 3, kCloneNsMax);
+  bool more;
+  while ((more = history_->clone_slice()) && monotonic_ns() < end && waiting_.load() == 0 && !stopping_.load()) continue;
+  return more;
 }
 
 bool Applier::sync_when_due(Turn last) {
@@ -150,7 +164,14 @@ void Applier::rest(Turn last) {
   if (is_clean_ && last == Turn::kIdle) log_.drop_spares();  // a volume that nobody writes takes no room for it
 }
 
+struct Applier::Waits {
+  std::atomic<int> &count;
+  explicit Waits(Applier &applier) : count(applier.waiting_) { count++; }
+  ~Waits() { count--; }
+};
+
 Status Applier::drain(uint64_t deadline_ns) {
+  const Waits waits(*this);
   sync_wanted_.store(true);
   waker_.wake();
   const bool done = gate_->wait(deadline_ns, [&] {
@@ -162,6 +183,7 @@ Status Applier::drain(uint64_t deadline_ns) {
 }
 
 Status Applier::apply_all(uint64_t deadline_ns) {
+  const Waits waits(*this);
   const bool done = gate_->wait(deadline_ns, [&] {
     waker_.wake();
     const bool all = phase_ == ReplicaPhase::kCut && cursor_.log_offset >= ledger_.durable_offset();
@@ -171,6 +193,7 @@ Status Applier::apply_all(uint64_t deadline_ns) {
 }
 
 Status Applier::catch_up(uint64_t deadline_ns) {
+  const Waits waits(*this);
   const uint64_t target = ledger_.durable_offset(), epoch = ledger_.epoch();
   waker_.wake();
   gate_->wait(deadline_ns, [&] {

@@ -82,6 +82,7 @@ class Applier {
   Status save_ahead(const Ledger::Plan &plan, uint64_t end);
   bool may_begin_epoch(ReplicaPhase phase, uint64_t log_offset) const;
   void tend_history();
+  bool clone_some(uint64_t turn_ns);
   Turn open_step(const wire::RecordHeader &header);
   Turn finish_step();
   int apply(const LogReader::Record &record);
@@ -131,6 +132,8 @@ class Applier {
   std::unique_lock<std::mutex> lock_;          // the gate, while the applier has it
   uint64_t unsynced_bytes_ = 0;
   uint64_t unsynced_since_ns_ = 0;             // monotonic
+  struct Waits;
+  std::atomic<int> waiting_{0};                // who waits for what is not applied yet
   std::atomic<bool> sync_wanted_{false};
   std::atomic<bool> gives_up_cut_{false};
   std::atomic<bool> stopping_{false};

@@ -23,6 +23,7 @@ constexpr uint64_t kBatchBlocksMax = 1024;
 constexpr uint64_t kRestNs = 10'000'000'000;
 constexpr size_t kEpochRecordsMax = 128u << 10;  // a moment is put together from all of them
 constexpr int kExpireMax = 4;                    // at once: replay goes on
+constexpr int kClonesRest = 7;                   // epochs, after one that ended before its clones were whole
 
 std::string history_directory(const std::string &directory) { return directory + "/history"; }
 
@@ -133,7 +134,10 @@ Status History::load_epochs(const std::vector<uint64_t> &numbers) {
     }
     if (!saved.ok()) break;
     Epoch epoch{saved.value};
-    if (epoch.start().is_cloned && !image_clones::look(directory_, number, volume_bytes_, &epoch.cloned_bytes).ok()) break;
+    if (!epoch.is_cloned())
+      image_clones::remove(directory_, number, volume_bytes_.size());  // their making was interrupted
+    else if (!image_clones::look(directory_, number, volume_bytes_, &epoch.cloned_bytes).ok())
+      break;
     if (!epochs_.empty() && !saved.value->is_closed()) {  // its closing was interrupted
       const uint64_t end = epochs_.front().start().log_offset;
       auto entries = RecordIndex::load(directory_, saved.value->start(), {.to = end});
@@ -325,32 +329,65 @@ bool History::is_full(const Watermark &mark) const {
   uint64_t bytes_max = options_.epoch_bytes;
   if (options_.bytes_max) bytes_max = std::min(bytes_max, options_.bytes_max / 8 + 1);
   return mark.log_offset - epoch.start().log_offset >= bytes_max || epoch.saved_bytes >= bytes_max ||
-         (epoch.start().is_cloned && std::min(epoch.changed_bytes, epoch.cloned_bytes) >= bytes_max) ||
+         (epoch.is_cloned() && std::min(epoch.changed_bytes, epoch.cloned_bytes) >= bytes_max) ||
          index_->tally().count() >= kEpochRecordsMax || index_->tally().begins() >= kEpochRunsMax - 2 ||
          (options_.age_ns_max && monotonic_ns() - begun_ns_ >= options_.age_ns_max / 8);
 }
 
-// The files of a new epoch: its header last, as one that is good says that the others are there. The images are synced, and
-// do not change before this returns.
-Status History::begin(EpochStart start) {
+// The files of a new epoch: its header last, as one that is good says that the others are there. The images are synced.
+Status History::begin(const EpochStart &start) {
   next_number_ = start.number + 1;
   auto index = RecordIndex::create(directory_, start);
   if (!index.ok()) return index.status;
-  uint64_t cloned_bytes = 0;
-  start.is_cloned = image_clones::make(directory_, start.number, volumes_, &cloned_bytes).ok();
   auto saved = SavedBlocks::create(directory_, start, volume_bytes_);
   if (!saved.ok()) {
-    image_clones::remove(directory_, start.number, volume_bytes_.size());
     unlink(RecordIndex::path_of(directory_, start.number).c_str());
     return saved.status;
   }
+  if (clones_rest_ > 0) clones_rest_--;
+  else if (!clones_are_refused_) clones_ = std::make_unique<ImageClones>(directory_, start.number, volumes_);
   std::lock_guard lock(mutex_);
-  epochs_.push_back({saved.value, saved.value->bytes(), 0, 0, cloned_bytes});
+  epochs_.push_back({saved.value, saved.value->bytes()});
   index_ = std::move(index.value);
   begun_ns_ = monotonic_ns();
   is_open_.store(true, std::memory_order_release);
   packer_.may_pack_below(start.log_offset);
   return Status::good();
+}
+
+bool History::clone_slice() {
+  if (!clones_ || !is_open()) return clones_.reset(), false;
+  Status status = clones_->go_on();
+  if (status.ok() && !clones_->is_whole()) return true;
+  if (status.ok()) status = finish_clones();
+  if (!status.ok()) {
+    if (ImageClones::is_refused(status.error)) clones_are_refused_ = true;
+    if (clones_) clones_->remove();  // not given up with all else
+  }
+  clones_.reset();
+  return false;
+}
+
+// Clones and their names are on stable storage before the epoch says that they are there, and that is before a block is
+// overwritten without being saved.
+Status History::finish_clones() {
+  if (const int error = sync_directory(directory_)) return Status::failed(error, "sync " + directory_);
+  const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
+  if (const int error = saved->append_cloned()) return Status::failed(error, "write that the images are cloned");
+  if (const int error = saved->sync()) return give_up(Status::failed(error, "sync that the images are cloned"));
+  std::lock_guard lock(mutex_);
+  saved->accept_cloned();
+  epochs_.back().saved_bytes = saved->bytes();
+  epochs_.back().cloned_bytes = clones_->bytes();
+  return Status::good();
+}
+
+// The epoch ends, and its clones are not whole: it has saved every block instead, and the next ones had better not try.
+void History::drop_clones() {
+  if (!clones_) return;
+  clones_->remove();
+  clones_.reset();
+  clones_rest_ = kClonesRest;
 }
 
 // 1. the new epoch's header is durable 2. power is lost 3. the next start finds the one before it without its end, and
@@ -365,6 +402,7 @@ void History::roll(const Watermark &mark, uint64_t time_ns) {
     runs = index_->tally().runs();
     if (!time_ns) point.time_ns = index_->tally().last().time_ns;
   }
+  drop_clones();
   if (Status status = begin({next_number_, mark.log_offset, point}); !status.ok()) {
     (void)give_up(status);
     return;
@@ -390,7 +428,7 @@ void History::expire() {
 
 void History::drop_oldest() {
   const uint64_t number = epochs_.front().start().number;
-  const bool is_cloned = epochs_.front().start().is_cloned;
+  const bool is_cloned = epochs_.front().is_cloned();
   epochs_.pop_front();  // closed, so that who removes it frees it
   remover_.remove(SavedBlocks::path_of(directory_, number));
   remover_.remove(RecordIndex::path_of(directory_, number));
@@ -412,6 +450,7 @@ void History::make_room() {
 // Before the image changes again this must be durable: else a later start would believe it. So what fails here fails the
 // applier, which tries again.
 Status History::give_up(const Status &why) {
+  clones_.reset();  // discard() removes them with all else
   if (is_open()) listener_.failed("history: given up, and begins anew: " + why.message);
   is_open_.store(false, std::memory_order_release);
   rests_until_ns_ = monotonic_ns() + kRestNs;
@@ -444,7 +483,7 @@ uint64_t History::past_bytes() const {
   uint64_t total = 0, changed = 0, held = 0;
   for (const Epoch &epoch : epochs_) {
     total += epoch.saved_bytes;
-    if (epoch.start().is_cloned) {
+    if (epoch.is_cloned()) {
       total += std::min(changed, held);
       changed = 0;
       held = epoch.cloned_bytes;
@@ -521,15 +560,15 @@ Result<Layers> History::layers(uint64_t number, const std::vector<size_t> &volum
   Layers layers;
   for (const Epoch &epoch : epochs_) {
     if (epoch.start().number < number) continue;
-    if (epoch.start().is_cloned) {
+    SavedLayer layer{epoch.saved, std::nullopt};
+    if (!epoch.saved->is_closed()) layer.entries.emplace(epoch.saved->entries().begin(), epoch.saved->entries().end());
+    layers.saved.push_back(std::move(layer));
+    if (epoch.is_cloned()) {
       auto clones = image_clones::open(directory_, epoch.start().number, volumes);
       if (!clones.ok()) return clones.status;
       layers.clones = std::move(clones.value);
       break;
     }
-    SavedLayer layer{epoch.saved, std::nullopt};
-    if (!epoch.saved->is_closed()) layer.entries.emplace(epoch.saved->entries().begin(), epoch.saved->entries().end());
-    layers.saved.push_back(std::move(layer));
   }
   return layers;
 }

@@ -10,10 +10,11 @@
 // the same at its end); else the image's. So a moment does not depend on what the image is: also while a step is
 // applied, or a crash is made good.
 //
-// Where the file system has reflink, an epoch begins with clones of all images instead (image-clones.h), and nothing is
-// saved in it: what none of its records covers is what the clone holds, and no later epoch is asked. Each epoch is of one
-// kind or the other, as its header says, and they may follow each other in any order: whatever hinders a clone (the file
-// system, room, an image in too many pieces) makes the next epoch one of saved blocks.
+// Where the file system has reflink, the images are cloned at the beginning of an epoch (image-clones.h), a slice at a time, as
+// replay goes on: until all of it is there blocks are saved as ever, and from then on none. So what an epoch saved, over its
+// clones if it has them, is what was there when it began: a block that had changed before its slice was cloned is among the saved
+// ones. Of an epoch with clones no later one is asked. Epochs with and without follow each other in any order: whatever hinders
+// clones (the file system, room, images in so many pieces that the epoch ends before) leaves an epoch of saved blocks.
 //
 // Guarantees, after a kill or a power cut at any point too: what it offers is exact, or it is not there. Records that are
 // not in an epoch of which all later ones are there are not offered. Whoever replays without a history removes it first
@@ -31,6 +32,7 @@
 
 #include "core/status.h"
 #include "replay/file-remover.h"
+#include "replay/image-clones.h"
 #include "replay/kept-packer.h"
 #include "replay/kept-segments.h"
 #include "replay/record-index.h"
@@ -51,7 +53,7 @@ struct SavedLayer {
 
 // What lies under the records of an epoch.
 struct Layers {
-  std::vector<SavedLayer> saved;                // of the epochs from there to the first that has clones
+  std::vector<SavedLayer> saved;                // of the epochs from there to the first that has clones, and of that one
   std::vector<std::unique_ptr<Device>> clones;  // of that one, of the volumes asked for; none: the images are the bottom
 };
 
@@ -86,7 +88,9 @@ class History {
   };
   bool is_open() const { return is_open_.load(std::memory_order_acquire); }  // an epoch is
   // Whether save() wants to know what changes: there is an epoch, and its images are not cloned.
-  bool saves_blocks() const { return is_open() && !epochs_.back().start().is_cloned; }
+  bool saves_blocks() const { return is_open() && !epochs_.back().is_cloned(); }
+  // Between two turns: a slice of the clones, if they are to be made: some ms. True: there is more.
+  bool clone_slice();
   // On stable storage when it returns: the images may be changed there. An error: they may not.
   Status save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes);
   void note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped);
@@ -115,12 +119,15 @@ class History {
     uint64_t changed_bytes = 0;  // that its records wrote over: a clone takes no more
     uint64_t cloned_bytes = 0;   // that its clones hold, with what they share
     const EpochStart &start() const { return saved->start(); }
+    bool is_cloned() const { return saved->is_cloned(); }
   };
   History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener);
   Status load_epochs(const std::vector<uint64_t> &numbers);
   Status drop_epochs_before(size_t count);
   Status write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks);
-  Status begin(EpochStart start);
+  Status begin(const EpochStart &start);
+  Status finish_clones();
+  void drop_clones();
   void roll(const Watermark &mark, uint64_t time_ns);
   bool is_full(const Watermark &mark) const;
   void expire();
@@ -144,6 +151,9 @@ class History {
   uint64_t next_number_ = 1;     // applier thread
   uint64_t rests_until_ns_ = 0;  // monotonic; applier thread: not begun anew before
   uint64_t begun_ns_ = 0;        // monotonic; applier thread: the open epoch
+  std::unique_ptr<ImageClones> clones_;  // applier thread: of the open epoch, while they are being made
+  bool clones_are_refused_ = false;      // applier thread: this file system has none; a later start may find another one
+  int clones_rest_ = 0;                  // applier thread: so many epochs do without
   std::vector<uint8_t> save_buffer_;  // applier thread: of one batch; kept, as making its pages costs more than filling them
   mutable std::mutex mutex_;     // of all below; the applier thread alone changes it
   std::deque<Epoch> epochs_;     // oldest first; the last one is open if is_open_

@@ -1,67 +1,68 @@
 #include "replay/image-clones.h"
 
 #include <fcntl.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
-#include "core/fd.h"
+#include "core/clock.h"
 
-namespace understudy::replay::image_clones {
-namespace {
-
-// Into how many pieces the image is split, as far as kExtentsMax. 0 also if the file system does not say (then it does not
-// clone either).
-uint64_t count_extents(int fd, uint64_t bytes) {
-  constexpr uint64_t kStretchBytes = 1u << 30;  // the count stops early
-  uint64_t count = 0;
-  for (uint64_t at = 0; at < bytes && count <= kExtentsMax; at += kStretchBytes) {
-    fiemap map{};
-    map.fm_start = at;
-    map.fm_length = kStretchBytes;
-    if (ioctl(fd, FS_IOC_FIEMAP, &map) != 0) return 0;
-    count += map.fm_mapped_extents;
-  }
-  return count;
+namespace understudy::replay {
+bool ImageClones::is_refused(int error) {
+  return error == EOPNOTSUPP || error == EXDEV || error == EINVAL || error == ENOTTY || error == EISDIR || error == EBADF;
 }
 
-Status clone(const ReplicaVolume &volume, const std::string &to, uint64_t *extents, uint64_t *bytes) {
-  const std::string &from = volume.image_path;
-  const Fd image(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!image) return Status::failed(errno, "open " + from);
-  *extents += count_extents(image.get(), volume.size_bytes);
-  if (*extents > kExtentsMax) return Status::failed(E2BIG, "clone " + from + ": it lies in too many pieces");
-  const Fd made(::open(to.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!made) return Status::failed(errno, "create " + to);
-  if (ioctl(made.get(), FICLONE, image.get()) != 0) return Status::failed(errno, "clone " + from);
-  if (fdatasync(made.get()) != 0) return Status::failed(errno, "sync " + to);
-  struct stat info {};
-  if (fstat(made.get(), &info) != 0) return Status::failed(errno, "look at " + to);
-  *bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+Status ImageClones::go_on() {
+  if (at_ == 0)
+    if (Status status = open(); !status.ok()) return status;
+  if (Status status = clone_slice(); !status.ok()) return status;
+  return at_ == volumes_[volume_].size_bytes ? close() : Status::good();
+}
+
+Status ImageClones::open() {
+  const std::string &from = volumes_[volume_].image_path, to = image_clones::path_of(directory_, number_, volume_);
+  image_ = Fd(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!image_) return Status::failed(errno, "open " + from);
+  clone_ = Fd(::open(to.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  return clone_ ? Status::good() : Status::failed(errno, "create " + to);
+}
+
+Status ImageClones::clone_slice() {
+  const ReplicaVolume &volume = volumes_[volume_];
+  const uint64_t bytes = std::min(slice_bytes_, volume.size_bytes - at_), since = monotonic_ns();
+  file_clone_range range{image_.get(), at_, bytes, at_};
+  if (ioctl(clone_.get(), FICLONERANGE, &range) != 0) return Status::failed(errno, "clone " + volume.image_path);
+  at_ += bytes;
+  const uint64_t took = monotonic_ns() - since;
+  if (took > kSliceNs * 2) slice_bytes_ = std::max(slice_bytes_ / 2, kSliceBytesMin);
+  if (took < kSliceNs / 2) slice_bytes_ = std::min(slice_bytes_ * 2, kSliceBytesMax);
   return Status::good();
 }
 
-}  // namespace
+Status ImageClones::close() {
+  const std::string path = image_clones::path_of(directory_, number_, volume_);
+  if (fdatasync(clone_.get()) != 0) return Status::failed(errno, "sync " + path);
+  struct stat info {};
+  if (fstat(clone_.get(), &info) != 0) return Status::failed(errno, "look at " + path);
+  bytes_ += static_cast<uint64_t>(info.st_blocks) * 512;
+  volume_++;
+  at_ = 0;
+  return Status::good();
+}
+
+void ImageClones::remove() { image_clones::remove(directory_, number_, std::min(volume_ + 1, volumes_.size())); }
+
+namespace image_clones {
 
 std::string path_of(const std::string &directory, uint64_t number, size_t volume) {
   char name[64];
   snprintf(name, sizeof name, "/%016llx.%04zx.image", static_cast<unsigned long long>(number), volume);
   return directory + name;
-}
-
-Status make(const std::string &directory, uint64_t number, const std::vector<ReplicaVolume> &volumes, uint64_t *bytes) {
-  uint64_t extents = 0;
-  *bytes = 0;
-  for (size_t i = 0; i < volumes.size(); i++) {
-    const Status status = clone(volumes[i], path_of(directory, number, i), &extents, bytes);
-    if (!status.ok()) return remove(directory, number, i + 1), status;
-  }
-  return Status::good();
 }
 
 Status look(const std::string &directory, uint64_t number, const std::vector<uint64_t> &volume_bytes, uint64_t *bytes) {
@@ -93,4 +94,5 @@ void remove(const std::string &directory, uint64_t number, size_t volume_count) 
   for (size_t i = 0; i < volume_count; i++) unlink(path_of(directory, number, i).c_str());
 }
 
-}  // namespace understudy::replay::image_clones
+}  // namespace image_clones
+}  // namespace understudy::replay

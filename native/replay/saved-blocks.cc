@@ -22,7 +22,8 @@ constexpr uint64_t kPageBytes = kViewBlockBytes;
 constexpr uint64_t kHeaderMagic = 0x31305641'53445355;  // "USDSAV01"
 constexpr uint64_t kFooterMagic = 0x31305446'53445355;  // "USDSFT01"
 constexpr uint32_t kBatchMagic = 0x54414253;            // "SBAT"
-constexpr uint32_t kVersion = 1, kVersionCloned = 2;  // of the header: 2 is an epoch whose images were cloned
+constexpr uint32_t kClonedMagic = 0x4E4C4353;           // "SCLN"
+constexpr uint32_t kVersion = 1, kVersionCloned = 2;  // of the footer: 2 is an epoch whose images were cloned
 
 struct HeaderPage {
   uint64_t magic;
@@ -89,7 +90,7 @@ Result<std::shared_ptr<SavedBlocks>> SavedBlocks::create(const std::string &dire
   if (!fd) return Status::failed(errno, "create " + path);
   HeaderPage header{};
   header.magic = kHeaderMagic;
-  header.version = start.is_cloned ? kVersionCloned : kVersion;
+  header.version = kVersion;
   header.number = start.number;
   header.log_offset = start.log_offset;
   header.incarnation = start.point.position.incarnation;
@@ -127,11 +128,10 @@ Result<std::shared_ptr<SavedBlocks>> SavedBlocks::open(const std::string &direct
 Status SavedBlocks::load(const std::string &path, uint64_t number, const std::vector<uint64_t> &volume_bytes) {
   HeaderPage header{};
   if (const int error = read_page(fd_.get(), 0, &header)) return Status::failed(error, "read " + path + ": header");
-  if (header.magic != kHeaderMagic || (header.version != kVersion && header.version != kVersionCloned) || header.number != number ||
+  if (header.magic != kHeaderMagic || header.version != kVersion || header.number != number ||
       header.volume_count != volume_bytes.size() || header.volume_bytes != sum(volume_bytes))
     return Status::failed(EBADMSG, "read " + path + ": it is not of this store");
-  start_ = {number, header.log_offset, {{header.incarnation, header.sequence}, header.time_ns},
-            header.version == kVersionCloned};
+  start_ = {number, header.log_offset, {{header.incarnation, header.sequence}, header.time_ns}};
   volume_bytes_ = volume_bytes;
   if (load_footer()) return Status::good();
   for (uint64_t bytes : volume_bytes) maps_.push_back(std::make_unique<BlockMap>(bytes / kViewBlockBytes + 1));
@@ -145,10 +145,11 @@ bool SavedBlocks::load_footer() {
   if (fstat(fd_.get(), &info) != 0 || info.st_size % static_cast<off_t>(kPageBytes) != 0) return false;
   const auto pages = static_cast<uint64_t>(info.st_size) / kPageBytes;
   if (pages < 2 || read_page(fd_.get(), pages - 1, &footer) != 0) return false;
-  if (footer.magic != kFooterMagic || footer.version != kVersion || footer.number != start_.number ||
+  if (footer.magic != kFooterMagic || (footer.version != kVersion && footer.version != kVersionCloned) || footer.number != start_.number ||
       footer.index_page + footer.index_pages + 1 != pages || footer.run_count > kEpochRunsMax)
     return false;
   is_closed_ = true;
+  is_cloned_ = footer.version == kVersionCloned;
   index_page_ = footer.index_page;
   index_pages_ = footer.index_pages;
   changed_bytes_ = footer.changed_bytes;
@@ -170,7 +171,8 @@ int SavedBlocks::load_batches() {
     BatchHead head{};
     size_t done = 0;
     if (const int error = read_at(fd_.get(), &head, sizeof head, end_, &done)) return error;
-    if (done != sizeof head || head.magic != kBatchMagic || head.number != start_.number || head.pages > head.count ||
+    const bool is_cloned = head.magic == kClonedMagic;
+    if (done != sizeof head || (head.magic != kBatchMagic && !is_cloned) || head.number != start_.number || head.pages > head.count ||
         head.count > (64u << 20) / sizeof(SavedBlock))
       return 0;
     const uint64_t start = head_pages(head.count) * kPageBytes, all = start + uint64_t{head.pages} * kPageBytes;
@@ -190,6 +192,7 @@ int SavedBlocks::load_batches() {
     }
     end_ += all;
     accept(batch);
+    if (is_cloned) is_cloned_ = true;
   }
 }
 
@@ -236,6 +239,19 @@ void SavedBlocks::accept(const std::vector<SavedBlock> &batch) {
   }
 }
 
+int SavedBlocks::append_cloned() {
+  std::array<uint8_t, kPageBytes> page{};
+  BatchHead head{kClonedMagic, 0, start_.number, 0, 0};
+  head.crc32c = crc32c(0, &head, sizeof head);
+  memcpy(page.data(), &head, sizeof head);
+  if (const int error = write_at(fd_.get(), page.data(), page.size(), end_)) {
+    (void)!ftruncate(fd_.get(), static_cast<off_t>(end_));
+    return error;
+  }
+  end_ += page.size();
+  return 0;
+}
+
 int SavedBlocks::sync() { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
 
 int SavedBlocks::close(const std::vector<EpochRun> &runs, uint64_t changed_bytes) {
@@ -243,7 +259,7 @@ int SavedBlocks::close(const std::vector<EpochRun> &runs, uint64_t changed_bytes
   std::sort(entries_.begin(), entries_.end(), by_key);
   FooterPage footer{};
   footer.magic = kFooterMagic;
-  footer.version = kVersion;
+  footer.version = is_cloned_ ? kVersionCloned : kVersion;
   footer.number = start_.number;
   footer.index_page = end_ / kPageBytes;
   footer.index_pages = (entries_.size() + kIndexEntries - 1) / kIndexEntries;

@@ -2,6 +2,7 @@
 //
 //   EPOCH.saved   | header page | batch | batch ... | index pages | footer page |      (the last two when it is closed)
 //   batch         | BatchHead, entries, zeroes up to a page | the blocks themselves, a page each |
+//                 or, one page, and the last batch: the images are cloned, as of the beginning (image-clones.h)
 //
 // Guarantees: what append() was given is on stable storage when sync() returns 0, and only then is the image written
 // where those blocks lie. So at every moment, after a kill or a power cut too, a block that differs from what it was at
@@ -43,7 +44,6 @@ struct EpochStart {
   uint64_t number = 0;
   uint64_t log_offset = 0;
   Point point;
-  bool is_cloned = false;  // the images were cloned there (image-clones.h): no block is saved
 };
 
 // A stretch of an epoch in which only one incarnation wrote.
@@ -63,6 +63,7 @@ class SavedBlocks {
 
   const EpochStart &start() const { return start_; }
   bool is_closed() const { return is_closed_; }
+  bool is_cloned() const { return is_cloned_; }  // what is not here is in the clones
   uint64_t bytes() const { return end_; }                 // of the file
   const std::vector<EpochRun> &runs() const { return runs_; }  // of a closed one
   uint64_t changed_bytes() const { return changed_bytes_; }       // of a closed one: what its records wrote over
@@ -74,6 +75,8 @@ class SavedBlocks {
   // saved() before accept(). 0 or an errno: then nothing has happened.
   int append(std::vector<SavedBlock> &batch, const uint8_t *blocks);
   void accept(const std::vector<SavedBlock> &batch);
+  int append_cloned();
+  void accept_cloned() { is_cloned_ = true; }
   int sync();
   // Writes index and footer. entries(), by key now, stay until drop_entries().
   int close(const std::vector<EpochRun> &runs, uint64_t changed_bytes);
@@ -99,7 +102,7 @@ class SavedBlocks {
   std::vector<std::unique_ptr<BlockMap>> maps_;  // by volume; none when closed
   std::deque<SavedBlock> entries_;  // a vector would take twice as much whenever it grows
   uint64_t end_ = 0;  // of the file, in bytes
-  bool is_closed_ = false;
+  bool is_closed_ = false, is_cloned_ = false;
   uint64_t index_page_ = 0, index_pages_ = 0;
   std::vector<EpochRun> runs_;
   uint64_t changed_bytes_ = 0;
