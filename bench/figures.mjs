@@ -3,7 +3,7 @@
 // part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow, slowWhenQuick, judgedWhenQuick, rounds }
 //         slow: its peers replicate, and a rate counts over at least 30 s (lib/plan.mjs); the others: with --quick too,
 //         and then only the peers that are compared; at most so many rounds
-// load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, quick,
+// load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, replays, writes, quick,
 //         measures: what the tables show of its samples beside the usual }
 // figure  { text, load, peer, measure, against, againstMeasure, compare, atLeast or atMost, unit, headline }
 //         The median over the rounds of measure(peer), or of its ratio to (or difference from) the one of `against` that
@@ -366,14 +366,42 @@ const starts = {
 }
 
 const opening = 'a moment until 4 KiB of it are read'
+const onDisks = ['history-xfs', 'history-ext4']
+const replaying = (name, replays) => ({
+  name: `replay of ${name}, with a history against without`,
+  ...{ replays, peers: onDisks, unit: 'bytes' },
+  measures: [
+    { measure: 'plainRate', title: '  without', unit: 'bytes' },
+    { measure: 'ratio', title: '  of that', unit: 'times' },
+    { measure: 'applierUs', title: '  CPU of a record in the applier', unit: 'us' },
+    { measure: 'plainApplierUs', title: '  without', unit: 'us' },
+    { measure: 'longestMs', title: '  longest wait for a record', unit: 'ms' },
+    { measure: 'plainLongestMs', title: '  without', unit: 'ms' },
+    { measure: 'clonedEpochs', title: '  epochs with clones', unit: 'count' },
+    { measure: 'savedMiB', title: '  blocks saved', unit: 'mib' },
+  ],
+})
+const writing = {
+  name: 'what the disk took of 1.5 GiB of 4 KiB random writes to a full volume',
+  ...{ writes: 1536 * MiB, block: KiB4, depth: 32, peers: onDisks },
+  measures: [
+    { measure: 'times', title: '  times what the client wrote', unit: 'times' },
+    { measure: 'plainTimes', title: '  without a history', unit: 'times' },
+    { measure: 'epochs', title: '  epochs', unit: 'count' },
+    { measure: 'clonedEpochs', title: '  of them with clones', unit: 'count' },
+    { measure: 'savedMiB', title: '  blocks saved', unit: 'mib' },
+  ],
+}
 const history = {
   name: 'history',
-  title: 'time travel start by distance, inside a standby, in memory',
+  title: 'a history: time travel start by distance, inside a standby; what it costs replay and the disk; in memory',
   place: 'memory',
-  peers: ['history'],
+  peers: ['history', ...onDisks],
+  rounds: 3,
   loads: [
     {
       name: opening,
+      peers: ['history'],
       measures: [
         ...[1, 10, 100, 1000].map(back => ({
           measure: `back${back}Us`,
@@ -383,11 +411,23 @@ const history = {
         { measure: 'epochUs', title: '  at the end of an epoch of full size', unit: 'us' },
       ],
     },
+    replaying('4 KiB random writes', 'random'),
+    replaying('64 KiB sequential writes', 'sequential'),
+    writing,
   ],
-  figures: ['back1000Us', 'epochUs'].map(measure => ({
-    text: `${opening}: ${measure === 'epochUs' ? 'at the end of an epoch of 512 MiB' : '1000 segments back'}`,
-    ...{ load: opening, peer: 'history', measure, atMost: 1e6, unit: 'us' },
-  })),
+  figures: [
+    ...['back1000Us', 'epochUs'].map(measure => ({
+      text: `${opening}: ${measure === 'epochUs' ? 'at the end of an epoch of 512 MiB' : '1000 segments back'}`,
+      ...{ load: opening, peer: 'history', measure, atMost: 1e6, unit: 'us' },
+    })),
+    ...[
+      ['history-xfs', 'with reflink (XFS)', 2.2],
+      ['history-ext4', 'without (ext4)', 3.2],
+    ].map(([peer, text, atMost]) => ({
+      text: `write amplification of a standby with a history, ${text}`,
+      ...{ load: writing.name, peer, measure: 'times', atMost, unit: 'times' },
+    })),
+  ],
 }
 
 // ---- DRBD --------------------------------------------------------------------------------------------------------------------

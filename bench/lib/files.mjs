@@ -1,6 +1,7 @@
 // Devices and ports for what is measured.
+import { randomBytes } from 'node:crypto'
 import { createSocket } from 'node:dgram'
-import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, truncateSync, writeSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { dirname } from 'node:path'
 
@@ -10,6 +11,15 @@ export function sparseFile(path, bytes) {
   closeSync(openSync(path, 'w'))
   truncateSync(path, bytes)
   return path
+}
+
+/** A new file without holes. */
+export function filledFile(path, bytes) {
+  sparseFile(path, bytes)
+  const fd = openSync(path, 'r+')
+  const data = randomBytes(1 << 20)
+  for (let at = 0; at < bytes; at += data.length) writeSync(fd, data, 0, data.length, at)
+  closeSync(fd)
 }
 
 export async function freeUdpPort() {

@@ -19,3 +19,11 @@ export function secondsUntilApplied(found, after) {
   if (after === null) return found.seconds
   return Math.max(found.seconds, (after.atMs - found.beganMs) / 1000)
 }
+
+/** `kind`: the file system, xfs or ext4. What was measured must have had several epochs, of the kind that this one makes; or why not. */
+export function historyVoidReason(kind, { epochs, clonedEpochs, savedMiB }) {
+  if (epochs < 3) return `${epochs} epochs only`
+  if (kind === 'xfs' && clonedEpochs < 1) return 'no epoch had clones'
+  if (kind === 'ext4' && (clonedEpochs > 0 || savedMiB < 1)) return 'no blocks were saved'
+  return null
+}

@@ -3,7 +3,7 @@ import { freeTcpPort } from '../lib/files.mjs'
 import { startBacklog } from './backlog.mjs'
 import { startDisk } from './disk.mjs'
 import { startGuest } from './guest.mjs'
-import { startHistory } from './history.mjs'
+import { startHistory, startHistoryOn } from './history.mjs'
 import { startLink, startPrototype } from './link.mjs'
 import { startIdle, startSize, startVolumes } from './many.mjs'
 import { startMirror } from './mirror.mjs'
@@ -65,6 +65,8 @@ export const peers = {
   'volumes-64-all': { what: 'the same, all of them used', start: context => startVolumes(context, 64, 64) },
 
   history: { what: 'a standby alone, which keeps a history', start: startHistory },
+  'history-xfs': { what: 'the same, on an XFS of its own: epochs begin with clones', start: startHistoryOn('xfs') },
+  'history-ext4': { what: 'the same, on an ext4 of its own: epochs save blocks', start: startHistoryOn('ext4') },
 
   'drbd-A': { what: 'DRBD 8.4, protocol A, in a user-mode-linux guest', start: startGuest('drbd-A') },
   'drbd-C': { what: 'the same, protocol C', start: startGuest('drbd-C') },

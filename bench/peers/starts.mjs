@@ -1,9 +1,8 @@
 // How long it takes from nothing to the first answer; and how fast a standby gets what it lacks.
-import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { put } from '../lib/load.mjs'
-import { sparseFile } from '../lib/files.mjs'
+import { filledFile } from '../lib/files.mjs'
 import { ask, startPair } from './understudy.mjs'
 
 const nothing = { processes: {}, settled: async () => null, stop: async () => undefined }
@@ -45,12 +44,4 @@ export async function startSync({ folder, sizeBytes }) {
       return { initialRate: sizeBytes / peer.initialSeconds, resyncRate }
     },
   }
-}
-
-function filledFile(path, bytes) {
-  sparseFile(path, bytes)
-  const fd = openSync(path, 'r+')
-  const data = randomBytes(1 << 20)
-  for (let at = 0; at < bytes; at += data.length) writeSync(fd, data, 0, data.length, at)
-  closeSync(fd)
 }

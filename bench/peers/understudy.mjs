@@ -38,11 +38,11 @@ export async function startAloneTcp({ folder, sizeBytes }, port) {
 }
 
 /**
- * `masterFlags`: e.g. --durability, --packet-size; `prepare(path)` makes the device. Ready when the standby's copy is
- * complete.
+ * `masterFlags`: e.g. --durability, --packet-size; `prepare(path)` makes the device; `store`, if it is not to be beside the
+ * standby's state. Ready when the standby's copy is complete.
  */
 export async function startPair(
-  { folder, sizeBytes },
+  { folder, sizeBytes, store = join(folder, name, 's', 'store'), standbyFlags = [] },
   name,
   masterFlags,
   prepare = path => sparseFile(path, sizeBytes),
@@ -51,8 +51,8 @@ export async function startPair(
   const [masterId, standbyId] = await Promise.all([identity(masterFolder), identity(standbyFolder)])
   const [port, masterMetrics, standbyMetrics] = [await freeUdpPort(), await freeTcpPort(), await freeTcpPort()]
   const standby = understudy([
-    'standby', '--state', standbyFolder, '--store', join(standbyFolder, 'store'), '--listen', `127.0.0.1:${port}`, '--allow', masterId,
-    '--transport', 'quic', '--metrics', `127.0.0.1:${standbyMetrics}`,
+    'standby', '--state', standbyFolder, '--store', store, '--listen', `127.0.0.1:${port}`, '--allow', masterId,
+    '--transport', 'quic', '--metrics', `127.0.0.1:${standbyMetrics}`, ...standbyFlags,
   ]) // prettier-ignore
   await listening(join(standbyFolder, 'control.sock'), standby)
   prepare(join(masterFolder, 'disk.img'))
@@ -64,6 +64,7 @@ export async function startPair(
     target: { unix: master.socket, export: volume },
     processes: { master: master.program, standby },
     state: masterFolder,
+    standbyState: standbyFolder,
     /** Waits until applied = written; when that was (wall clock), and what may void a measurement. */
     settled: async () => ({
       ...(await applied(masterFolder)),

@@ -81,7 +81,8 @@ interface Standing {
   detaches: number
   logBytes: number
 }
-const { voidReason, secondsUntilApplied } = await load<{
+const { voidReason, secondsUntilApplied, historyVoidReason } = await load<{
+  historyVoidReason: (kind: string, found: Record<'epochs' | 'clonedEpochs' | 'savedMiB', number>) => string | null
   voidReason: (before: Standing | null, after: Standing | null) => string | null
   secondsUntilApplied: (found: { seconds: number; beganMs: number }, after: Standing | null) => number
 }>('lib/void.mjs')
@@ -205,6 +206,19 @@ t.test('a detach, or a log that is fuller than before, voids a measurement', t =
   t.equal(voidReason(at(1, 100), at(2, 0)), 'detached')
   t.equal(voidReason(at(0, 100), at(0, 101)), 'log fuller than before')
   t.equal(voidReason(null, null), null)
+  t.end()
+})
+
+t.test('what a history costs counts if it had several epochs, of the kind that the file system makes', t => {
+  const of = (epochs: number, clonedEpochs: number, savedMiB: number): Parameters<typeof historyVoidReason>[1] => ({
+    ...{ epochs, clonedEpochs, savedMiB },
+  })
+  t.equal(historyVoidReason('xfs', of(3, 2, 100)), null)
+  t.equal(historyVoidReason('xfs', of(2, 2, 0)), '2 epochs only')
+  t.equal(historyVoidReason('xfs', of(3, 0, 100)), 'no epoch had clones')
+  t.equal(historyVoidReason('ext4', of(3, 0, 100)), null)
+  t.equal(historyVoidReason('ext4', of(3, 0, 0)), 'no blocks were saved')
+  t.equal(historyVoidReason('ext4', of(3, 1, 100)), 'no blocks were saved')
   t.end()
 })
 
