@@ -3,14 +3,16 @@
  * it does (job=...), the first serial port is where it says what it has done.
  *
  *   count   says what the disks hold, and counts on from there: N goes to the first disk and is synced, then to the
- *           second; then it says so
+ *           second; then it says so. Powers off when its power button is pressed
  *   listen  accepts connections to TCP port 22, and says nothing
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/input.h>
 #include <net/if.h>
 #include <net/route.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +69,25 @@ static void listen_at(int port) {
     if (accept(one, NULL, NULL) < 0) perror("accept");
 }
 
+static void heed_power_button(void) {
+  struct pollfd inputs[8];
+  int count = 0;
+  for (int i = 0; i < 8; i++) {
+    char path[32];
+    snprintf(path, sizeof path, "/dev/input/event%d", i);
+    const int input = open(path, O_RDONLY | O_CLOEXEC);
+    if (input >= 0) inputs[count++] = (struct pollfd){.fd = input, .events = POLLIN};
+  }
+  while (poll(inputs, count, -1) > 0)
+    for (int i = 0; i < count; i++) {
+      struct input_event event;
+      if (!inputs[i].revents || read(inputs[i].fd, &event, sizeof event) != sizeof event) continue;
+      if (event.type != EV_KEY || event.code != KEY_POWER || !event.value) continue;
+      printf("POWER BUTTON\n");
+      reboot(RB_POWER_OFF);
+    }
+}
+
 static int job_is(const char *name) {
   char line[4096] = "", word[64];
   const int file = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
@@ -86,9 +107,14 @@ int main(void) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   static const char *const modules[] = {
       "/virtio_ring.ko",  "/virtio.ko",   "/virtio_pci_legacy_dev.ko", "/virtio_pci_modern_dev.ko", "/virtio_pci.ko",
-      "/virtio_blk.ko",   "/failover.ko", "/net_failover.ko",          "/virtio_net.ko"};
+      "/virtio_blk.ko",   "/failover.ko", "/net_failover.ko",          "/virtio_net.ko",
+      "/button.ko",       "/evdev.ko"};
   for (unsigned i = 0; i < sizeof modules / sizeof *modules; i++) load(modules[i]);
   if (job_is("listen")) listen_at(22);
+  if (fork() == 0) {
+    heed_power_button();
+    return 1;
+  }
   const int a = open_disk("/dev/vda", 500), b = open_disk("/dev/vdb", 20);
   printf("HOLDS %ld %ld\n", counter_of(a), counter_of(b));
   for (long counter = counter_of(a) + 1;; counter++) {
