@@ -5,6 +5,8 @@
  * while replication goes on. UNDERSTUDY_SEED repeats a run's choices, UNDERSTUDY_LONG=N multiplies its length.
  */
 import { randomBytes } from 'node:crypto'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
@@ -246,6 +248,18 @@ t.test('a moment that is not there is refused in one line that says the range', 
   await refused('-2h', 1, `there is no moment '-2h'; ${range}`)
   await refused(`${number}:999999`, 1, `there is no moment '${number}:999999'; ${range}`)
   await refused('2026-02-30T00:00Z', 2, 'there is no such day or time of day')
+  const machine = ['vm', 'add', 'web', '--group', pair.volume, '--memory', '64M', '--firmware', 'bios']
+  t.equal((await pair.standby.command(machine)).code, 0)
+  for (const command of [
+    ['vm', 'drill', 'web', '--marker', 'x'],
+    ['vm', 'start', 'web', '--throw-away'],
+  ]) {
+    const output = await pair.standby.command([...command, '--at', '-2h'])
+    t.equal(output.code, 1, command.join(' '))
+    t.match(output.stderr, new RegExp(`^understudy: [^\n]*there is no moment '-2h'; ${range}[^\n]*\n$`))
+  }
+  const running = join(pair.scratch.path('store'), '.groups', pair.volume, 'running')
+  t.strictSame(readdirSync(running), [], 'and nothing of them is left')
   t.match(await pair.standby.command(['mark', pair.volume, '4711']), { code: 2, stderr: /would be taken for/ })
   await pair.standby.stop()
   t.match(await pair.master.command(['mark', pair.volume, 'x']), {
