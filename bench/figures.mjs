@@ -385,7 +385,7 @@ const writing = {
   name: 'what the disk took of 1.5 GiB of 4 KiB random writes to a full volume',
   ...{ writes: 1536 * MiB, block: KiB4, depth: 32, peers: onDisks },
   measures: [
-    { measure: 'times', title: '  times what the client wrote', unit: 'times' },
+    { measure: 'times', title: '  of what the client wrote', unit: 'times' },
     { measure: 'plainTimes', title: '  without a history', unit: 'times' },
     { measure: 'epochs', title: '  epochs', unit: 'count' },
     { measure: 'clonedEpochs', title: '  of them with clones', unit: 'count' },

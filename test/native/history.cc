@@ -455,7 +455,7 @@ void test_interrupted_making() {
   ok(good, "an epoch whose making was interrupted leaves no gap: what is before it stays");
 }
 
-// Before each epoch all pieces of the images were counted, which took a second a GiB, only to hear that ext4 has no clones.
+// Before each epoch all pieces of the images were counted, a tenth of a second a GiB at worst, only to hear that ext4 has no clones.
 void test_refused() {
   Scratch scratch;
   std::mt19937_64 random(10);
