@@ -101,6 +101,9 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::catch_up_replica>(exports, "catchUpReplica");
   add<&Addon::replica_view_at>(exports, "replicaViewAt");
   add<&Addon::clone_image>(exports, "cloneImage");
+  add<&Addon::find_moment>(exports, "findMoment");
+  add<&Addon::hold_history>(exports, "holdHistory");
+  add<&Addon::roll_back_replica>(exports, "rollBackReplica");
   add<&Addon::replica_history>(exports, "replicaHistory");
   add<&Addon::replica_moments>(exports, "replicaMoments");
   add<&Addon::set_staging_max>(exports, "setStagingMax");

@@ -110,6 +110,9 @@ class Addon {
   Napi::Value catch_up_replica(Call call);
   Napi::Value replica_view_at(Call call);
   Napi::Value clone_image(Call call);
+  Napi::Value find_moment(Call call);
+  Napi::Value hold_history(Call call);
+  Napi::Value roll_back_replica(Call call);
   Napi::Value replica_history(Call call);
   Napi::Value replica_moments(Call call);
   Napi::Value set_staging_max(Call call);

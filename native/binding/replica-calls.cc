@@ -19,6 +19,7 @@ Napi::Value Addon::open_replica(Call call) {
   if (has(spec, "stagingBytesMax")) options.staging_bytes_max = static_cast<uint64_t>(number(spec, "stagingBytesMax"));
   if (has(spec, "historyAgeMs")) options.history.age_ns_max = static_cast<uint64_t>(number(spec, "historyAgeMs") * 1e6);
   if (has(spec, "historyBytesMax")) options.history.bytes_max = static_cast<uint64_t>(number(spec, "historyBytesMax"));
+  options.history.is_held = flag(spec, "holdHistory");
   const uint32_t handle = ++last_handle_;
   const CounterPage page = CounterPages::instance().take();
   auto link = std::make_unique<link::ReplicaLink>(handle, sink(), page);
@@ -183,6 +184,50 @@ Napi::Value Addon::clone_image(Call call) {
     entry.reset();
     if (!made.ok()) return promise.reject(made.status);
     promise.resolve([point = made.value](Napi::Env env) -> Napi::Value { return to_point(env, point); });
+  });
+  return promise.promise();
+}
+
+// On a thread of its own: all that shows it is looked for.
+Napi::Value Addon::find_moment(Call call) {
+  auto entry = replica_of(replicas_, call);
+  const replay::Moment moment = moment_of(call[1]);
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, moment, promise]() mutable {
+    auto found = entry->replica->find(moment);
+    entry.reset();
+    if (!found.ok()) return promise.reject(found.status);
+    promise.resolve([found = found.value](Napi::Env env) -> Napi::Value {
+      Napi::Object result = to_point(env, found.point);
+      result.Set("isWithinStep", Napi::Boolean::New(env, found.is_within_step));
+      return result;
+    });
+  });
+  return promise.promise();
+}
+
+Napi::Value Addon::hold_history(Call call) {
+  replica_of(replicas_, call)->replica->hold_history(call[1].ToBoolean().Value());
+  return call.Env().Undefined();
+}
+
+// A part with each call: others wait for these threads, too.
+Napi::Value Addon::roll_back_replica(Call call) {
+  constexpr uint64_t kPartBytes = 16u << 20;
+  auto entry = replica_of(replicas_, call);
+  const auto to = moment_of(call[1]).position;
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, to, promise]() mutable {
+    auto made = to ? entry->replica->roll_back(*to, kPartBytes) : Status::failed(EINVAL, "roll back: to no position");
+    entry.reset();
+    if (!made.ok()) return promise.reject(made.status);
+    promise.resolve([made = made.value](Napi::Env env) -> Napi::Value {
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("doneBytes", static_cast<double>(made.done_bytes));
+      result.Set("totalBytes", static_cast<double>(made.total_bytes));
+      result.Set("isDone", Napi::Boolean::New(env, made.is_done));
+      return result;
+    });
   });
   return promise.promise();
 }

@@ -89,8 +89,8 @@ bool Applier::sync(ReplicaPhase phase) {
   mark.segment_index_next = log_.index_next();
   let_go();
   lock_.unlock();
-  const Status flushed = flush_images();
-  if (flushed.ok() && history_) history_->cover(mark.log_offset);
+  Status flushed = flush_images();
+  if (flushed.ok() && history_) flushed = history_->cover(mark.log_offset);
   const int error = flushed.ok() ? file_.store(mark) : 0;
   if (flushed.ok() && !error) log_.remove_below(mark.log_offset);
   if (flushed.ok() && !error && history_)

@@ -68,6 +68,10 @@ class Applier {
   ReplicaPhase phase() const { return phase_; }
   bool is_torn() const { return is_torn_; }  // a part of a record is in the images: no view before it is there whole
   bool is_redoing() const { return cursor_.log_offset < redo_end_; }
+  // All that may be applied is, whole, and the watermark file says so.
+  bool is_at_rest() const {
+    return is_clean_ && !is_redoing() && !is_torn_ && phase_ != ReplicaPhase::kStepping && idle_epoch_ == ledger_.epoch();
+  }
   uint64_t log_offset() const { return cursor_.log_offset; }
   Point applied_point() const { return {cursor_.applied, applied_time_ns_}; }
 

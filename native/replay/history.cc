@@ -78,7 +78,7 @@ int SavedLayer::find(uint64_t first_key, uint64_t count, const std::function<voi
 History::History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener)
     : directory_(history_directory(directory)), segments_directory_(directory + "/segments"), options_(options.history),
       listener_(listener), kept_(segments_directory_, remover_), packer_(kept_, options.history.pack_rest_ns),
-      volumes_(options.volumes) {
+      volumes_(options.volumes), is_held_(options.history.is_held) {
   for (const ReplicaVolume &volume : options.volumes) volume_bytes_.push_back(volume.size_bytes);
 }
 
@@ -276,11 +276,12 @@ Status History::write_batch(std::vector<SavedBlock> &batch, const std::vector<ui
     if (error != ENOSPC && error != EDQUOT) break;
     {
       std::lock_guard lock(mutex_);
-      if (epochs_.size() < 2) break;
+      if (is_held_ || epochs_.size() < 2) break;
       drop_oldest();
     }
     remover_.finish();
   }
+  if (error && is_held_) return Status::failed(error, "history: save what is overwritten");
   if (error) return give_up(Status::failed(error, "save what is overwritten"));
   std::lock_guard lock(mutex_);
   saved->accept(batch);
@@ -298,18 +299,21 @@ void History::note(const wire::RecordHeader &header, uint64_t log_offset, bool i
   epochs_.back().changed_bytes = index_->tally().changed_bytes();
 }
 
-void History::cover(uint64_t to) {
-  if (!is_open()) return;
+Status History::cover(uint64_t to) {
+  if (!is_open()) return Status::good();
   int error;
   {
     std::lock_guard lock(mutex_);
     error = index_->flush(to);
     epochs_.back().records_bytes = index_->bytes();
   }
+  if (error && is_held_) return Status::failed(error, "history: write the index of records");
   if (error) (void)give_up(Status::failed(error, "write the index of records"));
+  return Status::good();
 }
 
 void History::settled(const Watermark &mark, uint64_t time_ns, bool may_begin) {
+  if (is_held_) return;
   if (may_begin && !is_open() && monotonic_ns() >= rests_until_ns_) {
     const EpochStart start{next_number_, mark.log_offset, {mark.applied, time_ns ? time_ns : wall_ns()}};
     if (Status status = begin(start); !status.ok()) {
@@ -356,6 +360,7 @@ Status History::begin(const EpochStart &start) {
 }
 
 bool History::clone_slice() {
+  if (is_held_) return false;  // the images may be about to become what they were
   if (!clones_ || !is_open()) return clones_.reset(), false;
   Status status = clones_->go_on();
   if (status.ok() && !clones_->is_whole()) return true;
@@ -419,7 +424,7 @@ void History::roll(const Watermark &mark, uint64_t time_ns) {
 void History::expire() {
   std::lock_guard lock(mutex_);
   const uint64_t now = wall_ns();
-  for (int i = 0; i < kExpireMax && epochs_.size() > 1; i++) {
+  for (int i = 0; i < kExpireMax && epochs_.size() > 1 && !is_held_; i++) {
     const bool too_old = options_.age_ns_max && epochs_[1].start().point.time_ns + options_.age_ns_max < now;
     if (!too_old && !(options_.bytes_max && bytes() > options_.bytes_max)) return;
     drop_oldest();
@@ -442,6 +447,7 @@ void History::make_room() {
   if (!is_open()) return;
   {
     std::lock_guard lock(mutex_);
+    if (is_held_) return;
     if (epochs_.size() > 1) return drop_oldest();
   }
   (void)give_up(Status::failed(ENOSPC, "keep what the log needs no more"));
@@ -471,6 +477,11 @@ Status History::discard() {
 }
 
 // ---- anybody's
+
+void History::hold(bool is_held) {
+  std::lock_guard lock(mutex_);  // what is going now has gone when this returns
+  is_held_ = is_held;
+}
 
 uint64_t History::bytes() const {
   uint64_t total = kept_.sum().bytes + past_bytes();
@@ -548,9 +559,29 @@ Result<Cut> History::find(const Moment &moment) const {
   }
   EpochTally tally(start);
   tally.add(cut.entries, *count);
+  cut.is_within_step = tally.cut_count() != *count;
   cut.entries.resize(tally.cut_count());
   cut.point = tally.cut();
   return cut;
+}
+
+Status History::each_after(uint64_t number, size_t count, const std::function<void(const RecordEntry &)> &each) const {
+  std::vector<std::pair<EpochStart, RecordIndex::Extent>> stretches;
+  {
+    std::lock_guard lock(mutex_);
+    if (!is_open()) return Status::failed(ENODATA, "history: none is kept, or it has not begun");
+    for (size_t i = 0; i < epochs_.size(); i++) {
+      if (epochs_[i].start().number < number) continue;
+      const bool is_last = i + 1 == epochs_.size();
+      stretches.emplace_back(epochs_[i].start(), is_last ? index_->extent() : RecordIndex::Extent{.to = epochs_[i + 1].start().log_offset});
+    }
+  }
+  for (const auto &[start, extent] : stretches) {
+    const auto entries = RecordIndex::load(directory_, start, extent);
+    if (!entries.ok()) return entries.status;
+    for (size_t i = start.number == number ? count : 0; i < entries.value.size(); i++) each(entries.value[i]);
+  }
+  return Status::good();
 }
 
 Result<Layers> History::layers(uint64_t number, const std::vector<size_t> &volumes) const {

@@ -24,6 +24,7 @@
 #pragma once
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -63,6 +64,7 @@ struct Cut {
   uint64_t from = 0;                  // log offset where the epoch begins
   std::vector<RecordEntry> entries;
   Point point;
+  bool is_within_step = false;  // the moment is; the point is before the step
 };
 
 class History {
@@ -94,8 +96,8 @@ class History {
   // On stable storage when it returns: the images may be changed there. An error: they may not.
   Status save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes);
   void note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped);
-  // The images are synced up to log offset `to`; the watermark file is about to say so.
-  void cover(uint64_t to);
+  // The images are synced up to log offset `to`; the watermark file is about to say so. An error: it must not.
+  Status cover(uint64_t to);
   // It says so. may_begin: the images are a cut there, and hold nothing of behind it.
   void settled(const Watermark &mark, uint64_t time_ns, bool may_begin);
   // Drops what is the oldest, or all.
@@ -104,10 +106,14 @@ class History {
 
   // Any thread.
   void ask_for_room() { wants_room_.store(is_open()); }
+  // Replica::hold_history().
+  void hold(bool is_held);
   std::optional<HistorySummary> summary() const;
   Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const;
   // ERANGE: there is none such.
   Result<Cut> find(const Moment &moment) const;
+  // Each record behind the moment that has `count` records of epoch `number` before it, up to the newest.
+  Status each_after(uint64_t number, size_t count, const std::function<void(const RecordEntry &)> &each) const;
   // From epoch `number` on, for these volumes. With the gate held, but when there are clones. ERANGE: it has gone.
   Result<Layers> layers(uint64_t number, const std::vector<size_t> &volumes) const;
   const KeptSegments &kept() const { return kept_; }
@@ -147,6 +153,7 @@ class History {
   const std::vector<ReplicaVolume> volumes_;
   std::vector<uint64_t> volume_bytes_;
   std::atomic<bool> is_open_{false}, wants_room_{false};
+  std::atomic<bool> is_held_;
   bool is_lost_ = false;         // applier thread: it is no more, and its files may still be there
   uint64_t next_number_ = 1;     // applier thread
   uint64_t rests_until_ns_ = 0;  // monotonic; applier thread: not begun anew before

@@ -112,9 +112,11 @@ Result<std::vector<RecordEntry>> RecordIndex::load(const std::string &directory,
 
 void RecordIndex::note(const RecordEntry &entry) {
   int error = 0;
+  if (error_ && entry.log_offset <= missing_from_) error_ = 0;  // all of it is said anew
   if (entry.log_offset < written_to_ || (!unwritten_.empty() && unwritten_.back().log_offset >= entry.log_offset))
     error = go_back(entry.log_offset);
   if (!error && unwritten_.size() >= kUnwrittenMax) error = write(entry.log_offset);
+  if (error && !error_) missing_from_ = entry.log_offset;
   if (error) error_ = error;
   if (error_) return;
   tally_.add(entry);

@@ -54,6 +54,7 @@ class RecordIndex {
   uint64_t end_ = 0;     // of the file, in bytes
   bool is_synced_ = true;
   int error_ = 0;  // what note() met: flush() says it
+  uint64_t missing_from_ = 0;  // log offset: what was noted from there on is not here, while there is an error
   EpochTally tally_;
   std::vector<RecordEntry> unwritten_;  // behind written_to_
 };

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <numeric>
 
 #include "core/check.h"
 #include "core/clock.h"
@@ -18,6 +19,7 @@
 #include "replay/receiver.h"
 #include "replay/recovery.h"
 #include "replay/replica.h"
+#include "replay/rollback.h"
 #include "replay/segment-log.h"
 #include "replay/view.h"
 #include "replay/volume-image.h"
@@ -105,12 +107,19 @@ class ReplicaImpl final : public Replica {
   std::optional<HistorySummary> history() const override { return history_ ? history_->summary() : std::nullopt; }
   Result<Views> views(const std::vector<size_t> &volumes, const Moment &moment, bool writable) override;
   Result<Point> clone(size_t volume, const std::string &path, std::span<const uint8_t> tail) override;
+  Result<Found> find(const Moment &moment) override;
+  void hold_history(bool is_held) override {
+    if (history_) history_->hold(is_held);
+  }
+  Result<RolledBack> roll_back(const wire::Position &to, uint64_t bytes_max) override;
 
  private:
   Status check_cut(size_t volume);
   std::function<bool(const Segment &)> take_segments();
   Result<std::shared_ptr<PastRecords>> records_of(Cut cut);
   void wait_for_log(uint64_t deadline_ns);
+  std::vector<size_t> all_volumes() const;
+  Result<std::unique_ptr<Rollback>> begin_rollback(const wire::Position &to);
 
   const std::string scratch_directory_;
   const std::vector<ReplicaVolume> volumes_;
@@ -127,6 +136,8 @@ class ReplicaImpl final : public Replica {
   Hasher hasher_;
   ReplicaListener &listener_;
   Watermark watermark_;  // where the applier starts
+  std::unique_ptr<Rollback> rollback_;  // roll_back() has begun
+  wire::Position rolls_back_to_;
 };
 
 // Who has a history wants what the log needs no more.
@@ -305,6 +316,55 @@ Result<Point> ReplicaImpl::clone(size_t volume, const std::string &path, std::sp
   }
   if (made.ok()) made = file.value.finish(*frozen.value, bytes, tail);
   return made.ok() ? Result<Point>(std::move(point)) : Result<Point>(std::move(made));
+}
+
+std::vector<size_t> ReplicaImpl::all_volumes() const {
+  std::vector<size_t> all(images_.size());
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+Result<Replica::Found> ReplicaImpl::find(const Moment &moment) {
+  if (!history_) return Status::failed(ENODATA, "find a moment: no history is kept");
+  const auto cut = history_->find(moment);
+  if (!cut.ok()) return cut.status;
+  const Point point = cut.value.point;
+  if (auto made = views(all_volumes(), {.position = point.position}, false); !made.ok()) return made.status;
+  return Found{point, cut.value.is_within_step};
+}
+
+Result<std::unique_ptr<Rollback>> ReplicaImpl::begin_rollback(const wire::Position &to) {
+  if (!history_) return Status::failed(ENODATA, "roll back: no history is kept");
+  {
+    auto gate = applier_.gate()->visit();
+    if (!applier_.is_at_rest()) return Status::failed(EBUSY, "roll back: not everything is applied");
+  }
+  const Moment moment{.position = to};
+  auto cut = history_->find(moment);
+  if (!cut.ok()) return cut.status;
+  if (cut.value.point.position != to) return Status::failed(ERANGE, "roll back: there is no such moment, only one before it");
+  auto rollback = std::make_unique<Rollback>(images_);
+  const auto add = [&](const RecordEntry &entry) { rollback->add(entry); };
+  if (Status status = history_->each_after(cut.value.epoch, cut.value.entries.size(), add); !status.ok()) return status;
+  auto made = views(all_volumes(), moment, false);
+  if (!made.ok()) return made.status;
+  rollback->begin(std::move(made.value.devices));
+  return rollback;
+}
+
+Result<Replica::RolledBack> ReplicaImpl::roll_back(const wire::Position &to, uint64_t bytes_max) {
+  if (!rollback_) {
+    auto begun = begin_rollback(to);
+    if (!begun.ok()) return begun.status;
+    rollback_ = std::move(begun.value);
+    rolls_back_to_ = to;
+  }
+  CHECK(rolls_back_to_ == to);
+  auto progress = rollback_->go_on(bytes_max);
+  if (!progress.ok()) rollback_.reset();
+  if (!progress.ok()) return progress.status;
+  const auto [done_bytes, total_bytes, is_done] = progress.value;
+  return RolledBack{done_bytes, total_bytes, is_done};
 }
 
 Status make_directory(const std::string &path) {

@@ -50,6 +50,7 @@ struct HistoryOptions {  // neither: none is kept, at no cost
   uint64_t bytes_max = 0;   // all files of it together; beyond it the oldest epochs go
   uint64_t epoch_bytes = 512u << 20;  // of log, or of what was overwritten: then an epoch ends
   uint64_t pack_rest_ns = 3'000'000'000;  // hardly anything is applied for so long: then idle segments are compressed
+  bool is_held = false;                   // from the start on: Replica::hold_history()
   bool is_kept() const { return age_ns_max || bytes_max; }
 };
 
@@ -174,6 +175,24 @@ class Replica : public RecordRoom {
   // What view() shows, as a file: a reflink of the image with `tail` behind it (image-file.h). Which moment it is. EEXIST:
   // there is something at `path`; EOPNOTSUPP, EXDEV, EINVAL: no reflink from the image to there.
   virtual Result<Point> clone(size_t volume, const std::string &path, std::span<const uint8_t> tail) = 0;
+
+  // Which point that is, of all volumes, and that everything is there to show it. As views().
+  struct Found {
+    Point point;
+    bool is_within_step;  // asked for was one in the middle of a step; the point is the cut before it
+  };
+  virtual Result<Found> find(const Moment &moment) = 0;
+  // While it is held nothing goes from the history, and no epoch ends, whatever its limits are and whatever has no room: then
+  // nothing more is applied. Only what a disk has lost is not there any more. Any thread.
+  virtual void hold_history(bool is_held) = 0;
+  // After seal() and drain(), with a held history: the images become what they were at exactly this position, a part with each
+  // call (rollback.h). From the first call on they are nothing else until it is done. EBUSY: not everything is applied; any
+  // error: the next call begins at the start. One caller.
+  struct RolledBack {
+    uint64_t done_bytes, total_bytes;
+    bool is_done;  // and on stable storage
+  };
+  virtual Result<RolledBack> roll_back(const wire::Position &to, uint64_t bytes_max) = 0;
 };
 
 }  // namespace understudy::replay
