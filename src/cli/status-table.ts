@@ -2,6 +2,7 @@
 import type { FilterStatus, HistoryStatus, ResyncStatus, StatusDocument, VolumeStatus } from '../core/status-types.js'
 import { formatDuration, formatSize } from '../core/units.js'
 import { type Columns, table } from './table.js'
+import { positionText, shortTime } from './timeline.js'
 
 const columns: Columns<VolumeStatus> = [
   ['VOLUME', volume => volume.name],
@@ -60,6 +61,8 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   const lines: string[] = []
   if (volume.reason !== '')
     lines.push(`${volume.reason} (for ${formatDuration(Math.max(0, now.getTime() - Date.parse(volume.since)))})`)
+  if (volume.asOf !== undefined)
+    lines.push(`promoted as of ${shortTime(volume.asOf.time)}, ${positionText(volume.asOf)}`)
   if (volume.resync !== null) lines.push(resyncText(volume.resync))
   for (const { compression } of volume.peers)
     if (compression !== undefined && compression.reason !== '') lines.push(`not compressed: ${compression.reason}`)

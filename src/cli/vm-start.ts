@@ -22,8 +22,11 @@ Asked on the standby's host. Promotes the machine's group, as 'understudy promot
 old master can follow. A group that was promoted already is not promoted again. QEMU outlives the daemon: while none
 serves its disks, the machine waits for a minute.
 
+With --at the group is promoted as of an earlier moment of its history, and what came after it is thrown away: see
+'understudy promote --help'. The machine starts when that is undone.
+
 With --throw-away nothing is promoted: the machine runs on the standby's copy, without a network, while replication goes
-on; what it writes is gone when it ends, and it ends with the daemon.
+on; what it writes is gone when it ends, and it ends with the daemon. With --at it is the copy of that moment.
 
 With --print QEMU is not started, and what to run is printed: for another hypervisor, or by hand. 'vm stop' when it is over.
 
@@ -39,7 +42,7 @@ export function vmStartCommand(): Command {
     .option('--force', 'do not wait for the end of the lease of the master')
     .option('--print', 'do not run QEMU; print its command line')
     .option('--throw-away', "run on the standby's copy instead, without a promotion; nothing that it writes is kept")
-    .option('--at <moment>', 'with --throw-away: a position, an ISO time, -90s, or a label (needs --history)')
+    .option('--at <moment>', 'not as it is now, but as it was: a position, a time, -90s, or a label (needs --history)')
     .addOption(stateOption())
     .addHelpText('after', startHelp)
     .action(async (machine: string, flags: StartFlags) => {
@@ -47,8 +50,7 @@ export function vmStartCommand(): Command {
         throw new UsageError(
           'vm start: --throw-away promotes nothing; --print, --accept-loss and --force do not go with it',
         )
-      if (flags.at !== undefined && flags.throwAway !== true)
-        throw new UsageError('vm start: --at is of a copy that is thrown away: say --throw-away, too')
+      if (flags.at?.trim() === '') throw new UsageError('vm start: --at is empty; without it, the copy is as it is now')
       const request: StartRequest = {
         machine,
         acceptLoss: flags.acceptLoss ?? false,

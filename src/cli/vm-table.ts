@@ -37,9 +37,9 @@ function drillText({ lastDrill }: MachineStatus): string {
   return `${startedAt} ${passed ? `passed in ${formatDuration(seconds * 1000)}` : `FAILED: ${reason}`}`
 }
 
-function freshnessText({ freshness }: MachineStatus): string {
+function freshnessText({ freshness, asOf }: MachineStatus): string {
   const { role, usable, reason, lagBytes, lagSeconds } = freshness
-  if (role === 'master') return 'promoted'
+  if (role === 'master') return asOf === null ? 'promoted' : `promoted as of ${asOf.time.slice(0, 19)}Z`
   if (!usable) return `NOT USABLE${reason === '' ? '' : `: ${reason}`}`
   const lag =
     lagBytes === 0 && lagSeconds < 0.0005 ? 'current' : `${formatSize(lagBytes)} ${formatDuration(lagSeconds * 1000)}`

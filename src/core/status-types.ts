@@ -188,6 +188,8 @@ export interface VolumeStatus {
   stagingMaxBytes?: number
   /** Of a standby with --history. */
   history?: HistoryStatus
+  /** Of a copy that was promoted as of an earlier moment: which. */
+  asOf?: HistoryMoment
   /** Of a copy of this store. */
   residency?: ResidencyStatus
   resync: ResyncStatus | null

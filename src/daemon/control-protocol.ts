@@ -142,6 +142,8 @@ export interface PromoteRequest extends VolumeRequest {
   force: boolean
   /** As typed; '' for none: where clients are to reach it, also after a restart. */
   listen: string
+  /** A moment of the history as typed; '' or absent: now. */
+  at?: string
 }
 
 export interface PromoteReply {

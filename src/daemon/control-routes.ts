@@ -201,13 +201,14 @@ async function promote(daemon: Daemon, fields: Fields): Promise<Answer> {
   const volume = fields.string('volume')
   const listen = fields.text('listen')
   const force = fields.flag('force')
-  const lines = force && listen === '' ? daemon.roles.giveUpLease(volume) : undefined
+  const at = fields.text('at')
+  const lines = force && listen === '' && at === '' ? daemon.roles.giveUpLease(volume) : undefined
   if (lines !== undefined) return reply<PromoteReply>({ messages: lines })
   if (listen !== '') parseAddress(listen)
   // A copy that reigns by now, or is about to, may be told where its clients come.
   const group = groupNameOf(daemon, volume)
   const standby = daemon.standby?.has(group) === true ? daemon.standby : standbyOf(daemon, volume, 'promote')
-  const options = { acceptLoss: fields.flag('acceptLoss'), force }
+  const options = { acceptLoss: fields.flag('acceptLoss'), force, at }
   const { messages } = await standby.promote(volume, listen === '' ? options : { ...options, listen })
   return reply<PromoteReply>({ messages: [...messages, ...daemon.serve()] })
 }

@@ -69,10 +69,10 @@ export class DaemonProcess implements PredecessorHost {
           ...deps,
           reigns: {
             open: request => openReign(request, { ...deps, outranked: request.outranked, settled: request.settled }),
-            suspects: (group, volumes) => suspectsOf(group, volumes, deps),
+            suspects: (group, volumes, fork) => suspectsOf(group, volumes, fork, deps),
           },
         }),
-      suspects: (deps, group, volumes) => suspectsOf(group, volumes, deps),
+      suspects: (deps, group, volumes, fork) => suspectsOf(group, volumes, fork, deps),
       saveRegions: (folder, volumes) => saveVolumes(folder, volumes, new Date().toISOString()),
       stop: reason => this.leaver.leave(0, reason),
       takeover: request => this.#predecessor.offer(request),

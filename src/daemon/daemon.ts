@@ -487,7 +487,7 @@ export class Daemon {
       },
       openGroup: config => this.openGroup(config),
       serve: () => this.serve(),
-      suspects: (group, volumes) => this.options.suspects(this.deps('master'), group, volumes),
+      suspects: (group, volumes, fork) => this.options.suspects(this.deps('master'), group, volumes, fork),
       saveRegions: async volumes => this.options.saveRegions((await this.needStandby()).savedDirectory, volumes),
     }
   }

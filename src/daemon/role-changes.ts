@@ -10,7 +10,7 @@
 import type { GroupConfig } from '../core/config-types.js'
 import { describe, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { Logger } from '../core/log.js'
-import { contains, type Position, type Reign } from '../core/reigns.js'
+import { contains, forkFrom, type Position, type Reign } from '../core/reigns.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { abdicationLines } from '../standby/promotion.js'
 import type { SavedVolume } from '../standby/saved-regions.js'
@@ -29,7 +29,12 @@ export interface RoleHost {
   openGroup(config: GroupConfig): Promise<void>
   /** Clients reach what this host is the master of, and nothing else. Returns a line for each change. */
   serve(): string[]
-  suspects(group: string, volumes: readonly VolumeIdentity[]): Promise<Record<string, bigint[]> | undefined>
+  /** `fork`: where the other side went on from the reign that ended here; undefined: nowhere. */
+  suspects(
+    group: string,
+    volumes: readonly VolumeIdentity[],
+    fork: Position | undefined,
+  ): Promise<Record<string, bigint[]> | undefined>
   saveRegions(volumes: SavedVolume[]): Promise<string[]>
 }
 
@@ -154,7 +159,8 @@ export class RoleChanges {
       await standby.openAdopted(config)
       return ['nothing was written here since; it is followed']
     }
-    const suspects = await this.host.suspects(config.name, volumes)
+    const fork = forkFrom(group.outranked?.history ?? [], history.at(-1)?.id ?? '')
+    const suspects = await this.host.suspects(config.name, volumes, fork)
     const lines = await this.host.saveRegions(
       volumes.map(({ name, sizeBytes }) => ({
         name,

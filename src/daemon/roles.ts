@@ -85,6 +85,9 @@ export interface StandbyRole {
   /** All volumes of a group, at one position. */
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
   isPromoted(group: string): boolean
+  isBeingPromoted(group: string): boolean
+  settled(group: string): Promise<void>
+  checkMoment(action: string, group: string, at: string): Promise<void>
   /** Promotes the volume's whole group. `listen`, as typed, is remembered: see promoted(). */
   promote(volume: string, options: PromoteOptions): Promise<PromoteOutcome>
   /** Volumes that are promoted, with where they are to be served. */

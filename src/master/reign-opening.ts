@@ -1,6 +1,8 @@
 /** The reign of a group that this host had a copy of: its files, and what its dirty maps say when it is over. */
 import { writeJson } from '../core/atomic-file.js'
 import type { GroupConfig } from '../core/config-types.js'
+import type { Position } from '../core/reigns.js'
+import type { KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, readGroup } from './group-file.js'
 import type { Seed } from './group-preparation.js'
 import { type MasterDeps, MasterGroup } from './master-group.js'
@@ -27,13 +29,22 @@ export function openReign(
   return MasterGroup.open(config, deps, seed)
 }
 
+/**
+ * The maps hold for a side that has all it had acknowledged. One that went on at `fork`, and that was before (promote --at),
+ * lacks more than they mark. Undefined: it is not known where it went on, or nowhere from here.
+ */
 export async function suspectsOf(
   group: string,
   volumes: readonly CopiedVolume[],
+  fork: Position | undefined,
   { addon, stateDirectory }: Pick<MasterDeps, 'addon' | 'stateDirectory'>,
 ): Promise<Record<string, bigint[]> | undefined> {
   const record = readGroup(stateDirectory, group)
-  if (record?.clean?.known === undefined && record?.live === undefined) return undefined
+  const known = record?.clean?.known ?? record?.live?.known
+  if (known === undefined) return undefined
+  const hasAllOf = ({ incarnation, durable }: KnownPosition): boolean =>
+    incarnation === fork?.incarnation && durable <= fork.sequence
+  if (fork !== undefined && !known.positions.some(hasAllOf)) return undefined
   const found: Record<string, bigint[]> = {}
   for (const { name, uuid, sizeBytes } of volumes) {
     const path = dirtyMapPath(stateDirectory, name)

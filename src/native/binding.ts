@@ -182,6 +182,13 @@ export interface Point {
   timeNs: bigint
 }
 
+/** Of rollBackReplica(): of the bytes that were written over since. */
+export interface RolledBack {
+  doneBytes: number
+  totalBytes: number
+  isDone: boolean
+}
+
 /** A position, or the newest record that is not younger than a time, or (null) the newest of all. */
 export type Moment = { incarnation: bigint; sequence: bigint } | { timeNs: bigint } | null
 
@@ -193,6 +200,8 @@ export interface ReplicaSpec {
   /** Neither: no history; what lies in the store of an earlier one is removed. */
   historyAgeMs?: number
   historyBytesMax?: number
+  /** holdHistory(), from the start on. */
+  holdHistory?: boolean
 }
 
 export interface HistoryState {
@@ -589,6 +598,19 @@ export interface Addon {
   /** Unlocks it, and leaves it to the kernel what stays in memory. */
   closePages(pages: number): void
 
+  /**
+   * Which point a moment is, and that everything is there to show it. ERANGE: the history has no such moment; ENODATA: there
+   * is none. isWithinStep: the point is the cut before a step in the middle of which the moment is.
+   */
+  findMoment(replica: number, moment: Moment): Promise<Point & { isWithinStep: boolean }>
+  /** While it is held nothing goes from the history, whatever its limits are; rather is nothing more applied. */
+  holdHistory(replica: number, isHeld: boolean): void
+  /**
+   * After sealReplica() and drainReplica(), with a held history: makes the images what they were at a position, for good;
+   * some MiB with each call, until `isDone` (and on stable storage). Until then they are neither this nor that; after an
+   * error, or in another process, it begins anew. EBUSY: not everything is applied; ERANGE: there is no such moment.
+   */
+  rollBackReplica(replica: number, to: { incarnation: bigint; sequence: bigint }): Promise<RolledBack>
   /** Null: none is kept, or it has not begun (before the first cut). */
   replicaHistory(replica: number): HistoryState | null
   /** Flushes: at most 1000, the newest kept. */

@@ -1,5 +1,5 @@
 /** The document of `understudy vm list --json`: each machine, how fresh its copy is, and how it was last tried. */
-import type { Role, VolumeState, VolumeStatus } from '../core/status-types.js'
+import type { HistoryMoment, Role, VolumeState, VolumeStatus } from '../core/status-types.js'
 import type { Found } from './machines.js'
 
 export interface MachineStatus {
@@ -15,6 +15,8 @@ export interface MachineStatus {
   freshness: FreshnessStatus
   /** Of its disks together; null: not known. */
   residency: ResidencyStatus | null
+  /** The moment that its group was promoted as of; null: it was not, or of everything. */
+  asOf: HistoryMoment | null
   /** Null: it does not run here. */
   run: RunStatus | null
   /** Null: there was none. */
@@ -83,6 +85,7 @@ export function machineStatus(
     primary: { id: copy.masterId, address: address?.address ?? null },
     freshness: freshness(disks),
     residency: residency(disks),
+    asOf: disks.find(({ asOf }) => asOf !== undefined)?.asOf ?? null,
     run: facts.run ?? null,
     lastDrill: facts.lastDrill ?? null,
   }

@@ -30,7 +30,7 @@ export interface StartRequest {
   print: boolean
   /** On views, without a promotion. */
   throwAway: boolean
-  /** Of the views: a moment; '': the newest. */
+  /** A moment: of the views, or of the promotion; '': the newest. */
   at: string
 }
 
@@ -93,7 +93,9 @@ export class Runs {
         ? await this.#startThrowAway(run, found, request.at)
         : await this.#startPromoted(run, found, request)
     } catch (error) {
-      await this.#forget(run)
+      // What a stop of the daemon has interrupted in the middle of a promotion goes on at the next start, as after a crash.
+      if (!this.#closing || request.throwAway || !this.stage.copies().isBeingPromoted(run.group))
+        await this.#forget(run)
       throw error
     }
   }
@@ -151,13 +153,28 @@ export class Runs {
     for (const run of [...this.#runs.values()]) {
       const { state } = run.folder.record
       try {
-        if (state === 'starting') await this.#carryOn(run)
+        if (state === 'starting' && this.stage.copies().isBeingPromoted(run.group)) void this.#carryOnLater(run)
+        else if (state === 'starting') await this.#carryOn(run)
         else if (state === 'running' && run.qemu === undefined) await this.#ended(run, 'it has ended')
       } catch (error) {
-        this.stage.log.error(`vm ${run.machine}: it was being started, and is not: ${describe(error)}`)
-        await this.#forget(run)
+        await this.#notStarted(run, error)
       }
     }
+  }
+
+  /** The promotion takes its time (its moment), and neither a start nor an end of the daemon waits for it here. */
+  async #carryOnLater(run: Run): Promise<void> {
+    try {
+      await this.stage.copies().settled(run.group)
+      if (!this.#closing && this.#runs.get(run.machine) === run) await this.#carryOn(run)
+    } catch (error) {
+      await this.#notStarted(run, error)
+    }
+  }
+
+  #notStarted(run: Run, error: unknown): Promise<void> {
+    this.stage.log.error(`vm ${run.machine}: it was being started, and is not: ${describe(error)}`)
+    return this.#forget(run)
   }
 
   /** Those that are thrown away end; QEMU of the others goes on, without disks until the next daemon. */
@@ -166,7 +183,7 @@ export class Runs {
     for (const run of [...this.#runs.values()]) if (run.close !== undefined) await this.#forget(run)
   }
 
-  #judge(action: string, { print, throwAway }: StartRequest, { machine }: Found): void {
+  #judge(action: string, { print, throwAway, at }: StartRequest, { machine }: Found): void {
     if (this.#closing) throw new OperationError('STOPPING', `${action}: the daemon is stopping`)
     const run = this.#runs.get(machine.name) ?? (throwAway ? undefined : this.#promotedOf(machine.group))
     if (run !== undefined) throw new SafetyRefusal('RUNNING', `${action}: ${doing(run)}`)
@@ -174,6 +191,12 @@ export class Runs {
       throw new SafetyRefusal(
         'IS_MASTER',
         `${action}: this host is the master of group ${machine.group}; --throw-away is of a standby's copy`,
+      )
+    const copies = this.stage.copies()
+    if (at !== '' && copies.isPromoted(machine.group) && !copies.isBeingPromoted(machine.group))
+      throw new SafetyRefusal(
+        'IS_MASTER',
+        `${action}: group ${machine.group} was promoted already, and its history ended with that; without --at the machine starts on what it has now`,
       )
     if (!print) requireQemu(action)
   }
@@ -187,12 +210,15 @@ export class Runs {
     const messages: string[] = []
     const { machine } = found
     const copies = this.stage.copies()
-    if (!copies.isPromoted(machine.group)) {
+    const { at } = request
+    const isPromoted = copies.isPromoted(machine.group)
+    if (!isPromoted && at !== '') await copies.checkMoment(`vm start ${run.machine}`, machine.group, at)
+    if (!isPromoted || copies.isBeingPromoted(machine.group)) {
       await this.drills.abort(`the machine's group is being promoted`, machine.group)
       await this.#endThrowAways(machine.group)
       const { acceptLoss, force } = request
       const readable = (): void => this.#serve(run)
-      const outcome = await copies.promote(found.copy.volumes[0]?.name ?? '', { acceptLoss, force, readable })
+      const outcome = await copies.promote(found.copy.volumes[0]?.name ?? '', { acceptLoss, force, at, readable })
       messages.push(...outcome.messages)
     }
     messages.push(...this.stage.serve())

@@ -13,11 +13,17 @@ import type { Machines } from './machines.js'
 /** Of Standby. */
 interface Copies {
   isPromoted(group: string): boolean
+  /** Its promotion is on disk, and goes on, or has failed. */
+  isBeingPromoted(group: string): boolean
+  /** What was asked of the group before is done, or has failed. */
+  settled(group: string): Promise<void>
+  /** Throws when the group's history has no such moment. */
+  checkMoment(action: string, group: string, at: string): Promise<void>
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
   /** `readable`: what was promoted may be read from now on; writes wait until it is done, and a failure ends it. */
   promote(
     volume: string,
-    options: { acceptLoss: boolean; force: boolean; readable: () => void },
+    options: { acceptLoss: boolean; force: boolean; at: string; readable: () => void },
   ): Promise<{ messages: string[] }>
   promoted(): { exported: ExportedVolume }[]
 }

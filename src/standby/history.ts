@@ -19,7 +19,7 @@ import { type HistoryPoint, type PointKind, PointsFile } from './points.js'
 import type { TakenViews } from './views.js'
 
 export interface HistoryDeps {
-  addon: Pick<Addon, 'replicaHistory' | 'replicaMoments' | 'replicaViewAt'>
+  addon: Pick<Addon, 'replicaHistory' | 'replicaMoments' | 'replicaViewAt' | 'findMoment'>
   clock: Clock
   /** Undefined: none is kept. */
   limits: HistoryLimits | undefined
@@ -102,10 +102,25 @@ export class GroupHistory {
     try {
       return await this.deps.addon.replicaViewAt(this.#replica(action), volumes, moment, writable)
     } catch (error) {
-      if (errnoOf(error) !== 'ERANGE') throw error
-      const what = `${action}: there is no moment '${text}'; ${rangeText(this.#kept(action))}`
-      throw new OperationError('NO_MOMENT', what, { cause: error })
+      throw this.#noMoment(action, text, error)
     }
+  }
+
+  /** The point that people call `text`, of all volumes; all that shows it is there. */
+  async locate(action: string, text: string): Promise<Point & { isWithinStep: boolean }> {
+    const moment = this.find(action, text).moment ?? this.newest(action)
+    try {
+      return await this.deps.addon.findMoment(this.#replica(action), moment)
+    } catch (error) {
+      const failure = this.#noMoment(action, text, error)
+      throw failure === error ? new NativeError(action, error) : failure
+    }
+  }
+
+  #noMoment(action: string, text: string, error: unknown): unknown {
+    if (errnoOf(error) !== 'ERANGE') return error
+    const what = `${action}: there is no moment '${text}'; ${rangeText(this.#kept(action))}`
+    return new OperationError('NO_MOMENT', what, { cause: error })
   }
 
   /** On stable storage when it returns. */
@@ -261,11 +276,14 @@ export function isoTime(timeNs: bigint): string {
   return `${seconds}.${String(timeNs % 1_000_000_000n).padStart(9, '0')}Z`
 }
 
+/** "2026-11-29T08:15:00.123Z (17:4711)" */
+export const momentText = ({ incarnation, sequence, timeNs }: Point): string =>
+  `${timeText(timeNs)} (${incarnation}:${sequence})`
 const timeText = (timeNs: bigint): string => new Date(Number(timeNs / 1_000_000n)).toISOString()
 const pointText = ({ incarnation, sequence, timeNs }: Point): string =>
   `${timeText(timeNs)}, ${incarnation}:${sequence}`
 
 function rangeText({ oldest, newest }: HistoryState): string {
   const span = formatDuration(Number((newest.timeNs - oldest.timeNs) / 1_000_000n))
-  return `the history goes from ${timeText(oldest.timeNs)} (${oldest.incarnation}:${oldest.sequence}) to ${timeText(newest.timeNs)} (${newest.incarnation}:${newest.sequence}), ${span}`
+  return `the history goes from ${momentText(oldest)} to ${momentText(newest)}, ${span}`
 }

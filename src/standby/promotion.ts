@@ -2,14 +2,35 @@
 import { OperationError, SafetyRefusal } from '../core/errors.js'
 import type { VolumeStatus } from '../core/status-types.js'
 import { formatSize } from '../core/units.js'
+import type { Point } from '../native/binding.js'
 import type { Counters } from '../native/counters.js'
+import { momentText } from './history.js'
 import type { Promotion, ReplicaRecord } from './replica-file.js'
 import { lastHeard, phase } from './standby-status.js'
 
-/** Throws when it may not. `views`: how many exports of the group are open; `sessionAddress`: '' without a session. */
-export function mayPromote(name: string, acceptLoss: boolean, sessionAddress: string, views: number): void {
+interface PromotionFacts {
+  acceptLoss: boolean
+  /** It is proven that all the master ever wrote is here. */
+  isCurrent: boolean
+  /** '' without a session. */
+  sessionAddress: string
+  /** How many exports of the group are open. */
+  views: number
+  /** Not as it is now. */
+  asOf: Point | undefined
+}
+
+/** Throws when it may not. */
+export function mayPromote(name: string, facts: PromotionFacts): void {
+  const { acceptLoss, isCurrent, sessionAddress, views, asOf } = facts
   if (views > 0) throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
   if (acceptLoss) return
+  if (asOf !== undefined)
+    throw new SafetyRefusal(
+      'NOT_CURRENT',
+      `promote ${name}: what was written after ${momentText(asOf)} is thrown away; to go on all the same, say --accept-loss`,
+    )
+  if (isCurrent) return
   const why =
     sessionAddress === ''
       ? 'the master is not connected, so it may have written more than is here'
@@ -20,6 +41,27 @@ export function mayPromote(name: string, acceptLoss: boolean, sessionAddress: st
   )
 }
 
+/** Of one that is not over yet. `asked`: the moment of another one; null: it has none that could be the same. */
+export function refuseOther(name: string, known: Promotion, asked: Point | null): void {
+  const { asOf } = known
+  if (asked !== null && asOf?.incarnation === asked.incarnation && asOf.sequence === asked.sequence) return
+  throw new SafetyRefusal(
+    'IS_PROMOTED',
+    `promote ${name}: it is being promoted since ${known.time}${asOfText(known)}; that goes on, and nothing else: 'understudy promote ${name}'`,
+  )
+}
+
+/** Of one that is over. */
+export function promotedAlready(name: string, known: Promotion): SafetyRefusal {
+  return new SafetyRefusal(
+    'IS_MASTER',
+    `promote ${name}: it was promoted already, at ${known.time}${asOfText(known)}, and is the master`,
+  )
+}
+
+/** ", as of 2026-11-29T08:15:00.123Z (17:4711)"; '' of one that has everything. */
+export const asOfText = ({ asOf }: Promotion): string => (asOf === undefined ? '' : `, as of ${momentText(asOf)}`)
+
 /** `bytesPerSecond`: what the master had been writing until it was last heard. */
 export function promotionLines(
   record: ReplicaRecord,
@@ -27,13 +69,18 @@ export function promotionLines(
   sessionAddress: string,
   bytesPerSecond: number,
   nowMs: number,
+  asOf?: Point & { isWithinStep?: boolean },
 ): string[] {
   const names = record.volumes.map(volume => volume.name).join(', ')
   const get = (name: string): bigint => counters[name] ?? 0n
   const heard = lastHeard(counters, nowMs)
-  const lines = [
-    `${names}: promoted at sequence ${get('durable_sequence')} of incarnation ${get('incarnation')}; clients may write to it`,
-  ]
+  const where =
+    asOf === undefined
+      ? `at sequence ${get('durable_sequence')} of incarnation ${get('incarnation')}`
+      : `as of ${momentText(asOf)}`
+  const lines = [`${names}: promoted ${where}; clients may write to it`]
+  if (asOf?.isWithinStep === true)
+    lines.push('what was asked for is within a resynchronisation: it is the cut before it')
   lines.push(
     heard === ''
       ? 'the master has not been heard since this daemon started'
@@ -45,9 +92,13 @@ export function promotionLines(
     lines.push(
       `WARNING: the master at ${sessionAddress} was still connected; make sure that no client writes to it any more`,
     )
-  if (get('phase') >= phase.staging) lines.push('a step was not complete: the copy is the cut before it')
+  if (asOf === undefined && get('phase') >= phase.staging)
+    lines.push('a step was not complete: the copy is the cut before it')
   return lines
 }
+
+export const undoneLine = (bytes: number): string =>
+  `${formatSize(bytes)} that had been written over since are as they were then`
 
 export function abdicationLines(name: string, takeOver: boolean, noted: boolean): string[] {
   if (!takeOver) {
@@ -64,14 +115,18 @@ export function abdicationLines(name: string, takeOver: boolean, noted: boolean)
       ]
 }
 
-/** A promoted volume whose master could not be opened. */
-export function notOpenStatus(record: ReplicaRecord, promotion: Promotion): VolumeStatus[] {
+/** A promoted volume whose master is not open. `rollback`: how far that is; '' when it is not under way. */
+export function notOpenStatus(record: ReplicaRecord, promotion: Promotion, rollback: string): VolumeStatus[] {
+  const why =
+    rollback === ''
+      ? 'its images are not open: the log says why; promote it again'
+      : `it is not served yet: ${rollback}`
   return record.volumes.map(volume => ({
     name: volume.name,
     group: record.group,
     role: 'master',
     state: 'alone',
-    reason: `promoted at ${promotion.time}; its images are not open: the log says why; promote it again`,
+    reason: `promoted at ${promotion.time}${asOfText(promotion)}; ${why}`,
     since: promotion.time,
     usable: promotion.sealed,
     protected: false,

@@ -15,7 +15,7 @@ import { syncDirectory } from '../core/atomic-file.js'
 import { defaults, durabilities, type GroupConfig } from '../core/config-types.js'
 import { OperationError } from '../core/errors.js'
 import type { Hand } from '../core/handed.js'
-import { aliasOf, nextReign, type Position, type Reign as Generation } from '../core/reigns.js'
+import { aliasOf, forkFrom, nextReign, type Position, type Reign as Generation } from '../core/reigns.js'
 import type { Origin, ReplicaRecord } from './replica-file.js'
 import type { ReigningMaster, ReignRequest, Reigns } from './reigning.js'
 import { saveAll } from './saved-regions.js'
@@ -104,9 +104,12 @@ export class Reign {
     const known = {
       replicaId: aliasOf(record.masterId, history.at(-1)?.parent ?? ''),
       // Where files were left out this side has zeroes, and the old master what was in them: all of it is compared.
-      // So it is where somebody has written without anybody knowing where.
+      // So it is where somebody has written without anybody knowing where; and where this side has gone back: the map of
+      // the old master does not say what had been acknowledged since, and after a clean stop it is empty.
       positions:
-        record.writtenSince !== undefined || record.volumes.some(({ filesLeftOut }) => filesLeftOut === true)
+        record.writtenSince !== undefined ||
+        record.promotion?.asOf !== undefined ||
+        record.volumes.some(({ filesLeftOut }) => filesLeftOut === true)
           ? []
           : [{ incarnation: fork.incarnation, durable: fork.sequence }],
     }
@@ -134,10 +137,11 @@ export class Reign {
   /** The other side's history goes on, and this one's ends. What only this side has is saved first: one line a volume. */
   async yield(time: string): Promise<string[]> {
     const master = this.#reigning()
+    const fork = forkFrom(master.outranked?.history ?? [], master.history.at(-1)?.id ?? '')
     await master.close({ drainMs: 0 })
     this.#master = undefined
     const { record, deps } = this
-    const suspects = await deps.reigns.suspects(record.group, record.volumes)
+    const suspects = await deps.reigns.suspects(record.group, record.volumes, fork)
     const origin = { ...(suspects === undefined ? {} : { suspects }), accepted: true, switchover: false }
     const lines = await saveAll(record, deps.store, suspects, time)
     this.#becomeCopy(origin)

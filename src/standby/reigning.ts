@@ -103,6 +103,13 @@ export interface ReignRequest {
 
 export interface Reigns {
   open(request: ReignRequest): Promise<ReigningMaster>
-  /** What the last reign's dirty maps mark, [start, end) pairs by volume; undefined: they cannot be believed. */
-  suspects(group: string, volumes: ReplicaVolume[]): Promise<Record<string, bigint[]> | undefined>
+  /**
+   * What the last reign's dirty maps mark, [start, end) pairs by volume; undefined: they cannot be believed, or not of a side
+   * that went on at `fork`.
+   */
+  suspects(
+    group: string,
+    volumes: ReplicaVolume[],
+    fork: Position | undefined,
+  ): Promise<Record<string, bigint[]> | undefined>
 }

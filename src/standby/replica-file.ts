@@ -5,6 +5,7 @@
 import { readJson } from '../core/atomic-file.js'
 import { OperationError } from '../core/errors.js'
 import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
+import type { Point } from '../native/binding.js'
 import type { LeftOut } from '../transport/messages.js'
 
 export interface ReplicaVolume {
@@ -51,6 +52,8 @@ export interface Promotion {
   begun: boolean
   /** Where the images are served, as typed; absent: nowhere. */
   listen?: string
+  /** Not of everything that was here, but of what was here at this moment: until `sealed` the images may be anything. */
+  asOf?: Point
 }
 
 export interface ReplicaRecord {
@@ -167,17 +170,33 @@ function asBigs(value: unknown): bigint[] | undefined {
   return value.map(BigInt)
 }
 
-/** A promotion that cannot be read in full is one all the same: the old master must stay out. */
+/**
+ * A promotion that cannot be read in full is one all the same: the old master must stay out. Without its moment nobody knows
+ * what the images are.
+ */
 function decodePromotion(value: unknown): Promotion | undefined {
   if (value === undefined) return undefined
-  const { time, generation, sealed, begun, listen } = asTable(value)
+  const { time, generation, sealed, begun, listen, asOf } = asTable(value)
+  const point = decodePoint(asOf)
+  if (asOf !== undefined && point === undefined && sealed !== true)
+    throw new OperationError(
+      'DAMAGED_FILE',
+      `read replica.json: the moment of its promotion is damaged; restore the file`,
+    )
   return {
     time: textOr(time, ''),
     generation: textOr(generation, ''),
     sealed: sealed === true,
     begun: begun === true,
     ...(typeof listen === 'string' ? { listen } : {}),
+    ...(point === undefined ? {} : { asOf: point }),
   }
+}
+
+function decodePoint(value: unknown): Point | undefined {
+  const position = decodePosition(value)
+  const { timeNs } = asTable(value)
+  return position === undefined || !isDigits(timeNs) ? undefined : { ...position, timeNs: BigInt(timeNs) }
 }
 
 const textOr = (value: unknown, otherwise: string): string => (typeof value === 'string' ? value : otherwise)

@@ -35,15 +35,24 @@ import type { Session, SessionHandler } from '../transport/transport.js'
 import { markDescriptions, wasWrittenTo } from './formats.js'
 import { GrantedLease } from './granted-lease.js'
 import { howToRemove, writtenText } from './hello-judgement.js'
-import { GroupHistory, type HistoryListing } from './history.js'
+import { GroupHistory, type HistoryListing, momentDocument } from './history.js'
 import { NotedMarks } from './noted-marks.js'
 import type { HistoryPoint } from './points.js'
 import type { StandbyImage } from './image.js'
 import { type FileWish, makeFile, tailOf } from './image-file.js'
-import { abdicationLines, mayPromote, notOpenStatus, promotionLines } from './promotion.js'
+import {
+  abdicationLines,
+  mayPromote,
+  notOpenStatus,
+  promotedAlready,
+  promotionLines,
+  refuseOther,
+  undoneLine,
+} from './promotion.js'
 import { Reign, type Sealing } from './reign.js'
 import type { ReigningMaster, Reigns } from './reigning.js'
-import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
+import { encodeReplica, leftOutOf, type Promotion, type ReplicaRecord, type ReplicaVolume } from './replica-file.js'
+import { Rollback } from './rollback.js'
 import { saveAll } from './saved-regions.js'
 import { isUsable, phase, standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
@@ -87,6 +96,8 @@ export interface PromoteOptions {
   force: boolean
   /** Where the images are to be served from now on, also after a restart. */
   listen?: string
+  /** Not as the copy is now, but as it was: a moment as people write it (moment.ts); absent or '': now. */
+  at?: string
   /** What was promoted may be read; writes wait until promote() resolves, and its failure ends it. */
   readable?: () => void
 }
@@ -115,6 +126,7 @@ export class StandbyGroup {
   /** Said to the old master, and not yet on disk as a promotion. */
   #takesOver = false
   readonly #reign: Reign
+  readonly #rollback: Rollback
   readonly #views: Views
   readonly #history: GroupHistory
   readonly #marks: NotedMarks
@@ -143,6 +155,7 @@ export class StandbyGroup {
       isOver: session => this.#live?.session !== session || this.record.promotion !== undefined,
     })
     this.#lease = new GrantedLease(deps.clock)
+    this.#rollback = new Rollback(record.group, deps)
     this.#reign = new Reign(record, deps, {
       outranked: master => this.#outranked(master),
       settled: () => deps.changed(),
@@ -151,7 +164,19 @@ export class StandbyGroup {
 
   /** At start, and before the first session of a new group. An error is kept for the status and thrown. */
   open(): Promise<void> {
-    return this.#exclusively(() => this.#open())
+    const opened = this.#exclusively(() => this.#open())
+    if (this.#isRollingBack()) void this.#exclusively(() => this.#goOn())
+    return opened
+  }
+
+  /** A promotion is on disk, and what it is of is not served. */
+  get isBeingPromoted(): boolean {
+    return this.record.promotion !== undefined && this.#reign.master === undefined
+  }
+
+  /** What was asked of it before is done, or has failed. */
+  settled(): Promise<void> {
+    return this.#exclusively(() => Promise.resolve())
   }
 
   /** openReplica().counterPage; undefined while it is not open. */
@@ -273,8 +298,12 @@ export class StandbyGroup {
   }
 
   status(): VolumeStatus[] {
-    if (this.record.promotion !== undefined)
-      return this.#reign.master?.status() ?? notOpenStatus(this.record, this.record.promotion)
+    const { promotion } = this.record
+    if (promotion !== undefined) {
+      const volumes = this.#reign.master?.status() ?? notOpenStatus(this.record, promotion, this.#rollback.text)
+      const { asOf } = promotion
+      return asOf === undefined ? volumes : volumes.map(volume => ({ ...volume, asOf: momentDocument(asOf) }))
+    }
     this.#sample()
     const { clock } = this.deps
     const counters = this.#counters()
@@ -325,6 +354,7 @@ export class StandbyGroup {
       ...(format === 'raw' ? {} : { tail: tailOf(volume, format) }),
     }))
     return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
+      this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       if (at === '') this.#refuseUnusable(action)
       return this.#history.views(action, at, indexes, writable)
     })
@@ -338,6 +368,7 @@ export class StandbyGroup {
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     await this.#catchUp(action)
     return this.#views.clone(volume.name, deadlineMs, () => {
+      this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       this.#refuseUnusable(action)
       const index = this.record.volumes.indexOf(volume)
       const { handle } = this.#opened()
@@ -381,6 +412,8 @@ export class StandbyGroup {
    * applied  3. the images may be read  4. they are synced, and `sealed` is on disk: the log is done with  5. clients
    * may write.
    * After a crash the next start goes on behind the last step that is on disk.
+   * As of an earlier moment: it is found first, and its exact position is in 1; between 2 and 3 the images are synced, and
+   * what was written since is undone. Until 4 the history stays as it is, so that all of that can be done again.
    */
   promote(name: string, options: PromoteOptions): Promise<string[]> {
     return this.#exclusively(() => this.#promote(name, options))
@@ -421,7 +454,9 @@ export class StandbyGroup {
         'NOT_DIVERGED',
         `resolve ${name}: this side follows the other already; nothing is in doubt`,
       )
-    const lines = await saveAll(this.record, this.deps.store, origin.suspects, time)
+    // That nothing is suspect was said of a side that has all up to `position`, and the other one has not.
+    delete origin.suspects
+    const lines = await saveAll(this.record, this.deps.store, undefined, time)
     origin.accepted = true
     this.deps.store.save(this.record)
     return lines
@@ -587,7 +622,7 @@ export class StandbyGroup {
         return drainedReign
       }
       const drained = await this.#drain(replica, drainMs)
-      const isCut = drained && isUsable(this.#counters())
+      const isCut = drained && isUsable(this.#counters()) && !this.#isRollingBack()
       this.#replica = undefined
       this.deps.addon.closeReplica(replica.handle)
       if (hand === undefined && isCut) this.#markDescriptions(true)
@@ -599,43 +634,105 @@ export class StandbyGroup {
     if (this.#replica !== undefined || this.#reign.master !== undefined) return
     this.#noteWrites()
     this.#markDescriptions(false)
-    if (this.record.promotion === undefined) this.#openReplica()
+    if (this.record.promotion === undefined || this.#isRollingBack()) this.#openReplica()
     else await this.#becomeMaster()
     this.#startFollowing()
   }
 
-  async #promote(name: string, options: PromoteOptions): Promise<string[]> {
-    const { clock, store, random64 } = this.deps
-    const known = this.record.promotion
-    if (known !== undefined && this.#reign.master !== undefined && (options.listen ?? known.listen) === known.listen)
-      throw new SafetyRefusal(
-        'IS_MASTER',
-        `promote ${name}: it was promoted already, at ${known.time}, and is the master`,
-      )
-    if (known === undefined) {
-      if (!this.#isUntouchedOrigin()) this.#refuseUnusable(`promote ${name}`)
-      mayPromote(name, options.acceptLoss || this.#isCurrent(), this.#address(), this.#views.size)
+  /** It may take long, and a daemon that starts does not wait for it. */
+  async #goOn(): Promise<void> {
+    if (this.#closing || !this.#isRollingBack()) return
+    try {
+      await this.#becomeMaster()
+      this.deps.changed()
+    } catch (error) {
+      this.deps.log.error(describe(error))
     }
-    const lines = promotionLines(
+  }
+
+  /** The images are to be what they were at a moment, and are not known to be. */
+  #isRollingBack(): boolean {
+    const { promotion } = this.record
+    return promotion?.asOf !== undefined && !promotion.sealed
+  }
+
+  async #promote(name: string, options: PromoteOptions): Promise<string[]> {
+    const known = this.record.promotion
+    const lines = known === undefined ? await this.#begin(name, options) : await this.#again(name, options, known)
+    this.deps.store.save(this.record)
+    if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
+    const undone = await this.#becomeMaster(options.readable)
+    return undone === undefined ? lines : [...lines, undoneLine(undone)]
+  }
+
+  /** What is to be on disk before anything is done. Nothing has changed when it throws. */
+  async #begin(name: string, { at = '', acceptLoss, force, listen }: PromoteOptions): Promise<string[]> {
+    const { clock, random64 } = this.deps
+    const asOf = at === '' ? undefined : await this.findMoment(`promote ${name}`, at)
+    if (asOf === undefined && !this.#isUntouchedOrigin()) this.#refuseUnusable(`promote ${name}`)
+    const isCurrent = this.#isCurrent()
+    this.#mayPromote(name, acceptLoss, isCurrent, asOf)
+    const lines = this.#promotionLines(asOf)
+    try {
+      if (asOf !== undefined) await this.#holdMoment(name, asOf)
+      if (!isCurrent) lines.push(...(await this.#outlive(name, force)))
+      this.#mayPromote(name, true) // An export may have begun.
+    } catch (error) {
+      if (asOf !== undefined) this.#holdHistory(false)
+      throw error
+    }
+    this.record.promotion = {
+      ...{ time: new Date(clock.wallMs()).toISOString(), generation: random64().toString(16).padStart(16, '0') },
+      ...{ sealed: false, begun: false },
+      ...(listen === undefined ? {} : { listen }),
+      ...(asOf === undefined ? {} : { asOf: pointOf(asOf) }),
+    }
+    return lines
+  }
+
+  /** One that is on disk goes on; when it is over, only where it is served may change. */
+  async #again(name: string, { at = '', listen }: PromoteOptions, known: Promotion): Promise<string[]> {
+    const isOver = this.#reign.master !== undefined
+    if (isOver && (at !== '' || (listen ?? known.listen) === known.listen)) throw promotedAlready(name, known)
+    if (at !== '')
+      refuseOther(name, known, this.#isRollingBack() ? await this.#history.locate(`promote ${name}`, at) : null)
+    if (listen !== undefined) known.listen = listen
+    return this.#promotionLines(known.asOf)
+  }
+
+  #promotionLines(asOf: Point | undefined): string[] {
+    const { clock } = this.deps
+    return promotionLines(
       this.record,
       this.#counters(),
       this.#address(),
       this.#rate.bytesPerSecond,
       clock.wallMs(),
+      asOf,
     )
-    if (known === undefined && !this.#isCurrent()) lines.push(...(await this.#outlive(name, options.force)))
-    const listen = options.listen ?? known?.listen
-    this.record.promotion = {
-      time: known?.time ?? new Date(clock.wallMs()).toISOString(),
-      generation: known?.generation ?? random64().toString(16).padStart(16, '0'),
-      sealed: known?.sealed ?? false,
-      begun: known?.begun ?? false,
-      ...(listen === undefined ? {} : { listen }),
-    }
-    store.save(this.record)
-    if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
-    await this.#becomeMaster(options.readable)
-    return lines
+  }
+
+  /** Which point of the copy's history that is: the moment that it might be promoted as of. */
+  async findMoment(action: string, at: string): Promise<Point & { isWithinStep: boolean }> {
+    this.#refuseMaster(action, 'its history ended with that')
+    this.#opened()
+    if (this.#history.find(action, at).isNewest && isUsable(this.#counters())) await this.#catchUp(action)
+    return this.#history.locate(action, at)
+  }
+
+  #mayPromote(name: string, acceptLoss: boolean, isCurrent = false, asOf?: Point): void {
+    const [sessionAddress, views] = [this.#address(), this.#views.size]
+    mayPromote(name, { acceptLoss, isCurrent, sessionAddress, views, asOf })
+  }
+
+  /** It stays until the promotion is over, or has failed; unless it has expired just now. */
+  async #holdMoment(name: string, { incarnation, sequence }: Point): Promise<void> {
+    this.#holdHistory(true)
+    await this.#history.locate(`promote ${name}`, `${incarnation}:${sequence}`)
+  }
+
+  #holdHistory(isHeld: boolean): void {
+    if (this.#replica !== undefined) this.deps.addon.holdHistory(this.#replica.handle, isHeld)
   }
 
   /** The master, which may be anywhere, answers nobody any more when this resolves; or that is accepted. */
@@ -652,7 +749,6 @@ export class StandbyGroup {
       if (!this.#closing) return this.#leaseLeftMs()
       throw new OperationError('STOPPING', `promote ${name}: the daemon is stopping; it was not promoted`)
     })
-    mayPromote(name, true, this.#address(), this.#views.size)
     return leftMs === 0 ? [] : [`the lease of the master is over: this took ${formatDuration(leftMs)}`]
   }
 
@@ -671,12 +767,14 @@ export class StandbyGroup {
     return this.#divergence === '' ? (this.#follow?.reason ?? '') : this.#divergence
   }
 
-  /** From wherever a promotion stands to open images. */
-  async #becomeMaster(readable?: () => void): Promise<void> {
+  /** From wherever a promotion stands to open images. Returns how many bytes were undone; undefined: none were to be. */
+  async #becomeMaster(readable?: () => void): Promise<number | undefined> {
     this.#stopFollowing('promoted')
     const sealed = this.record.promotion?.sealed === true
     if (!sealed && this.#replica === undefined) this.#openReplica()
-    await this.#reign.begin(sealed ? undefined : await this.#seal(), readable)
+    const sealing = sealed ? undefined : await this.#seal()
+    await this.#reign.begin(sealing, readable)
+    return sealing?.undoneBytes
   }
 
   /** Proven by the master itself: it has ceased to be one, and all it ever wrote is here. */
@@ -710,7 +808,7 @@ export class StandbyGroup {
       const opened = addon.openReplica({
         directory: store.groupDirectory(this.record.group),
         stagingBytesMax: this.deps.stagingBytes(),
-        ...historyOptions(this.deps.keptHistory),
+        ...(this.#isRollingBack() ? heldHistory : historyOptions(this.deps.keptHistory)),
         volumes: this.record.volumes.map(volume => ({
           name: volume.name,
           imagePath: store.imagePath(volume),
@@ -744,8 +842,8 @@ export class StandbyGroup {
     return new OperationError(errno, `${action}: ${what}; put back what was there, or ${anew}`, { cause: error })
   }
 
-  /** Everything durable is applied; not yet synced. */
-  async #seal(): Promise<Sealing> {
+  /** Everything durable is applied, and not yet synced; or the images are what they were at the promotion's moment. */
+  async #seal(): Promise<Sealing & { undoneBytes?: number }> {
     const { addon } = this.deps
     await this.#endSession('the standby was promoted')
     const { handle } = this.#opened()
@@ -754,8 +852,10 @@ export class StandbyGroup {
     const counters = this.#counters()
     const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
     if (virgin === undefined) this.#noteWhole(counters)
+    const undone = await this.#undo(handle)
     return {
       fork: virgin ?? applied,
+      ...undone,
       isShared: this.record.volumes.every(({ device }) => device === undefined),
       end: async () => {
         if (this.#replica?.handle !== handle) return
@@ -764,6 +864,14 @@ export class StandbyGroup {
         addon.closeReplica(handle)
       },
     }
+  }
+
+  async #undo(handle: number): Promise<{ fork?: Position; undoneBytes?: number }> {
+    const { asOf } = this.record.promotion ?? {}
+    if (asOf === undefined) return {}
+    await this.#applied(this.deps.addon.drainReplica(handle, sealMs))
+    const undoneBytes = await this.#rollback.run(handle, asOf, () => this.#closing)
+    return { fork: { incarnation: asOf.incarnation, sequence: asOf.sequence }, undoneBytes }
   }
 
   async #applied(done: Promise<void>): Promise<void> {
@@ -880,6 +988,11 @@ export class StandbyGroup {
     return done
   }
 }
+
+/** What there is stays as it is, whatever is kept of others. */
+const heldHistory = { historyBytesMax: Number.MAX_SAFE_INTEGER, holdHistory: true }
+
+const pointOf = ({ incarnation, sequence, timeNs }: Point): Point => ({ incarnation, sequence, timeNs })
 
 function historyOptions(limits: HistoryLimits | undefined): { historyAgeMs?: number; historyBytesMax?: number } {
   return limits === undefined ? {} : { historyAgeMs: limits.ageMs, historyBytesMax: limits.bytes }

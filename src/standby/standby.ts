@@ -170,6 +170,20 @@ export class Standby {
     return this.#named('vm', group).record.promotion !== undefined
   }
 
+  isBeingPromoted(group: string): boolean {
+    return this.#named('vm', group).isBeingPromoted
+  }
+
+  /** What was asked of the group before is done, or has failed. */
+  settled(group: string): Promise<void> {
+    return this.#named('vm', group).settled()
+  }
+
+  /** Throws when the group's history has no such moment. */
+  async checkMoment(action: string, group: string, at: string): Promise<void> {
+    await this.#named('vm', group).findMoment(action, at)
+  }
+
   /** What lies in the store, whoever reigns over it. */
   copiedGroups(): CopiedGroup[] {
     const store = this.#store

@@ -525,6 +525,141 @@ t.test(
   },
 )
 
+/** A copy whose master is away, and which keeps a history. */
+async function withHistory(t: Test, store = scratch(t), fake = new FakeAddon()) {
+  const opened = await open(t, store, { history: { ageMs: 3_600_000, bytes: 0 } }, fake)
+  const session = await opened.greet()
+  opened.setReplica({ phase: cut, incarnation: 5n, durable_sequence: 6n, applied_sequence: 6n })
+  session.end('timeout')
+  await settle()
+  fake.calls.length = 0
+  const stored = (): { promotion?: object; history: object[] } =>
+    JSON.parse(readFileSync(replicaFile(store), 'utf8')) as { promotion?: object; history: object[] }
+  return { ...opened, store, stored }
+}
+const asOf = { incarnation: '5', sequence: '4', timeNs: '1000000000' }
+
+t.test('promote --at: found first, on disk before anything is undone, and nothing is served before all is', async t => {
+  const { standby, fake, stored, greet } = await withHistory(t)
+  fake.failing.set('rollBackReplica', errno('ENOSPC'))
+  let readable = 0
+  const options = { acceptLoss: true, force: false, at: '5:4', readable: () => void readable++ }
+  await t.rejects(standby.promote('disk1', options), {
+    code: 'ENOSPC',
+    message: /undo what was written[^]*run promote again/,
+  })
+  t.same(fake.calls, ['findMoment', 'holdHistory', 'findMoment', 'sealReplica', 'drainReplica', 'rollBackReplica'])
+  t.match(stored(), { promotion: { sealed: false, asOf } })
+  t.match([readable, standby.promoted().length], [0, 0])
+  t.match(standby.status(), [
+    { role: 'master', asOf: { sequence: '4' }, reason: /as of 1970-01-01T00:00:01.000Z \(5:4\); its images are not/ },
+  ])
+  t.match((await greet()).sent, [{ code: 'promoted' }], 'and the old master is out')
+
+  // Another moment is refused, the same one goes on, and so does a promotion that names none.
+  fake.found = { ...fake.found, sequence: 3n }
+  await t.rejects(standby.promote('disk1', options), {
+    exitCode: 3,
+    code: 'IS_PROMOTED',
+    message: /being promoted since .*as of .*5:4/,
+  })
+  fake.failing.delete('rollBackReplica')
+  fake.calls.length = 0
+  const { messages } = await standby.promote('disk1', { acceptLoss: false, force: false, readable: options.readable })
+  t.match(
+    messages.join('\n'),
+    /promoted as of 1970-01-01T00:00:01.000Z \(5:4\)[^]*8 KiB that had been written over since/,
+  )
+  t.same(fake.calls.slice(0, 5), ['sealReplica', 'drainReplica', 'rollBackReplica', 'rollBackReplica', 'openGroup'])
+  t.same([fake.rolledBackTo, readable], [{ incarnation: 5n, sequence: 4n }, 1])
+  t.match(stored(), { promotion: { sealed: true, asOf }, history: [{}, { fork: { incarnation: '5', sequence: '4' } }] })
+  t.match(standby.status(), [{ role: 'master', asOf: { incarnation: '5', sequence: '4' } }])
+  await t.rejects(standby.promote('disk1', options), { exitCode: 3, message: /promoted already, at .*as of .*5:4/ })
+})
+
+t.test(
+  'promote --at without --accept-loss, or of no moment, or of an exported copy: refused, nothing done',
+  async t => {
+    const { standby, fake, stored } = await withHistory(t)
+    const options = { acceptLoss: false, force: false, at: '5:4' }
+    await t.rejects(standby.promote('disk1', options), {
+      exitCode: 3,
+      message: /written after .*5:4.* is thrown away.*--accept-loss/,
+    })
+    fake.failing.set('findMoment', errno('ERANGE'))
+    const accepted = { ...options, acceptLoss: true }
+    await t.rejects(standby.promote('disk1', accepted), {
+      exitCode: 1,
+      code: 'NO_MOMENT',
+      message: /the history goes from/,
+    })
+    await t.rejects(standby.promote('disk1', { ...accepted, at: '17:' }), { message: /is not a position/ })
+    fake.failing.delete('findMoment')
+    const view = await standby.view('disk1', { writable: false })
+    await t.rejects(standby.promote('disk1', accepted), { code: 'BUSY' })
+    await view.close()
+    t.notOk(fake.calls.some(call => ['sealReplica', 'holdHistory'].includes(call)))
+    t.notMatch(stored(), { promotion: {} })
+    const without = await open(t, scratch(t))
+    await without.greet()
+    without.setReplica({ phase: cut })
+    await t.rejects(without.standby.promote('disk1', accepted), { exitCode: 1, message: /no history is kept/ })
+  },
+)
+
+t.test('two that ask at once for one moment make one promotion', async t => {
+  const { standby, fake } = await withHistory(t)
+  const options = { acceptLoss: true, force: false, at: '5:4' }
+  const [first, second] = await Promise.allSettled([
+    standby.promote('disk1', options),
+    standby.promote('disk1', options),
+  ])
+  t.equal(first.status, 'fulfilled')
+  t.match(second, { status: 'rejected', reason: { exitCode: 3, message: /promoted already/ } })
+  t.equal(fake.calls.filter(call => call === 'sealReplica').length, 1)
+})
+
+t.test(
+  'a daemon that ends in the middle goes on at its next start, with the history held from the first moment on',
+  async t => {
+    const { standby, fake, store } = await withHistory(t)
+    fake.parts = 1_000_000
+    const promoted = standby.promote('disk1', { acceptLoss: true, force: false, at: '5:4' })
+    const failed = t.rejects(promoted, { code: 'STOPPING', message: /next start goes on, as of .*5:4/ })
+    await settle()
+    t.match(standby.status(), [{ reason: /is being undone, / }])
+    await standby.close({ drainMs: 0 })
+    await failed
+
+    const fakeAfter = new FakeAddon()
+    fakeAfter.parts = 1
+    const after = await open(t, store, {}, fakeAfter) // Nothing is kept of others any more.
+    await settle()
+    t.match(fakeAfter.replicas, [{ holdHistory: true, historyBytesMax: Number.MAX_SAFE_INTEGER }])
+    t.same(fakeAfter.calls.slice(0, 5), ['openReplica', 'sealReplica', 'drainReplica', 'rollBackReplica', 'openGroup'])
+    t.match(after.standby.promoted(), [{ exported: { name: 'disk1' } }])
+    await after.standby.close({ drainMs: 0 })
+    const last = new FakeAddon()
+    await open(t, store, {}, last)
+    t.same(last.calls, ['openGroup'], 'and once it is sealed it is done')
+  },
+)
+
+t.test('a moment that its disk has lost is said, and what is left of the copy is not served', async t => {
+  const { standby, fake } = await withHistory(t)
+  fake.failing.set('rollBackReplica', errno('ERANGE'))
+  const options = { acceptLoss: true, force: false, at: '5:4' }
+  await t.rejects(standby.promote('disk1', options), { code: 'NO_MOMENT', message: /has lost that moment/ })
+  t.same(standby.promoted(), [])
+})
+
+t.test('the old master of a side that has gone back is compared as a whole', async t => {
+  const { standby, store } = await withHistory(t)
+  await standby.promote('disk1', { acceptLoss: true, force: false, at: '5:4' })
+  const group = JSON.parse(readFileSync(join(store, '..', 'state', 'groups', 'disk1.json'), 'utf8')) as object
+  t.match(group, { live: { known: { positions: [] } } })
+})
+
 // A switchover in the fraction of a second after the former master's device had become whole went on from the history of
 // before: both sides reigned, and each called the other diverged (found by test/torture, switchover and back).
 t.test('a reign that begins right after the first step goes on from the history of the master before it', async t => {

@@ -38,6 +38,11 @@ class FakeHistory {
       if (this.failing !== '') throw errno(this.failing)
       return { views: volumes.map(volume => volume + 70), point: at(1500, 1500) }
     },
+    findMoment: async (_: number, moment: Moment) => {
+      this.asked.push({ moment, volumes: [], writable: false })
+      if (this.failing !== '') throw errno(this.failing)
+      return { ...at(1500, 1500), isWithinStep: false }
+    },
   }
 }
 
@@ -120,6 +125,23 @@ t.test('a moment that is not there is refused in one line that says the range', 
   fake.state = null
   t.throws(() => history.find('export d', '-5s'), { message: /there is no history yet; it begins when/ })
   t.throws(() => history.find('export d', '2026-02-30T00:00Z'), { name: 'UsageError' })
+})
+
+t.test('a moment that is to stay is found as a point, or refused as for an export', async t => {
+  const { history, fake } = open(t)
+  t.match(await history.locate('promote d', '4:1234'), at(1500, 1500))
+  t.match(await history.locate('promote d', '-0s'), at(1500, 1500))
+  t.match(fake.asked, [
+    { moment: { incarnation: 4n, sequence: 1234n } },
+    { moment: { incarnation: 5n, sequence: 2000n } },
+  ])
+  fake.failing = 'ERANGE'
+  await t.rejects(history.locate('promote d', '4:1'), {
+    ...{ code: 'NO_MOMENT', exitCode: 1 },
+    message: new RegExp(`^promote d: there is no moment '4:1'; ${range.source}`),
+  })
+  fake.failing = 'EIO'
+  await t.rejects(history.locate('promote d', '4:1'), { code: 'EIO', message: /^promote d: / })
 })
 
 t.test('points that the history has outlived, or has not reached, are not shown', async t => {

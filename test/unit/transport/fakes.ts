@@ -393,6 +393,30 @@ export class FakeAddon {
     return { incarnation: 5n, sequence: 6n, timeNs: 0n }
   }
 
+  /** Which point any moment is. */
+  found = { incarnation: 5n, sequence: 4n, timeNs: 1_000_000_000n, isWithinStep: false }
+
+  async findMoment(): ReturnType<Addon['findMoment']> {
+    this.#call('findMoment')
+    return this.found
+  }
+
+  holdHistory(_replica: number, isHeld: boolean): void {
+    this.#call(isHeld ? 'holdHistory' : 'letHistoryGo')
+  }
+
+  /** So many calls of rollBackReplica() until it is done. */
+  parts = 2
+  rolledBackTo: unknown
+
+  async rollBackReplica(_replica: number, to: unknown): ReturnType<Addon['rollBackReplica']> {
+    this.rolledBackTo = to
+    this.#call('rollBackReplica')
+    await new Promise(resolve => setImmediate(resolve))
+    this.parts--
+    return { doneBytes: 8192 - 4096 * this.parts, totalBytes: 8192, isDone: this.parts === 0 }
+  }
+
   /** What replicaHistory() tells; undefined: where the views are, and nothing before. */
   history: HistoryState | null | undefined
 
