@@ -2,12 +2,12 @@
 //
 // part    { name, title, place: 'memory' | 'disk', peers, loads, figures, slow, slowWhenQuick, judgedWhenQuick, rounds }
 //         slow: its peers replicate, and a rate counts over at least 30 s (lib/plan.mjs); the others: with --quick too,
-//         and then only the peers that are compared; at most so many rounds
+//         and then only the peers that are compared; at most so many rounds; usualRounds: unless others are asked for
 // load    { name, block, depth, unit, sequential, reads (percent), flushEvery, connections, regions, replays, writes, quick,
-//         measures: what the tables show of its samples beside the usual }
+//         measures: what the tables show of its samples beside the usual; seconds: of one measurement, whatever is asked }
 // figure  { text, load, peer, measure, against, againstMeasure, compare, atLeast or atMost, unit, headline }
 //         The median over the rounds of measure(peer), or of its ratio to (or difference from) the one of `against` that
-//         has the highest median rate. README.md shows those with a headline. Only those of a load with `quick` are measured with --quick.
+//         has the highest median rate; `percent`: what so many of a hundred rounds do not exceed, not the median. README.md shows those with a headline. Only those of a load with `quick` are measured with --quick.
 
 const KiB4 = 4096
 const MiB = 1 << 20
@@ -430,6 +430,32 @@ const history = {
   ],
 }
 
+const waiting = 'vm start until the last durable block is read'
+const starting = {
+  name: 'starting',
+  title: `${waiting}, 10,000 records not replayed, on a disk`,
+  place: 'disk',
+  usualRounds: 100,
+  peers: ['starting-1g', 'starting-4g', 'starting-10g', 'starting-10g-cached', 'starting-16g'],
+  loads: [
+    {
+      ...{ name: waiting, seconds: 3 },
+      measures: [
+        ...[50, 95, 99, 100].map(percent => ({
+          ...{ measure: 'readyUs', percent, unit: 'us' },
+          title: percent === 100 ? '  most' : `  p${percent}`,
+        })),
+        { measure: 'behind', title: '  records not replayed', unit: 'count' },
+        { measure: 'replaceUs', title: '  replacing a small file durably', unit: 'us' },
+      ],
+    },
+  ],
+  figures: ['starting-10g', 'starting-10g-cached'].map(peer => ({
+    text: `p99, 10 GiB${peer === 'starting-10g' ? '' : ' in memory (--cache-size)'}`,
+    ...{ load: waiting, peer, measure: 'readyUs', percent: 99, atMost: 50_000, unit: 'us' },
+  })),
+}
+
 // ---- DRBD --------------------------------------------------------------------------------------------------------------------
 
 const [g1, g8] = [write(1), write(8)]
@@ -452,5 +478,5 @@ export const parts = [
   durabilities('durabilities', 'memory', 'all durability modes, in memory'),
   durabilities('durabilities-disk', 'disk', 'all durability modes, both on the same disk'),
   ...[fsync, durable],
-  ...[link, backlog, idle, sizes, volumes, starts, history, drbd],
+  ...[link, backlog, idle, sizes, volumes, starts, starting, history, drbd],
 ]

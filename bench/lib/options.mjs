@@ -42,6 +42,7 @@ function planOf({ quick, shared, rounds, seconds, size }) {
     quick,
     shared,
     rounds: Number(rounds ?? (quick ? 3 : 5)),
+    isRoundsAsked: rounds !== undefined,
     seconds: Number(seconds ?? (quick ? 0.5 : 4)),
     slowSeconds: Number(seconds ?? (quick ? 1.2 : 30)),
     sizeBytes: Number(size ?? (quick ? 128 : 512) * MiB),

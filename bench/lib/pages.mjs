@@ -104,9 +104,15 @@ function rateTable({ peers, loads, samples }) {
   for (const load of loads) {
     const entry = name => {
       const own = samples[load.name][name] ?? []
-      const of = measure => spread(own.map(one => (one.void ? null : (one[measure] ?? null))))
-      const show = (measure, unit, label) =>
-        of(measure) === null ? [] : [`${units[unit](of(measure).median)}${label}`]
+      const of = (measure, percent) =>
+        spread(
+          own.map(one => (one.void ? null : (one[measure] ?? null))),
+          percent,
+        )
+      const show = (measure, unit, label, percent) => {
+        const found = of(measure, percent)
+        return found === null ? [] : [`${units[unit](found.median)}${label}`]
+      }
       const rate = of('rate')
       if (own.length > 0 && own.every(one => one.void)) return `void: ${own[0].void}`
       return [
@@ -115,7 +121,9 @@ function rateTable({ peers, loads, samples }) {
         ...show('p99Us', 'us', ' p99'),
         ...show('flushP50Us', 'us', ' a flush'),
         ...show('cpuUs', 'us', ' CPU'),
-        ...(load.measures ?? []).flatMap(({ measure, unit, title }) => show(measure, unit, ` ${title.trim()}`)),
+        ...(load.measures ?? []).flatMap(({ measure, unit, title, percent }) =>
+          show(measure, unit, ` ${title.trim()}`, percent),
+        ),
       ].join('<br>')
     }
     lines.push(`| ${load.name} | ${peers.map(entry).join(' | ')} |`)

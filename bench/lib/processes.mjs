@@ -14,9 +14,9 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exi
 
 const environment = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin`, LC_ALL: 'C' }
 
-/** Starts a program; `output()` is the end of what it printed. */
-export function start(command, args) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: environment })
+/** Starts a program; `output()` is the end of what it printed. `input`: 'ignore', or 'pipe' for what is returned as such. */
+export function start(command, args, input = 'ignore') {
+  const child = spawn(command, args, { stdio: [input, 'pipe', 'pipe'], env: environment })
   running.add(child)
   let text = ''
   const keep = data => (text = (text + data).slice(-20_000))
@@ -29,6 +29,7 @@ export function start(command, args) {
   return {
     ended,
     pid: child.pid,
+    input: child.stdin,
     output: () => text,
     get running() {
       return running.has(child)

@@ -15,10 +15,12 @@ export function judged(part, samples) {
 export function rateTable({ peers, loads, samples }) {
   const rows = [['', ...peers]]
   for (const load of loads) {
-    const row = (title, measure, unit) => {
-      const found = peers.map(name =>
-        spread((samples[load.name][name] ?? []).map(one => (one.void ? null : (one[measure] ?? null)))),
-      )
+    const row = (title, measure, unit, percent) => {
+      const found = peers.map(name => {
+        const values = (samples[load.name][name] ?? []).map(one => (one.void ? null : (one[measure] ?? null)))
+        const all = spread(values, percent)
+        return percent === undefined || all === null ? all : { ...all, count: 1 }
+      })
       if (found.some(one => one !== null))
         rows.push([title, ...found.map((one, i) => shown(one, samples[load.name][peers[i]], units[unit]))])
     }
@@ -27,7 +29,7 @@ export function rateTable({ peers, loads, samples }) {
     row('  p99', 'p99Us', 'us')
     row('  flush p50', 'flushP50Us', 'us')
     row('  CPU of a request', 'cpuUs', 'us')
-    for (const { measure, title, unit } of load.measures ?? []) row(title, measure, unit)
+    for (const { measure, title, unit, percent } of load.measures ?? []) row(title, measure, unit, percent)
   }
   return render(rows)
 }

@@ -39,8 +39,8 @@ export async function measurePart(part, plan, told, available = known) {
   }
 }
 
-async function begin(peer, folder, place, { sizeBytes }) {
-  const started = await peer.start({ folder, sizeBytes })
+async function begin(peer, folder, place, { sizeBytes, folders }) {
+  const started = await peer.start({ folder, sizeBytes, folders })
   if (started === null) return null
   if (started.target !== undefined && !started.filled) await fill(started.target, sizeBytes, place)
   await started.settled()

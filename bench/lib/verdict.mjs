@@ -32,7 +32,7 @@ export function judge(figure, samples) {
           values(samples[against], figure.againstMeasure ?? figure.measure),
           combinations[figure.compare ?? 'ratio'],
         )
-  const value = spread(found)
+  const value = spread(found, figure.percent)
   const state = voids.length > 0 || value === null ? 'void' : meets(figure, value.median) ? 'good' : 'missed'
   return { value, against, state, voids }
 }

@@ -10,6 +10,7 @@ import { startMirror } from './mirror.mjs'
 import { startNbdServer } from './nbd-server.mjs'
 import { startNbdkit, startNbdkitFio, startNbdkitTcp } from './nbdkit.mjs'
 import { startQemuNbd } from './qemu-nbd.mjs'
+import { startStarting } from './starting.mjs'
 import { startCold, startSync } from './starts.mjs'
 import { startAlone, startAloneTcp, startPair } from './understudy.mjs'
 
@@ -63,6 +64,12 @@ export const peers = {
   'volumes-1': { what: 'understudy alone, one volume', start: context => startVolumes(context, 1, 1) },
   'volumes-64': { what: 'the same, 64 volumes, one of them used', start: context => startVolumes(context, 64, 1) },
   'volumes-64-all': { what: 'the same, all of them used', start: context => startVolumes(context, 64, 64) },
+
+  'starting-1g': { what: 'understudy: a standby whose master dies, 1 GiB', start: startStarting(1) },
+  'starting-4g': { what: 'the same, 4 GiB', start: startStarting(4) },
+  'starting-10g': { what: 'the same, 10 GiB', start: startStarting(10) },
+  'starting-10g-cached': { what: 'the same, kept in memory', start: startStarting(10, '--cache-size', '1GiB') },
+  'starting-16g': { what: 'the same, 16 GiB', start: startStarting(16) },
 
   history: { what: 'a standby alone, which keeps a history', start: startHistory },
   'history-xfs': { what: 'the same, on an XFS of its own: epochs begin with clones', start: startHistoryOn('xfs') },

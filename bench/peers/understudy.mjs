@@ -38,20 +38,20 @@ export async function startAloneTcp({ folder, sizeBytes }, port) {
 }
 
 /**
- * `masterFlags`: e.g. --durability, --packet-size; `prepare(path)` makes the device; `store`, if it is not to be beside the
- * standby's state. Ready when the standby's copy is complete.
+ * `masterFlags`: e.g. --durability, --packet-size; `prepare(path)` makes the device; `store`, and `elsewhere`, the master's
+ * folder: if they are not to be beside the standby's state. Ready when the standby's copy is complete.
  */
 export async function startPair(
-  { folder, sizeBytes, store = join(folder, name, 's', 'store'), standbyFlags = [] },
+  { folder, sizeBytes, store, elsewhere, standbyFlags = [] },
   name,
   masterFlags,
   prepare = path => sparseFile(path, sizeBytes),
 ) {
-  const [masterFolder, standbyFolder] = [join(folder, name, 'm'), join(folder, name, 's')]
+  const [masterFolder, standbyFolder] = [elsewhere ?? join(folder, name, 'm'), join(folder, name, 's')]
   const [masterId, standbyId] = await Promise.all([identity(masterFolder), identity(standbyFolder)])
   const [port, masterMetrics, standbyMetrics] = [await freeUdpPort(), await freeTcpPort(), await freeTcpPort()]
   const standby = understudy([
-    'standby', '--state', standbyFolder, '--store', store, '--listen', `127.0.0.1:${port}`, '--allow', masterId,
+    'standby', '--state', standbyFolder, '--store', store ?? join(standbyFolder, 'store'), '--listen', `127.0.0.1:${port}`, '--allow', masterId,
     '--transport', 'quic', '--metrics', `127.0.0.1:${standbyMetrics}`, ...standbyFlags,
   ]) // prettier-ignore
   await listening(join(standbyFolder, 'control.sock'), standby)

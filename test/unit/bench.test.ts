@@ -22,6 +22,7 @@ interface Figure {
   against?: string[]
   againstMeasure?: string
   compare?: 'ratio' | 'difference'
+  percent?: number
   atLeast?: number
   atMost?: number
   headline?: string
@@ -43,17 +44,20 @@ interface Part {
   slowWhenQuick?: boolean
   judgedWhenQuick?: boolean
   rounds?: number
+  usualRounds?: number
 }
 interface Load {
   name: string
   unit: string
   quick?: boolean
   reads?: number
+  seconds?: number
   peers?: string[]
 }
 interface Plan {
   quick: boolean
   rounds: number
+  isRoundsAsked: boolean
   seconds: number
   slowSeconds: number
 }
@@ -69,7 +73,7 @@ const load = async <Module>(path: string): Promise<Module> =>
   (await import(pathToFileURL(join(ROOT, 'bench', path)).href)) as Module
 
 const { spread, paired } = await load<{
-  spread: (values: (number | null)[]) => Spread | null
+  spread: (values: (number | null)[], percent?: number) => Spread | null
   paired: (a: (number | null)[], b: (number | null)[], combine: (a: number, b: number) => number) => (number | null)[]
 }>('lib/statistics.mjs')
 const { judge, margin } = await load<{
@@ -159,6 +163,17 @@ t.test('a median, with what is missing left out', t => {
     paired([1, null, 3, 4], [2, 2, null], (a, b) => a / b),
     [0.5, null, null, null],
   )
+  t.end()
+})
+
+t.test('a percentile is a value that was found, and what a figure with one is judged by', t => {
+  const found = Array.from({ length: 200 }, (_, index) => 200 - index)
+  const at = (percent: number): number | undefined => spread(found, percent)?.median
+  t.same([at(50), at(95), at(99), at(100)], [100, 190, 198, 200])
+  t.equal(spread([7], 1)?.median, 7)
+  const { against: _, ...alone } = figure
+  t.match(judge({ ...alone, percent: 99, atMost: 198 }, { a: rates(...found) }), { state: 'good' })
+  t.match(judge({ ...alone, percent: 99, atMost: 197 }, { a: rates(...found) }), { state: 'missed' })
   t.end()
 })
 
