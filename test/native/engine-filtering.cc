@@ -485,7 +485,8 @@ int main(int argc, char **argv) {
   for (const auto &[what, name] : kBreaks) {
     chosen_break = what;
     bool found = false;
-    for (uint64_t seed = 1; seed <= 100 && !found; seed++) found = !run(seed, 700, figures).empty();
+    // The rarest shows in one of 40 seeds: so that none is missed by chance.
+    for (uint64_t seed = 1; seed <= 500 && !found; seed++) found = !run(seed, 700, figures).empty();
     chosen_break = Break::kNone;
     failures += !found;
     printf("%sok %d - it finds %s\n", found ? "" : "not ", ++number, name);
