@@ -38,28 +38,29 @@ const readyMs = 60_000
 
 /** `standbyFlags`: e.g. --cache-size. */
 export function startStarting(sizeGiB, ...standbyFlags) {
-  const sizeBytes = sizeGiB * 2 ** 30
-  return async ({ folder, folders }) => {
-    const own = mkdtempSync(join(folder, 'starting-'))
-    const memory = mkdtempSync(join(folders.memory, 'starting-'))
-    const disk = someData(join(memory, 'disk.img'), sizeBytes)
-    const remove = path => rmSync(path, { recursive: true, force: true })
-    return {
-      ...{ processes: {}, settled: async () => null },
-      async measure() {
-        const [here, master] = [mkdtempSync(join(own, 'r-')), mkdtempSync(join(memory, 'm-'))]
-        try {
-          return await measure({ folder: here, master, disk, sizeBytes, standbyFlags })
-        } finally {
-          remove(here)
-          remove(master)
-        }
-      },
-      async stop() {
-        remove(own)
-        remove(memory)
-      },
-    }
+  return context => rounds(context, { sizeBytes: sizeGiB * 2 ** 30, standbyFlags })
+}
+
+function rounds({ folder, folders }, kind) {
+  const own = mkdtempSync(join(folder, 'starting-'))
+  const memory = mkdtempSync(join(folders.memory, 'starting-'))
+  const disk = someData(join(memory, 'disk.img'), kind.sizeBytes)
+  const remove = path => rmSync(path, { recursive: true, force: true })
+  return {
+    ...{ processes: {}, settled: async () => null },
+    async measure() {
+      const [here, master] = [mkdtempSync(join(own, 'r-')), mkdtempSync(join(memory, 'm-'))]
+      try {
+        return await measure({ ...kind, folder: here, master, disk })
+      } finally {
+        remove(here)
+        remove(master)
+      }
+    },
+    async stop() {
+      remove(own)
+      remove(memory)
+    },
   }
 }
 
@@ -80,21 +81,22 @@ async function measure({ folder, master, disk, sizeBytes, standbyFlags }) {
     const [before] = (await status(standby)).volumes
     const behind = Number(BigInt(before.durable) - BigInt(before.applied))
     const replaceUs = 1000 * replacing(folder)
-    const beganMs = performance.now()
-    const started = post(standby, '/vm/start', { machine: 'web', acceptLoss: true, print: true })
-    held.letGo()
-    const ready = await Promise.race([readable(standby, sizeBytes - block, last), started.then(() => sleep(readyMs))])
-    if (ready === undefined) throw new Error('the last block that was flushed is not there')
-    await started
-    const startedUs = (performance.now() - beganMs) * 1000
-    return {
-      ...(behind < backlog && { void: `only ${behind} records were not replayed` }),
-      ...{ readyUs: (ready - beganMs) * 1000, startedUs, behind, replaceUs },
-    }
+    const isReal = behind >= backlog ? {} : { void: `only ${behind} records were not replayed` }
+    return { ...isReal, ...(await ready({ standby, held, at: sizeBytes - block, last })), behind, replaceUs }
   } finally {
     process.kill(pair.processes.standby.pid, 'SIGKILL') // Its stop would wait for a peer that is no more.
     await pair.stop()
   }
+}
+
+async function ready({ standby, held, at, last }) {
+  const beganMs = performance.now()
+  const started = post(standby, '/vm/start', { machine: 'web', acceptLoss: true, print: true })
+  held.letGo()
+  const readMs = await Promise.race([readable(standby, at, last), started.then(() => sleep(readyMs))])
+  if (readMs === undefined) throw new Error('the last block that was flushed is not there')
+  await started
+  return { readyUs: (readMs - beganMs) * 1000, startedUs: (performance.now() - beganMs) * 1000 }
 }
 
 /** Sparse; what the load generator will write to holds data. */

@@ -101,6 +101,11 @@ std::unique_ptr<engine::Volume> Addon::make_volume(Napi::Env env, Napi::Object s
     auto opened = open_device(text(source, "path"), options);
     require_ok(env, opened.status);
     device = std::move(opened.value);
+    if (has(source, "replica")) {
+      const auto found = replicas_.find(static_cast<uint32_t>(number(source, "replica")));
+      if (found == replicas_.end()) throw Napi::Error::New(env, "no such replica");
+      device = found->second->replica->over_unapplied(std::move(device), index);
+    }
   }
   auto volume = std::make_unique<engine::Volume>(text(spec, "name"), index, std::move(device));
   volume->read_only = flag(spec, "readOnly") || volume->device->traits().read_only;

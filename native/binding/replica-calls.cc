@@ -108,11 +108,25 @@ Napi::Value Addon::drain_replica(Call call) {
 }
 
 Napi::Value Addon::seal_replica(Call call) {
-  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &link, uint64_t timeout_ns) {
-    const Status status = replica.seal(timeout_ns);
-    link.publish_counters();
-    return status;
+  auto entry = replica_of(replicas_, call);
+  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
+  const bool ahead = call[2].ToBoolean();
+  const Promise promise(call.Env(), queue_);
+  closing_->submit([entry, timeout_ns, ahead, promise]() mutable {
+    std::optional<wire::Position> fork;
+    const Status status = entry->replica->seal(timeout_ns, ahead ? &fork : nullptr);
+    entry->link->publish_counters();
+    entry.reset();
+    if (!status.ok()) return promise.reject(status);
+    promise.resolve([fork](Napi::Env env) -> Napi::Value {
+      if (!fork) return env.Undefined();
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("incarnation", to_big(env, fork->incarnation));
+      result.Set("sequence", to_big(env, fork->sequence));
+      return result;
+    });
   });
+  return promise.promise();
 }
 
 Napi::Value Addon::catch_up_replica(Call call) {

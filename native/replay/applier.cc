@@ -65,6 +65,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
   const uint64_t first = cursor_.log_offset;
   for (int count = 0; count < kTurnRecordsMax && cursor_.log_offset < end; count++) {
     if (stopping_.load(std::memory_order_relaxed) || cursor_.log_offset - first >= kTurnBytesMax) return Turn::kWorked;
+    if (!history_ && count > 0 && gate_->is_wanted()) return Turn::kWorked;  // with one a short turn costs as much as a long one
     LogReader::Record record;
     if (Status status = reader_.read(cursor_.log_offset, end, &record); !status.ok()) return fail(status);
     const RecordHeader &header = record.header;

@@ -21,6 +21,7 @@
 #include "replay/replica.h"
 #include "replay/rollback.h"
 #include "replay/segment-log.h"
+#include "replay/unapplied.h"
 #include "replay/view.h"
 #include "replay/volume-image.h"
 #include "replay/watermark-file.h"
@@ -97,7 +98,10 @@ class ReplicaImpl final : public Replica {
     logger_waker_.wake();
   }
   Status drain(uint64_t timeout_ns) override;
-  Status seal(uint64_t timeout_ns) override;
+  Status seal(uint64_t timeout_ns, std::optional<wire::Position> *fork) override;
+  std::unique_ptr<Device> over_unapplied(std::unique_ptr<Device> image, size_t volume) override {
+    return unapplied_ ? unapplied_->over(std::move(image), volume) : std::move(image);
+  }
   Status catch_up(uint64_t timeout_ns) override;
   Result<View> view(size_t volume, bool writable) override;
   Result<HistoryTimeline> timeline(uint64_t from_ns, uint64_t to_ns, size_t buckets) const override {
@@ -120,6 +124,7 @@ class ReplicaImpl final : public Replica {
   void wait_for_log(uint64_t deadline_ns);
   std::vector<size_t> all_volumes() const;
   Result<std::unique_ptr<Rollback>> begin_rollback(const wire::Position &to);
+  std::shared_ptr<Unapplied> find_unapplied() const;
 
   const std::string scratch_directory_;
   const std::vector<ReplicaVolume> volumes_;
@@ -138,6 +143,7 @@ class ReplicaImpl final : public Replica {
   Watermark watermark_;  // where the applier starts
   std::unique_ptr<Rollback> rollback_;  // roll_back() has begun
   wire::Position rolls_back_to_;
+  std::shared_ptr<Unapplied> unapplied_;  // null: not sealed, or all was applied then
 };
 
 // Who has a history wants what the log needs no more.
@@ -190,18 +196,32 @@ void ReplicaImpl::wait_for_log(uint64_t deadline_ns) {
 Status ReplicaImpl::drain(uint64_t timeout_ns) {
   const uint64_t deadline = monotonic_ns() + timeout_ns;
   wait_for_log(deadline);
-  return applier_.drain(deadline);
+  const Status drained = applier_.drain(deadline);
+  if (drained.ok() && unapplied_) unapplied_->applied();
+  return drained;
 }
 
-Status ReplicaImpl::seal(uint64_t timeout_ns) {
+Status ReplicaImpl::seal(uint64_t timeout_ns, std::optional<wire::Position> *fork) {
   const uint64_t deadline = monotonic_ns() + timeout_ns;
   receiver_.refuse_more();
   wait_for_log(deadline);
   ledger_.seal();
-  const Status applied = applier_.apply_all(deadline);
-  if (applied.ok())
-    for (auto &image : images_) image->device().unlock();
-  return applied;
+  if (fork) unapplied_ = find_unapplied();
+  if (unapplied_)
+    *fork = ledger_.durable();
+  else if (const Status applied = applier_.apply_all(deadline); !applied.ok())
+    return applied;
+  for (auto &image : images_) image->device().unlock();
+  return Status::good();
+}
+
+// Null when it is to be waited for: the images are no cut, something fails, or it cannot be shown.
+std::shared_ptr<Unapplied> ReplicaImpl::find_unapplied() const {
+  auto gate = applier_.gate()->visit();  // and the applier takes no processor from this
+  if (applier_.phase() != ReplicaPhase::kCut || applier_.is_redoing() || applier_.is_torn()) return nullptr;
+  const bool fails = progress_.is_failing(Progress::Part::kLog) || progress_.is_failing(Progress::Part::kImage);
+  if (fails || !logger_.has_caught_up()) return nullptr;
+  return Unapplied::find(log_, images_.size(), applier_.log_offset(), ledger_.durable_offset());
 }
 
 Status ReplicaImpl::catch_up(uint64_t timeout_ns) {

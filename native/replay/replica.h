@@ -146,7 +146,11 @@ class Replica : public RecordRoom {
   virtual Status drain(uint64_t timeout_ns) = 0;
   // Applies everything durable, committed or not, but no open step, and takes no more records (promote). The images are
   // read as they are to be then, and files can be opened by whoever goes on with them; that they are synced is drain()'s.
-  virtual Status seal(uint64_t timeout_ns) = 0;
+  // With `fork`, that they are applied is drain()'s too, where the images can be read together with what they have not yet
+  // (over_unapplied()): *fork is where they will stand. It stays empty when all is applied.
+  virtual Status seal(uint64_t timeout_ns, std::optional<wire::Position> *fork = nullptr) = 0;
+  // An image, opened by who goes on with it, after seal(): shown with what it has not yet. It may outlive the replica.
+  virtual std::unique_ptr<Device> over_unapplied(std::unique_ptr<Device> image, size_t volume) = 0;
 
   // Waits until what is in the log or the ring now is applied, as far as it may be: records of an open step stay where
   // they are. So a view() after it is at least as new as every acknowledgement given before the call. ETIMEDOUT.

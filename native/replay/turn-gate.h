@@ -19,6 +19,8 @@ class TurnGate {
     while (visitors_.load(std::memory_order_relaxed)) std::this_thread::yield();
     return std::unique_lock(mutex_);
   }
+  // Somebody waits for the end of this turn.
+  bool is_wanted() const { return visitors_.load(std::memory_order_relaxed) > 0; }
   void turned() {
     if (waiters_.load()) changed_.notify_all();
   }

@@ -12,7 +12,7 @@ import type { Addon, OpenedGroup } from '../native/binding.js'
 import type { KnownCopy, KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, encodeGroup, groupPath, type GroupRecord } from './group-file.js'
 import type { CompiledFilter } from '../filter/follow.js'
-import type { PreparedGroup } from './group-preparation.js'
+import type { PreparedGroup, Seed } from './group-preparation.js'
 import { leaseSpec } from './held-lease.js'
 import { encodeVolume, volumePath } from './volume-file.js'
 
@@ -28,7 +28,7 @@ export function openNative(
   deps: OpeningDeps,
   prepared: PreparedGroup,
   isLeaseWaived: boolean,
-  holdsWrites: boolean,
+  seed: Seed | undefined,
 ): OpenedGroup {
   const trusted = prepared.handed?.kept ?? (prepared.clean !== undefined || prepared.live !== undefined)
   const handed = (index: number): { handed?: number } => {
@@ -41,7 +41,7 @@ export function openNative(
       name: config.name,
       volumes: prepared.volumes.map(({ config: volume, identity, ranges, excludedBefore, fixedBefore }, index) => ({
         name: volume.name,
-        device: { path: volume.device },
+        device: { path: volume.device, ...(seed?.replica === undefined ? {} : { replica: seed.replica }) },
         readOnly: volume.readOnly,
         direct: volume.direct,
         // The engine is told of a change of the ranges once it is open, so that it makes the standby follow.
@@ -68,7 +68,7 @@ export function openNative(
       peerTimeoutMs: config.peerTimeoutMs,
       resyncBytesPerSecond: config.resyncRate,
       replicated: config.standby !== undefined,
-      holdsWrites,
+      holdsWrites: seed !== undefined,
       ...leaseSpec(config.leaseMs, isLeaseWaived, deps.heldLeases?.get(config.name)),
     })
   } catch (error) {

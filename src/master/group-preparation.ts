@@ -76,6 +76,8 @@ export interface Seed {
   known: KnownCopy
   /** No other host has a copy that could be promoted. */
   isOnlyCopy: boolean
+  /** The replica that shows what the devices have not yet; until letWrite(). */
+  replica?: number
 }
 
 export async function prepareGroup(

@@ -203,14 +203,14 @@ export class MasterGroup {
       ...liveAtOpen(prepared),
     }
     if (prepared.handed !== undefined) {
-      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed !== undefined)
+      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
       opened.#waitsForBegin = true
       return opened
     }
     persist(config, deps.stateDirectory, prepared, record)
     try {
-      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed !== undefined)
+      const native = openNative(config, deps, prepared, record.leaseWaived === true, seed)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
       await opened.#giveBack.open(
         config.standby === undefined

@@ -84,8 +84,12 @@ export interface FileListing {
 
 export interface VolumeSpec {
   name: string
-  /** A path to a file or block device, or a view of a replica; `tail`: bytes behind its last one, of one that is read-only. */
-  device: { path: string } | { view: number; tail?: Uint8Array }
+  /**
+   * A path to a file or block device, or a view of a replica; `tail`: bytes behind its last one, of one that is read-only.
+   * `replica`: the path is its image of the same place in the group, which is shown with what it has not applied
+   * (sealReplica()); nobody writes before drainReplica() has resolved.
+   */
+  device: { path: string; replica?: number } | { view: number; tail?: Uint8Array }
   readOnly: boolean
   /** A path: past the page cache. Throws EOPNOTSUPP where that cannot be. */
   direct?: boolean
@@ -578,7 +582,15 @@ export interface Addon {
   /** How long ago a lease was last granted; -1: never. */
   leaseAgeMs(replica: number): number
   drainReplica(replica: number, timeoutMs: number): Promise<void>
-  sealReplica(replica: number, timeoutMs: number): Promise<void>
+  /**
+   * Takes no more records, and applies those that are there. `ahead`: need not wait for that, if what is not applied can be
+   * shown all the same (DeviceSpec.replica), until drainReplica() resolves; the result is where the images will stand then.
+   */
+  sealReplica(
+    replica: number,
+    timeoutMs: number,
+    ahead: boolean,
+  ): Promise<{ incarnation: bigint; sequence: bigint } | undefined>
   /** Resolves when what was received before the call is applied, as far as it may be; ETIMEDOUT. */
   catchUpReplica(replica: number, timeoutMs: number): Promise<void>
   /**

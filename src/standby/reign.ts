@@ -28,12 +28,14 @@ export interface ReignDeps {
   own: GroupConfig | undefined
 }
 
-/** The end of a replica whose images have everything up to `fork`, and which takes no record any more. */
+/** The end of a replica which takes no record any more, and whose images have, or will have, everything up to `fork`. */
 export interface Sealing {
   fork: Position
   /** The images can be opened before end(). A device of this host's own may be one that only one opens. */
   isShared: boolean
-  /** They are synced, and the log is closed for good; once is enough. */
+  /** What they have not yet is shown by this replica, until end(). */
+  replica?: number
+  /** They have everything and are synced, and the log is closed for good; once is enough. */
   end(): Promise<void>
 }
 
@@ -65,7 +67,8 @@ export class Reign {
     const history = fork === undefined ? record.history : [...record.history, fork]
     const request = { config: this.#config(), volumes: record.volumes, ...this.events }
     if (sealing?.isShared === false) await sealing.end()
-    const master = await this.#open(promotion.begun ? request : { ...request, seed: this.#seed(history) }, sealing)
+    const seed = { ...this.#seed(history), ...(sealing?.replica === undefined ? {} : { replica: sealing.replica }) }
+    const master = await this.#open(promotion.begun ? request : { ...request, seed }, sealing)
     this.#master = master
     if (promotion.begun) return
     readable()

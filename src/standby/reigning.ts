@@ -98,6 +98,8 @@ export interface ReignRequest {
     known: { replicaId: string; positions: { incarnation: bigint; durable: bigint }[] }
     /** No other host has a copy that could be promoted. */
     isOnlyCopy: boolean
+    /** The images are shown with what this replica has not applied yet; until letWrite(). */
+    replica?: number
   }
 }
 

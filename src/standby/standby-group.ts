@@ -408,9 +408,9 @@ export class StandbyGroup {
   }
 
   /**
-   * 1. the promotion is on disk: the old master is refused from here on  2. the session ends, everything durable is
-   * applied  3. the images may be read  4. they are synced, and `sealed` is on disk: the log is done with  5. clients
-   * may write.
+   * 1. the promotion is on disk: the old master is refused from here on  2. the session ends, and no record is taken
+   * any more  3. the images may be read, with what is durable and not applied  4. it is, they are synced, and `sealed` is
+   * on disk: the log is done with  5. clients may write.
    * After a crash the next start goes on behind the last step that is on disk.
    * As of an earlier moment: it is found first, and its exact position is in 1; between 2 and 3 the images are synced, and
    * what was written since is undone. Until 4 the history stays as it is, so that all of that can be done again.
@@ -842,21 +842,27 @@ export class StandbyGroup {
     return new OperationError(errno, `${action}: ${what}; put back what was there, or ${anew}`, { cause: error })
   }
 
-  /** Everything durable is applied, and not yet synced; or the images are what they were at the promotion's moment. */
+  /** Everything durable is applied, or is shown as if it were, and not yet synced; or the images are what they were at the promotion's moment. */
   async #seal(): Promise<Sealing & { undoneBytes?: number }> {
     const { addon } = this.deps
     await this.#endSession('the standby was promoted')
     const { handle } = this.#opened()
     const virgin = this.#isUntouchedOrigin() ? this.record.origin?.position : undefined
-    await this.#applied(addon.sealReplica(handle, sealMs))
+    const isShared = this.record.volumes.every(({ device }) => device === undefined)
+    // This host's own configuration of the group may say by partitions or files what is replicated: they are looked for
+    // in the image itself. And what is undone has to be there.
+    const asOf = this.record.promotion?.asOf
+    const ahead = isShared && virgin === undefined && asOf === undefined && this.deps.own === undefined
+    const fork = await this.#applied(addon.sealReplica(handle, sealMs, ahead))
     const counters = this.#counters()
     const applied = { incarnation: counters['incarnation'] ?? 0n, sequence: counters['applied_sequence'] ?? 0n }
     if (virgin === undefined) this.#noteWhole(counters)
     const undone = await this.#undo(handle)
     return {
-      fork: virgin ?? applied,
+      fork: virgin ?? fork ?? applied,
       ...undone,
-      isShared: this.record.volumes.every(({ device }) => device === undefined),
+      isShared,
+      ...(fork === undefined ? {} : { replica: handle }),
       end: async () => {
         if (this.#replica?.handle !== handle) return
         await this.#applied(addon.drainReplica(handle, sealMs))
@@ -874,9 +880,9 @@ export class StandbyGroup {
     return { fork: { incarnation: asOf.incarnation, sequence: asOf.sequence }, undoneBytes }
   }
 
-  async #applied(done: Promise<void>): Promise<void> {
+  async #applied<T>(done: Promise<T>): Promise<T> {
     try {
-      await done
+      return await done
     } catch (error) {
       throw new NativeError(
         `promote group ${this.record.group}: apply what the standby has received (run promote again)`,

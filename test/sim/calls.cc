@@ -277,13 +277,19 @@ int fcntl(int descriptor, int command, ...) {
   static const auto real = next_of<int (*)(int, int, ...)>("fcntl");
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor, command, argument);
-  return command == F_OFD_SETLK ? flock(descriptor, LOCK_EX | LOCK_NB) : 0;
+  if (command != F_OFD_SETLK) return 0;
+  const bool unlocks = static_cast<const struct flock *>(argument)->l_type == F_UNLCK;
+  return flock(descriptor, unlocks ? LOCK_UN : LOCK_EX | LOCK_NB);
 }
 
 int flock(int descriptor, int operation) {
   static const auto real = next_of<int (*)(int, int)>("flock");
   const auto handle = handle_of(descriptor);
   if (!handle) return real(descriptor, operation);
+  if (operation == LOCK_UN) {
+    if (handle->holds_lock) handle->holds_lock = handle->file->locked = false;
+    return 0;
+  }
   if (handle->file->locked && !handle->holds_lock) return failed(EAGAIN);
   handle->file->locked = handle->holds_lock = true;
   return 0;

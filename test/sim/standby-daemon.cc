@@ -12,8 +12,15 @@ using namespace understudy;
 using replay::ReplicaPhase;
 
 namespace {
+constexpr const char *kImagePath = "/sim/store/v/image.raw";
 constexpr uint64_t kViewWaitNs = 30 * kSecond;
 constexpr size_t kPhaseWord = 9;  // of link::kReplicaCounterNames
+
+std::vector<uint8_t> whole(Device &device) {
+  std::vector<uint8_t> bytes(kVolumeBytes);
+  if (device.read(bytes.data(), bytes.size(), 0) != 0) bytes.clear();
+  return bytes;
+}
 }  // namespace
 
 void StandbyDaemon::main(Run &run) {
@@ -28,7 +35,7 @@ bool StandbyDaemon::open() {
   CHECK(strcmp(link::kReplicaCounterNames[kPhaseWord], "phase") == 0);
   replay::ReplicaOptions options;
   options.directory = "/sim/store/v";
-  options.volumes = {{"v", "/sim/store/v/image.raw", kVolumeBytes, true}};
+  options.volumes = {{"v", kImagePath, kVolumeBytes, true}};
   options.ring_bytes = 2560u << 10;
   options.segment_bytes = run_.settings.segment_bytes;
   options.history = run_.settings.history;
@@ -105,8 +112,22 @@ Result<replay::Replica::View> StandbyDaemon::view() {
 
 Status StandbyDaemon::seal() {
   replica_link_->detach();
-  const understudy::Status sealed = replica_->seal(60 * kSecond);
-  return sealed.ok() ? replica_->drain(60 * kSecond) : sealed;
+  std::optional<wire::Position> fork;
+  const Status sealed = replica_->seal(60 * kSecond, &fork);
+  if (!sealed.ok() || !fork) return sealed.ok() ? replica_->drain(60 * kSecond) : sealed;
+  auto image = open_device(kImagePath, {});
+  if (!image.ok()) return image.status;
+  const auto device = replica_->over_unapplied(std::move(image.value), 0);
+  const auto shown = whole(*device);
+  for (int i = 0; i < 3; i++) {  // while it is being applied
+    scheduler->sleep(kMs);
+    if (whole(*device) != shown) return Status::failed(EBADMSG, "what is sealed changes while it is applied");
+  }
+  if (const Status drained = replica_->drain(60 * kSecond); !drained.ok()) return drained;
+  if (whole(*device) != shown) return Status::failed(EBADMSG, "what was sealed is another thing when it is applied");
+  const auto &state = replica_->state();
+  if (fork->incarnation == state.incarnation && fork->sequence == state.applied_sequence) return Status::good();
+  return Status::failed(EBADMSG, "what is sealed stands elsewhere when it is applied");
 }
 
 void StandbyDaemon::stop_cleanly() {

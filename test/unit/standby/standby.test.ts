@@ -660,6 +660,23 @@ t.test('the old master of a side that has gone back is compared as a whole', asy
   t.match(group, { live: { known: { positions: [] } } })
 })
 
+t.test('what is not applied yet is shown, and the reign begins where that ends (G2)', async t => {
+  const store = scratch(t)
+  const { standby, greet, setReplica, fake } = await open(t, store)
+  await greet()
+  setReplica({ phase: cut, incarnation: 5n, durable_sequence: 9n, applied_sequence: 2n })
+  fake.sealedAt = { incarnation: 5n, sequence: 9n }
+  await standby.promote('disk1', { acceptLoss: true, force: false })
+  t.match(fake.groups.at(-1)?.volumes, [{ device: { path: /image.raw$/, replica: Number } }])
+  const { history } = JSON.parse(readFileSync(replicaFile(store), 'utf8')) as { history: unknown[] }
+  t.match(history.at(-1), { fork: { incarnation: '5', sequence: '9' } })
+
+  await standby.close({ drainMs: 0 })
+  const later = new FakeAddon()
+  await open(t, store, {}, later)
+  t.notMatch(later.groups.at(-1)?.volumes, [{ device: { replica: Number } }], 'but not after that')
+})
+
 // A switchover in the fraction of a second after the former master's device had become whole went on from the history of
 // before: both sides reigned, and each called the other diverged (found by test/torture, switchover and back).
 t.test('a reign that begins right after the first step goes on from the history of the master before it', async t => {

@@ -369,8 +369,12 @@ export class FakeAddon {
     this.#call('drainReplica')
   }
 
-  async sealReplica(): Promise<void> {
+  /** What sealReplica() answers who does not wait. */
+  sealedAt: { incarnation: bigint; sequence: bigint } | undefined
+
+  async sealReplica(_replica: number, _timeoutMs: number, ahead: boolean): ReturnType<Addon['sealReplica']> {
     this.#call('sealReplica')
+    return ahead ? this.sealedAt : undefined
   }
 
   async catchUpReplica(): Promise<void> {
