@@ -73,13 +73,17 @@ class Replica final : public replay::Replica {
   Status give_up_cut() override { return Status::good(); }
   void set_staging_max(uint64_t) override {}
   Status drain(uint64_t) override { return Status::good(); }
-  Status seal(uint64_t) override { return Status::good(); }
+  Status seal(uint64_t, std::optional<wire::Position> *) override { return Status::good(); }
+  std::unique_ptr<Device> over_unapplied(std::unique_ptr<Device> image, size_t) override { return image; }
   Status catch_up(uint64_t) override { return Status::good(); }
   Result<View> view(size_t, bool) override { return Status::failed(ENODATA, "view"); }
   std::optional<replay::HistorySummary> history() const override { return std::nullopt; }
   Result<replay::HistoryTimeline> timeline(uint64_t, uint64_t, size_t) const override { return Status::failed(ENODATA, "timeline"); }
   Result<Views> views(const std::vector<size_t> &, const replay::Moment &, bool) override { return Status::failed(ENODATA, "views"); }
   Result<replay::Point> clone(size_t, const std::string &, std::span<const uint8_t>) override { return Status::failed(ENODATA, "clone"); }
+  Result<Found> find(const replay::Moment &) override { return Status::failed(ENODATA, "find"); }
+  void hold_history(bool) override {}
+  Result<RolledBack> roll_back(const wire::Position &, uint64_t) override { return Status::failed(ENODATA, "roll back"); }
   uint64_t received = 0, questions = 0;
 
  private:
