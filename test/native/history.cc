@@ -1,74 +1,39 @@
 // sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // The history: any moment of it equals an independent replay of the same records, across restarts and kills.
-#include <linux/fs.h>
-#include <stdarg.h>
-#include <sys/syscall.h>
-
 #include <thread>
 
+#include "clone-calls.h"
 #include "history-story.h"
 #include "loop-filesystem.h"
 #include "replay-support.h"
 #include "replay/saved-blocks.h"
 
+using namespace clone_calls;
+
 namespace {
-std::atomic<int> calls_left{-1};  // so many more writes and syncs of this process work; then it is killed
-bool counts() {
-  if (calls_left < 0) return false;
-  if (calls_left-- == 0) kill(getpid(), SIGKILL);
-  return true;
-}
 std::atomic<bool> history_is_full{false};
-std::atomic<int> clones{0}, clones_asked{0};
+std::atomic<int> clones_asked{0};
 std::atomic<int> clones_fail_one_in{0};  // epochs of both kinds follow each other then
 std::atomic<bool> clones_are_refused{false}, clones_are_slow{false};  // a slice a turn
-bool is_history(int fd) {
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const ssize_t length = readlink(link, path, sizeof path - 1);
-  return length > 6 && memcmp(path + length - 6, ".saved", 6) == 0;
+int hinder_clone() {
+  clones_asked++;
+  const int one_in = clones_fail_one_in;
+  if (history_is_full) return ENOSPC;
+  if (clones_are_refused) return EOPNOTSUPP;
+  if (one_in && random() % one_in == 0) return EIO;
+  if (clones_are_slow) usleep(9000);
+  return 0;
 }
 }  // namespace
 
-// Stand in front of the C library's.
-extern "C" int ioctl(int fd, unsigned long request, ...) {
-  va_list rest;
-  va_start(rest, request);
-  void *argument = va_arg(rest, void *);
-  va_end(rest);
-  if (request == FICLONERANGE) {
-    counts();
-    clones_asked++;
-    const int one_in = clones_fail_one_in;
-    if (history_is_full || clones_are_refused || (one_in && random() % one_in == 0)) {
-      errno = history_is_full ? ENOSPC : clones_are_refused ? EOPNOTSUPP : EIO;
-      return -1;
-    }
-    if (clones_are_slow) usleep(9000);
-  }
-  const int result = static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
-  if (request == FICLONERANGE && result == 0) clones++;
-  return result;
-}
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   counts();
-  if (history_is_full && is_history(fd)) {
-    errno = ENOSPC;
-    return -1;
-  }
+  if (history_is_full && ends_with(fd, ".saved")) return fails(ENOSPC);
   return syscall(SYS_pwrite64, fd, data, bytes, offset);
 }
 extern "C" int fdatasync(int fd) {
   counts();
   return static_cast<int>(syscall(SYS_fdatasync, fd));
-}
-extern "C" int rename(const char *from, const char *to) {
-  counts();
-  return static_cast<int>(syscall(SYS_rename, from, to));
-}
-extern "C" int unlink(const char *path) {
-  counts();
-  return static_cast<int>(syscall(SYS_unlink, path));
 }
 
 using namespace replay_test;
@@ -309,6 +274,17 @@ void test_without() {
   ok(good, "what was applied without a history is in none: an older one is removed");
 }
 
+// A history begins, and several epochs end: each with a sync, as they are small.
+bool fill_epochs(Standby &standby, Story &story, size_t *sent, size_t first, std::mt19937_64 &random) {
+  *sent = send_some(standby, story, *sent, first, random);
+  bool good = EXPECT(standby.drain()) && EXPECT(has_begun(standby));
+  for (int round = 0; good && round < 4; round++) {
+    *sent = send_some(standby, story, *sent, 100, random);
+    good = EXPECT(standby.drain());
+  }
+  return good;
+}
+
 // The process was killed when it had made an epoch's file and not written it. The next one removed it, and gave its number to
 // nobody: what was before the gap was taken for something else at the start after that, and went.
 void test_interrupted_making() {
@@ -327,12 +303,7 @@ void test_interrupted_making() {
       close(open(SavedBlocks::path_of(scratch.path + "/history", newest + 1).c_str(), O_CREAT | O_WRONLY, 0600));
     }
     Standby standby(options);
-    sent = send_some(standby, story, sent, start ? 100 : 2, random);
-    good = EXPECT(standby.drain()) && EXPECT(has_begun(standby));
-    for (int round = 0; good && round < 4; round++) {
-      sent = send_some(standby, story, sent, 100, random);
-      good = EXPECT(standby.drain());
-    }
+    good = fill_epochs(standby, story, &sent, start ? 100 : 2, random);
     const auto summary = standby.replica->history();
     good = good && EXPECT(summary->oldest.position == (wire::Position{7, 2})) && EXPECT(summary->epochs > 3);
     if (start == 2) good = good && every_moment(*standby.replica, story, sent, random, 20);
@@ -353,12 +324,7 @@ void test_refused() {
   for (int start = 0; good && start < 2; start++) {
     clones_asked = 0;
     Standby standby(options);
-    sent = send_some(standby, story, sent, start ? 100 : 2, random);
-    good = EXPECT(standby.drain()) && EXPECT(has_begun(standby));
-    for (int round = 0; good && round < 4; round++) {
-      sent = send_some(standby, story, sent, 100, random);
-      good = EXPECT(standby.drain());
-    }
+    good = fill_epochs(standby, story, &sent, start ? 100 : 2, random);
     good = good && EXPECT(standby.replica->history()->epochs > 3) && EXPECT(clones_asked == 1);
   }
   clones_are_refused = false;
@@ -490,6 +456,7 @@ void test_all(uint64_t seed) {
 }  // namespace
 
 int main() {
+  before_clone = hinder_clone;
   const char *seed = getenv("UNDERSTUDY_SEED");
   test_all(seed ? strtoull(seed, nullptr, 10) : 1);
   test_refused();

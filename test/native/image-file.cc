@@ -1,33 +1,17 @@
 // sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // Files of a volume by reflink: exact while the volume goes on changing, whole or not there.
-#include <linux/fs.h>
-#include <stdarg.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-
 #include <thread>
 
+#include "clone-calls.h"
 #include "loop-filesystem.h"
 #include "replay-support.h"
 
+using clone_calls::before_clone;
+
 namespace {
-std::function<int()> before_clone;  // of a stretch: 0 or the errno that it ends with
 std::function<void()> before_name;
 }  // namespace
 
-// Stand in front of the C library's.
-extern "C" int ioctl(int fd, unsigned long request, ...) {
-  va_list rest;
-  va_start(rest, request);
-  void *argument = va_arg(rest, void *);
-  va_end(rest);
-  if (request == FICLONERANGE && before_clone)
-    if (const int error = before_clone()) {
-      errno = error;
-      return -1;
-    }
-  return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
-}
 extern "C" int linkat(int from, const char *path, int to, const char *name, int flags) {
   if (before_name) before_name();
   return static_cast<int>(syscall(SYS_linkat, from, path, to, name, flags));

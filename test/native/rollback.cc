@@ -2,54 +2,26 @@
 // The images become what they were at a moment, for good: exactly an independent replay of the same records up to there,
 // however often that is begun, killed and begun again.
 #include <linux/falloc.h>
-#include <linux/fs.h>
-#include <stdarg.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
+#include "clone-calls.h"
 #include "history-story.h"
 #include "loop-filesystem.h"
 #include "replay-support.h"
 
+using namespace clone_calls;
+
 namespace {
-std::atomic<int> calls_left{-1};  // so many more writes and syncs of this process work; then it is killed
-void counts() {
-  if (calls_left < 0) return;
-  if (calls_left-- == 0) kill(getpid(), SIGKILL);
-}
-std::atomic<int> clones{0}, clones_fail_one_in{0};  // epochs of both kinds follow each other then
-bool ends_with(int fd, const char *end) {
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const ssize_t length = readlink(link, path, sizeof path - 1);
-  const auto size = static_cast<ssize_t>(strlen(end));
-  return length > size && memcmp(path + length - size, end, strlen(end)) == 0;
+std::atomic<int> clones_fail_one_in{0};  // epochs of both kinds follow each other then
+int hinder_clone() {
+  const int one_in = clones_fail_one_in;
+  return one_in && random() % one_in == 0 ? EOPNOTSUPP : 0;
 }
 // What fails from now on, with which errno: a write or a sync of an image, or what is written for the history.
 std::atomic<int> image_write_error{0}, image_sync_error{0}, saving_error{0}, indexing_error{0};
 bool is_image(int fd) { return ends_with(fd, "/a") || ends_with(fd, "/b"); }
-int fails(int error) {
-  errno = error;
-  return -1;
-}
 }  // namespace
 
-// Stand in front of the C library's.
-extern "C" int ioctl(int fd, unsigned long request, ...) {
-  va_list rest;
-  va_start(rest, request);
-  void *argument = va_arg(rest, void *);
-  va_end(rest);
-  const bool is_clone = request == FICLONE || request == FICLONERANGE;
-  if (is_clone) {
-    counts();
-    const int one_in = clones_fail_one_in;
-    if (one_in && random() % one_in == 0) return fails(EOPNOTSUPP);
-  }
-  const int result = static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
-  if (is_clone && result == 0) clones++;
-  return result;
-}
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   counts();
   if (image_write_error && is_image(fd)) return fails(image_write_error);
@@ -65,14 +37,6 @@ extern "C" int fdatasync(int fd) {
   counts();
   if (image_sync_error && is_image(fd)) return fails(image_sync_error);
   return static_cast<int>(syscall(SYS_fdatasync, fd));
-}
-extern "C" int rename(const char *from, const char *to) {
-  counts();
-  return static_cast<int>(syscall(SYS_rename, from, to));
-}
-extern "C" int unlink(const char *path) {
-  counts();
-  return static_cast<int>(syscall(SYS_unlink, path));
 }
 
 using namespace replay_test;
@@ -368,6 +332,7 @@ void test_block_device() {
 }  // namespace
 
 int main() {
+  before_clone = hinder_clone;
   const char *seed = getenv("UNDERSTUDY_SEED"), *longer = getenv("UNDERSTUDY_LONG");
   const int more = longer ? 10 * atoi(longer) : 1;
   test_kills(seed ? strtoull(seed, nullptr, 10) : 1, 4 * more);
