@@ -150,8 +150,8 @@ class Addon {
     return [this](Event event) { emit(std::move(event)); };
   }
   void emit(Event event);  // any thread
-  template <typename Work>
-  Napi::Value wait_for_replica(Call call, Work work);  // replica-calls.cc
+  template <typename Work, typename Convert>
+  Napi::Value ask_replica(Call call, Work work, Convert convert);  // replica-calls.cc
   static Result<std::vector<uint64_t>> map_from(int fd);  // takeover-calls.cc
   void open_map(engine::Volume &volume, Napi::Object spec);
   std::unique_ptr<engine::Volume> make_volume(Napi::Env env, Napi::Object spec, uint16_t index);

@@ -85,61 +85,37 @@ Napi::Value Addon::lease_age_ms(Call call) {
   return Napi::Number::New(call.Env(), granted ? static_cast<double>(monotonic_ns() - granted) / 1e6 : -1);
 }
 
-// Waits for the replica on a thread of its own; work: Status(replica, its link, timeout in ns).
-template <typename Work>
-Napi::Value Addon::wait_for_replica(Call call, Work work) {
+// On a thread of its own. work: Result<T>(replica and its link); convert: from T to what JavaScript gets.
+template <typename Work, typename Convert>
+Napi::Value Addon::ask_replica(Call call, Work work, Convert convert) {
   auto entry = replica_of(replicas_, call);
-  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
   const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, promise, work]() mutable {
-    const Status status = work(*entry->replica, *entry->link, timeout_ns);
+  closing_->submit([entry, promise, work, convert]() mutable {
+    auto made = work(*entry);
     entry.reset();  // whoever hears of this may close the replica, and expects its files to be free then
-    status.ok() ? promise.resolve() : promise.reject(status);
+    if (!made.ok()) return promise.reject(made.status);
+    auto value = std::make_shared<decltype(made.value)>(std::move(made.value));
+    promise.resolve([value, convert](Napi::Env env) -> Napi::Value { return convert(env, *value); });
   });
   return promise.promise();
-}
-
-Napi::Value Addon::drain_replica(Call call) {
-  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &link, uint64_t timeout_ns) {
-    const Status status = replica.drain(timeout_ns);
-    link.publish_counters();
-    return status;
-  });
-}
-
-Napi::Value Addon::seal_replica(Call call) {
-  auto entry = replica_of(replicas_, call);
-  const auto timeout_ns = static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6);
-  const bool ahead = call[2].ToBoolean();
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, timeout_ns, ahead, promise]() mutable {
-    std::optional<wire::Position> fork;
-    const Status status = entry->replica->seal(timeout_ns, ahead ? &fork : nullptr);
-    entry->link->publish_counters();
-    entry.reset();
-    if (!status.ok()) return promise.reject(status);
-    promise.resolve([fork](Napi::Env env) -> Napi::Value {
-      if (!fork) return env.Undefined();
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("incarnation", to_big(env, fork->incarnation));
-      result.Set("sequence", to_big(env, fork->sequence));
-      return result;
-    });
-  });
-  return promise.promise();
-}
-
-Napi::Value Addon::catch_up_replica(Call call) {
-  return wait_for_replica(call, [](replay::Replica &replica, link::ReplicaLink &, uint64_t timeout_ns) {
-    return replica.catch_up(timeout_ns);
-  });
 }
 
 namespace {
-Napi::Object to_point(Napi::Env env, const replay::Point &point) {
+struct Nothing {};
+Napi::Value no_value(Napi::Env env, Nothing) { return env.Undefined(); }
+Result<Nothing> done(const Status &status) { return status.ok() ? Result<Nothing>(Nothing{}) : Result<Nothing>(status); }
+
+uint64_t timeout_of(const Napi::CallbackInfo &call) { return static_cast<uint64_t>(call[1].As<Napi::Number>().DoubleValue() * 1e6); }  // in ns
+
+Napi::Object to_position(Napi::Env env, const wire::Position &position) {
   Napi::Object result = Napi::Object::New(env);
-  result.Set("incarnation", to_big(env, point.position.incarnation));
-  result.Set("sequence", to_big(env, point.position.sequence));
+  result.Set("incarnation", to_big(env, position.incarnation));
+  result.Set("sequence", to_big(env, position.sequence));
+  return result;
+}
+
+Napi::Object to_point(Napi::Env env, const replay::Point &point) {
+  Napi::Object result = to_position(env, point.position);
   result.Set("timeNs", to_big(env, point.time_ns));
   return result;
 }
@@ -156,68 +132,72 @@ replay::Moment moment_of(const Napi::Value &value) {
 }
 }  // namespace
 
-// On a thread of its own: a moment of the history is put together from files.
+Napi::Value Addon::drain_replica(Call call) {
+  const auto drain = [timeout_ns = timeout_of(call)](ReplicaEntry &entry) {
+    const Status status = entry.replica->drain(timeout_ns);
+    entry.link->publish_counters();
+    return done(status);
+  };
+  return ask_replica(call, drain, no_value);
+}
+
+Napi::Value Addon::seal_replica(Call call) {
+  using Fork = std::optional<wire::Position>;
+  const auto seal = [timeout_ns = timeout_of(call), ahead = call[2].ToBoolean().Value()](ReplicaEntry &entry) {
+    Fork fork;
+    const Status status = entry.replica->seal(timeout_ns, ahead ? &fork : nullptr);
+    entry.link->publish_counters();
+    return status.ok() ? Result<Fork>(std::move(fork)) : Result<Fork>(status);
+  };
+  return ask_replica(call, seal, [](Napi::Env env, const Fork &fork) -> Napi::Value {
+    return fork ? Napi::Value(to_position(env, *fork)) : env.Undefined();
+  });
+}
+
+Napi::Value Addon::catch_up_replica(Call call) {
+  const auto catch_up = [timeout_ns = timeout_of(call)](ReplicaEntry &entry) { return done(entry.replica->catch_up(timeout_ns)); };
+  return ask_replica(call, catch_up, no_value);
+}
+
+// A moment of the history is put together from files.
 Napi::Value Addon::replica_view_at(Call call) {
-  auto entry = replica_of(replicas_, call);
   std::vector<size_t> volumes;
   const Napi::Array indices = call[1].As<Napi::Array>();
   for (uint32_t i = 0; i < indices.Length(); i++)
     volumes.push_back(indices.Get(i).As<Napi::Number>().Uint32Value());
-  const replay::Moment moment = moment_of(call[2]);
-  const bool writable = call[3].ToBoolean().Value();
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([this, entry, volumes, moment, writable, promise]() mutable {
-    auto made = entry->replica->views(volumes, moment, writable);
-    entry.reset();
-    if (!made.ok()) return promise.reject(made.status);
-    auto views = std::make_shared<replay::Replica::Views>(std::move(made.value));
-    promise.resolve([this, views](Napi::Env env) -> Napi::Value {
-      Napi::Array handles = Napi::Array::New(env);
-      for (uint32_t i = 0; i < views->devices.size(); i++) {
-        views_.emplace(++last_handle_, std::move(views->devices[i]));
-        handles.Set(i, last_handle_);
-      }
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("views", handles);
-      result.Set("point", to_point(env, views->point));
-      return result;
-    });
+  const auto view = [volumes, moment = moment_of(call[2]), writable = call[3].ToBoolean().Value()](ReplicaEntry &entry) {
+    return entry.replica->views(volumes, moment, writable);
+  };
+  return ask_replica(call, view, [this](Napi::Env env, replay::Replica::Views &views) -> Napi::Value {
+    Napi::Array handles = Napi::Array::New(env);
+    for (uint32_t i = 0; i < views.devices.size(); i++) {
+      views_.emplace(++last_handle_, std::move(views.devices[i]));
+      handles.Set(i, last_handle_);
+    }
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("views", handles);
+    result.Set("point", to_point(env, views.point));
+    return result;
   });
-  return promise.promise();
 }
 
 Napi::Value Addon::clone_image(Call call) {
-  auto entry = replica_of(replicas_, call);
   const size_t volume = call[1].As<Napi::Number>().Uint32Value();
   const std::string path = call[2].ToString().Utf8Value();
   const auto behind = call[3].As<Napi::Uint8Array>();
   const std::vector<uint8_t> tail(behind.Data(), behind.Data() + behind.ByteLength());
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, volume, path, tail, promise]() mutable {
-    auto made = entry->replica->clone(volume, path, tail);
-    entry.reset();
-    if (!made.ok()) return promise.reject(made.status);
-    promise.resolve([point = made.value](Napi::Env env) -> Napi::Value { return to_point(env, point); });
-  });
-  return promise.promise();
+  const auto clone = [volume, path, tail](ReplicaEntry &entry) { return entry.replica->clone(volume, path, tail); };
+  return ask_replica(call, clone, to_point);
 }
 
-// On a thread of its own: all that shows it is looked for.
+// All that shows it is looked for.
 Napi::Value Addon::find_moment(Call call) {
-  auto entry = replica_of(replicas_, call);
-  const replay::Moment moment = moment_of(call[1]);
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, moment, promise]() mutable {
-    auto found = entry->replica->find(moment);
-    entry.reset();
-    if (!found.ok()) return promise.reject(found.status);
-    promise.resolve([found = found.value](Napi::Env env) -> Napi::Value {
-      Napi::Object result = to_point(env, found.point);
-      result.Set("isWithinStep", Napi::Boolean::New(env, found.is_within_step));
-      return result;
-    });
+  const auto find = [moment = moment_of(call[1])](ReplicaEntry &entry) { return entry.replica->find(moment); };
+  return ask_replica(call, find, [](Napi::Env env, const replay::Replica::Found &found) -> Napi::Value {
+    Napi::Object result = to_point(env, found.point);
+    result.Set("isWithinStep", Napi::Boolean::New(env, found.is_within_step));
+    return result;
   });
-  return promise.promise();
 }
 
 Napi::Value Addon::hold_history(Call call) {
@@ -228,22 +208,17 @@ Napi::Value Addon::hold_history(Call call) {
 // A part with each call: others wait for these threads, too.
 Napi::Value Addon::roll_back_replica(Call call) {
   constexpr uint64_t kPartBytes = 16u << 20;
-  auto entry = replica_of(replicas_, call);
-  const auto to = moment_of(call[1]).position;
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, to, promise]() mutable {
-    auto made = to ? entry->replica->roll_back(*to, kPartBytes) : Status::failed(EINVAL, "roll back: to no position");
-    entry.reset();
-    if (!made.ok()) return promise.reject(made.status);
-    promise.resolve([made = made.value](Napi::Env env) -> Napi::Value {
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("doneBytes", static_cast<double>(made.done_bytes));
-      result.Set("totalBytes", static_cast<double>(made.total_bytes));
-      result.Set("isDone", Napi::Boolean::New(env, made.is_done));
-      return result;
-    });
+  using RolledBack = replay::Replica::RolledBack;
+  const auto roll_back = [to = moment_of(call[1]).position](ReplicaEntry &entry) {
+    return to ? entry.replica->roll_back(*to, kPartBytes) : Result<RolledBack>(Status::failed(EINVAL, "roll back: to no position"));
+  };
+  return ask_replica(call, roll_back, [](Napi::Env env, const RolledBack &made) -> Napi::Value {
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("doneBytes", static_cast<double>(made.done_bytes));
+    result.Set("totalBytes", static_cast<double>(made.total_bytes));
+    result.Set("isDone", Napi::Boolean::New(env, made.is_done));
+    return result;
   });
-  return promise.promise();
 }
 
 Napi::Value Addon::replica_history(Call call) {
@@ -264,26 +239,19 @@ Napi::Value Addon::replica_history(Call call) {
 }
 
 Napi::Value Addon::replica_moments(Call call) {
-  auto entry = replica_of(replicas_, call);
   const uint64_t from_ns = big(call[1]), to_ns = big(call[2]);
   const auto buckets = static_cast<size_t>(call[3].As<Napi::Number>().Uint32Value());
-  const Promise promise(call.Env(), queue_);
-  closing_->submit([entry, from_ns, to_ns, buckets, promise]() mutable {
-    auto made = entry->replica->timeline(from_ns, to_ns, buckets);
-    entry.reset();
-    if (!made.ok()) return promise.reject(made.status);
-    promise.resolve([timeline = std::move(made.value)](Napi::Env env) -> Napi::Value {
-      Napi::Array written = Napi::Array::New(env), flushes = Napi::Array::New(env);
-      for (uint32_t i = 0; i < timeline.written_bytes.size(); i++)
-        written.Set(i, static_cast<double>(timeline.written_bytes[i]));
-      for (uint32_t i = 0; i < timeline.flushes.size(); i++) flushes.Set(i, to_point(env, timeline.flushes[i]));
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("writtenBytes", written);
-      result.Set("flushes", flushes);
-      return result;
-    });
+  const auto look = [from_ns, to_ns, buckets](ReplicaEntry &entry) { return entry.replica->timeline(from_ns, to_ns, buckets); };
+  return ask_replica(call, look, [](Napi::Env env, const replay::HistoryTimeline &timeline) -> Napi::Value {
+    Napi::Array written = Napi::Array::New(env), flushes = Napi::Array::New(env);
+    for (uint32_t i = 0; i < timeline.written_bytes.size(); i++)
+      written.Set(i, static_cast<double>(timeline.written_bytes[i]));
+    for (uint32_t i = 0; i < timeline.flushes.size(); i++) flushes.Set(i, to_point(env, timeline.flushes[i]));
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("writtenBytes", written);
+    result.Set("flushes", flushes);
+    return result;
   });
-  return promise.promise();
 }
 
 }  // namespace understudy::binding

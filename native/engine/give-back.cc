@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "core/clock.h"
+#include "core/zeroes.h"
 #include "engine/resync-read.h"
 
 namespace understudy::engine {

@@ -12,10 +12,6 @@ void hash_bytes(const uint8_t *data, size_t bytes, uint8_t out[wire::kHashBytes]
   CHECK(gnutls_hash_fast(GNUTLS_DIG_SHA256, data, bytes, out) == 0);
 }
 
-bool all_zero(const uint8_t *data, size_t bytes) {
-  return bytes == 0 || (data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0);
-}
-
 RegionData read_regions(Device &device, const RangeTable &left_out, uint64_t start, uint64_t end, ReadFrom from) {
   RegionData result;
   const auto read = [&](void *data, size_t bytes, uint64_t offset) {

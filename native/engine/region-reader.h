@@ -8,9 +8,8 @@
 
 namespace understudy::engine {
 
-// SHA-256, and the same of zeroes.
+// SHA-256.
 void hash_bytes(const uint8_t *data, size_t bytes, uint8_t out[wire::kHashBytes]);
-bool all_zero(const uint8_t *data, size_t bytes);
 
 struct RegionData {
   std::vector<uint8_t> bytes;

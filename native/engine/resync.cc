@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/clock.h"
+#include "core/zeroes.h"
 #include "engine/resync-read.h"
 
 namespace understudy::engine {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/zeroes.h"
 #include "replay/file-io.h"
 
 namespace understudy::replay {
@@ -50,7 +51,7 @@ int FrozenBlocks::keep(Device &image, uint64_t first, uint64_t count, bool skip_
 int FrozenBlocks::copy(Device &image, uint64_t offset, uint64_t bytes) {
   std::vector<uint8_t> buffer(bytes);
   if (int error = image.read(buffer.data(), bytes, offset)) return error;
-  if (buffer[0] == 0 && memcmp(buffer.data(), buffer.data() + 1, bytes - 1) == 0) return 0;  // as a hole of the scratch file
+  if (all_zero(buffer.data(), bytes)) return 0;  // as a hole of the scratch file
   return write_at(scratch_.get(), buffer.data(), bytes, offset);
 }
 

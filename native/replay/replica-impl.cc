@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/clock.h"
+#include "core/zeroes.h"
 #include "replay/applier.h"
 #include "replay/file-io.h"
 #include "replay/hasher.h"
@@ -402,8 +403,8 @@ Status check_is_zero(Device &device, const std::string &path) {
     if (!extent.hole) {
       bytes = std::min<uint64_t>(bytes, piece.size());
       if (int error = device.read(piece.data(), bytes, at)) return Status::failed(error, "read image " + path);
-      for (size_t i = 0; i < bytes; i++)
-        if (piece[i]) return Status::failed(EEXIST, "make image " + path + ": it holds data, but no watermark file says of what");
+      if (!all_zero(piece.data(), bytes))
+        return Status::failed(EEXIST, "make image " + path + ": it holds data, but no watermark file says of what");
     }
     CHECK(bytes > 0);
     at += bytes;

@@ -1,19 +1,15 @@
 #include "replay/rollback.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/check.h"
+#include "core/zeroes.h"
 #include "replay/block-walk.h"
 
 namespace understudy::replay {
 namespace {
 
 constexpr uint64_t kPieceBlocks = 256;
-
-bool is_all_zero(const uint8_t *data, uint64_t bytes) {
-  return bytes == 0 || (data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0);
-}
 
 uint64_t blocks_of(const Device &device) {
   return (device.traits().size_bytes + kViewBlockBytes - 1) / kViewBlockBytes;
@@ -82,7 +78,7 @@ Status Rollback::write_piece(size_t volume, uint64_t offset, uint64_t bytes) {
     return Status::failed(error, "roll back: read what volume " + images_[volume]->name() + " was");
   for (uint64_t at = 0; at < bytes;) {
     const auto is_zero_at = [&](uint64_t where) {
-      return is_all_zero(piece_.data() + where, std::min(kViewBlockBytes, bytes - where));
+      return all_zero(piece_.data() + where, std::min(kViewBlockBytes, bytes - where));
     };
     const bool is_zero = is_zero_at(at);
     uint64_t end = at + kViewBlockBytes;

@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/crc32c.h"
 #include "core/on-disk.h"
+#include "core/zeroes.h"
 #include "replay/file-io.h"
 
 namespace understudy::replay {
@@ -203,14 +204,13 @@ int SavedBlocks::go_on() {
 
 int SavedBlocks::append(std::vector<SavedBlock> &batch, const uint8_t *blocks) {
   CHECK(!is_closed_);
-  static constexpr std::array<uint8_t, kPageBytes> kZeroes{};
   std::vector<uint8_t> bytes(head_pages(batch.size()) * kPageBytes);
   const uint64_t first_page = (end_ + bytes.size()) / kPageBytes;
   uint64_t pages = 0;
   if (first_page + batch.size() > UINT32_MAX) return EFBIG;
   for (size_t i = 0; i < batch.size(); i++) {
     const uint8_t *block = blocks + i * kPageBytes;
-    const bool is_zero = memcmp(block, kZeroes.data(), kPageBytes) == 0;
+    const bool is_zero = all_zero(block, kPageBytes);
     batch[i].page = is_zero ? 0 : static_cast<uint32_t>(first_page + pages++);
     batch[i].crc32c = is_zero ? 0 : crc32c(0, block, kPageBytes);
   }

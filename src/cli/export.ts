@@ -18,6 +18,7 @@ import {
   addTlsOptions,
   connectTo,
   interruptSignal,
+  momentOf,
   parser,
   print,
   type StateFlag,
@@ -103,9 +104,8 @@ async function exportVolume(volume: string, flags: ExportFlags): Promise<void> {
     format: flags.format,
     ...tlsRequest(flags),
     saved: flags.saved === undefined ? '' : flags.saved === true ? 'newest' : resolve(flags.saved),
-    at: flags.at ?? '',
+    at: momentOf('export', flags),
   }
-  if (flags.at?.trim() === '') throw new UsageError('export: --at is empty; without it, the copy is as it is now')
   for await (const event of client.stream<ExportEvent>('/export', request, signal)) {
     print(event.uri)
     if (flags.at !== undefined) sayMoment(volume, event.position, event.time)

@@ -67,6 +67,12 @@ export function parser<T>(parse: (text: string) => T): (text: string) => T {
 /** Of options that may be given several times. */
 export const repeatable = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text]
 
+/** Of a command's --at, as the daemon reads it: a moment; '': now, as it was not given. */
+export function momentOf(command: string, { at }: { at?: string }): string {
+  if (at?.trim() === '') throw new UsageError(`${command}: --at is empty; without it, the copy is as it is now`)
+  return at ?? ''
+}
+
 /** An address as the daemon needs it, whose working directory is another one. */
 export function absoluteAddress(text: string): string {
   const address = parseAddress(text)

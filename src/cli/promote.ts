@@ -1,11 +1,10 @@
 /** understudy promote: the standby's copy becomes the one that counts. */
 import { Command } from 'commander'
 
-import { UsageError } from '../core/errors.js'
 import type { StatusDocument } from '../core/status-types.js'
 import { formatDuration } from '../core/units.js'
 import type { PromoteReply, PromoteRequest } from '../daemon/control-protocol.js'
-import { absoluteAddress, connectTo, parser, print, type StateFlag, stateOption } from './options.js'
+import { absoluteAddress, connectTo, momentOf, parser, print, type StateFlag, stateOption } from './options.js'
 
 interface PromoteFlags extends StateFlag {
   acceptLoss?: boolean
@@ -58,13 +57,12 @@ export function promoteCommand(): Command {
     .addOption(stateOption())
     .addHelpText('after', help)
     .action(async (volume: string, flags: PromoteFlags) => {
-      if (flags.at?.trim() === '') throw new UsageError('promote: --at is empty; without it, the copy is as it is now')
       const request: PromoteRequest = {
         volume,
         acceptLoss: flags.acceptLoss ?? false,
         force: flags.force ?? false,
         listen: flags.listen ?? '',
-        at: flags.at ?? '',
+        at: momentOf('promote', flags),
       }
       const daemon = connectTo(flags)
       if (request.acceptLoss && !request.force) sayHowLong(volume, await daemon.status())

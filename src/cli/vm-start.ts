@@ -6,7 +6,7 @@ import { formatDuration, parseDuration } from '../core/units.js'
 import type { MessagesReply } from '../daemon/control-protocol.js'
 import type { Started, StartRequest } from '../recovery/runs.js'
 import { quoteWord } from '../recovery/shell-words.js'
-import { connectTo, parser, print, type StateFlag, stateOption } from './options.js'
+import { connectTo, momentOf, parser, print, type StateFlag, stateOption } from './options.js'
 
 interface StartFlags extends StateFlag {
   acceptLoss?: boolean
@@ -20,7 +20,7 @@ const startHelp = `
 Asked on the standby's host. Promotes the machine's group, as 'understudy promote' does and by its rules (--accept-loss,
 --force), serves its disks, and runs QEMU on them. What the machine writes is replicated like any master's, so that the
 old master can follow. A group that was promoted already is not promoted again. QEMU outlives the daemon: while none
-serves its disks, the machine waits for a minute.
+serves its disks, the machine waits for five minutes.
 
 With --at the group is promoted as of an earlier moment of its history, and what came after it is thrown away: see
 'understudy promote --help'. The machine starts when that is undone.
@@ -50,14 +50,13 @@ export function vmStartCommand(): Command {
         throw new UsageError(
           'vm start: --throw-away promotes nothing; --print, --accept-loss and --force do not go with it',
         )
-      if (flags.at?.trim() === '') throw new UsageError('vm start: --at is empty; without it, the copy is as it is now')
       const request: StartRequest = {
         machine,
         acceptLoss: flags.acceptLoss ?? false,
         force: flags.force ?? false,
         print: flags.print ?? false,
         throwAway: flags.throwAway ?? false,
-        at: flags.at ?? '',
+        at: momentOf('vm start', flags),
       }
       const started = await connectTo(flags).post<Started>('/vm/start', request)
       if (request.print) {

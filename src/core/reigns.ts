@@ -67,13 +67,19 @@ export function describeReigns(history: readonly Reign[]): string {
   return history.map(({ id, since }) => `${id} (since ${since === '' ? 'an unknown time' : since})`).join(', then ')
 }
 
+/** As it is sent, stored and told: numbers of 64 bits are decimal. */
+export const encodePosition = ({ incarnation, sequence }: Position): { incarnation: string; sequence: string } => ({
+  incarnation: String(incarnation),
+  sequence: String(sequence),
+})
+
 /** What is sent and stored is cut to the newest: older ones no peer still has. */
 export const reignsMax = 200
 
 export function encodeReigns(history: readonly Reign[]): object[] {
   return history.slice(-reignsMax).map(({ id, parent, fork, since }) => ({
     ...{ id, parent, since },
-    fork: { incarnation: String(fork.incarnation), sequence: String(fork.sequence) },
+    fork: encodePosition(fork),
   }))
 }
 

@@ -3,6 +3,7 @@ import { isAbsolute } from 'node:path'
 
 import { exportFormats, type TlsConfig } from '../core/config-types.js'
 import { OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
+import { encodePosition } from '../core/reigns.js'
 import { parseAddress, parseId, parseRate } from '../core/units.js'
 import { parseFileRules } from '../filter/file-rules.js'
 import { version } from '../core/version.js'
@@ -166,9 +167,8 @@ async function exportFile(daemon: Daemon, fields: Fields): Promise<ExportFileRep
   const volume = fields.string('volume')
   const wish = { path: fields.string('path'), format: fields.oneOf('format', exportFormats) }
   if (!isAbsolute(wish.path)) throw new UsageError(`export ${volume}: '${wish.path}' is no absolute path`)
-  const { incarnation, sequence, timeNs } = await standbyOf(daemon, volume, 'export').makeFile(volume, wish)
-  const position = { incarnation: String(incarnation), sequence: String(sequence) }
-  return { position, ...(timeNs === 0n ? {} : { time: isoTime(timeNs) }) }
+  const point = await standbyOf(daemon, volume, 'export').makeFile(volume, wish)
+  return { position: encodePosition(point), ...(point.timeNs === 0n ? {} : { time: isoTime(point.timeNs) }) }
 }
 
 function tlsOf(fields: Fields): { tls?: TlsConfig | null } {

@@ -61,13 +61,12 @@ function refuseOwnMaster(daemon: Daemon, group: string): void {
 async function show(daemon: Daemon, fields: Fields): Promise<Answer> {
   const found = daemon.machines.find('vm show', fields.string('name'))
   const source = fields.oneOf('disks', diskSources)
-  const { accelerator } = daemon.machines
-  await accelerator.look()
+  const accelerator = await daemon.machines.accelerator.look()
   switch (fields.oneOf('format', machineFormats)) {
     case 'xml':
-      return { document: { text: xmlOf(found, source, accelerator.name) } }
+      return { document: { text: xmlOf(found, source, accelerator) } }
     case 'qemu':
-      return { document: { text: scriptOf(found, source, accelerator.name) } }
+      return { document: { text: scriptOf(found, source, accelerator) } }
     case 'json':
       return { document: { text: `${JSON.stringify(found.machine, null, 2)}\n` } }
   }

@@ -18,7 +18,7 @@ const notFound = 127
 export type AcceleratorName = 'kvm' | 'tcg'
 
 export class Accelerator {
-  #looked: Promise<void> | undefined
+  #looked: Promise<AcceleratorName> | undefined
   #name: AcceleratorName
 
   constructor(
@@ -34,15 +34,15 @@ export class Accelerator {
   }
 
   /** Takes 0.15 s, the first time. Never rejects. */
-  look(): Promise<void> {
+  look(): Promise<AcceleratorName> {
     return (this.#looked ??= this.#look())
   }
 
-  async #look(): Promise<void> {
-    if (this.#name === 'tcg') return
-    const starts = await this.probe()
+  async #look(): Promise<AcceleratorName> {
+    const starts = this.#name === 'tcg' || (await this.probe())
     if (starts === undefined) this.#looked = undefined
-    else if (!starts) this.#name = 'tcg'
+    if (starts === false) this.#name = 'tcg'
+    return this.#name
   }
 }
 

@@ -105,9 +105,8 @@ export class Drills {
         const listener = this.stage.listen(folder.disks, view.exported)
         try {
           const volumes = view.exported.map(({ name }) => name)
-          const { accelerator } = this.stage.machines
-          await accelerator.look()
-          const args = throwAwayArguments(machine, disksAt(folder.disks, volumes, true), accelerator.name, [
+          const accelerator = await this.stage.machines.accelerator.look()
+          const args = throwAwayArguments(machine, disksAt(folder.disks, volumes, true), accelerator, [
             ...controlArguments(folder.monitor, folder.pidFile),
             ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console', '-no-reboot'],
             ...(wish.port === 0 ? [] : networkFor(wish.port)),

@@ -128,8 +128,13 @@ export class Machines {
     const found = this.list(failed)
     each(found, failed, ({ copy }) => copy.volumes.forEach(volume => describeVolume(volume.folder, volume)))
     each(found, failed, one => this.writeOut(one))
-    if (found.length > 0)
-      void this.accelerator.look().then(() => each(this.list(failed), failed, one => this.writeOut(one)))
+    if (found.length > 0) void this.writeOutAnew(failed)
+  }
+
+  /** When the accelerator is another one than it seemed. */
+  private async writeOutAnew(failed: (error: unknown) => void): Promise<void> {
+    const { name } = this.accelerator
+    if ((await this.accelerator.look()) !== name) each(this.list(failed), failed, one => this.writeOut(one))
   }
 
   /** With the accelerator that is known by now. */

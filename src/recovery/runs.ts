@@ -223,11 +223,10 @@ export class Runs {
     }
     messages.push(...this.stage.serve())
     this.#serve(run, true)
-    await this.stage.machines.accelerator.look()
-    const { command, disks } = this.#commandOf(found, run.folder)
+    const { command, disks } = await this.#commandOf(found, request.print ? [] : controlOf(run.folder))
     if (!request.print) return { ...(await this.#runFree(run, command)), disks, messages }
     run.folder.save('printed')
-    return { messages, disks, console: '', pid: 0, command: this.#plainCommand(found) }
+    return { messages, disks, console: '', pid: 0, command }
   }
 
   async #runFree(run: Run, command: string[]): Promise<Omit<Started, 'messages' | 'disks'>> {
@@ -248,12 +247,8 @@ export class Runs {
     run.listener = this.stage.listen(folder.disks, view.exported)
     const volumes = view.exported.map(({ name }) => name)
     const disks = disksAt(folder.disks, volumes, true)
-    const { accelerator } = this.stage.machines
-    await accelerator.look()
-    const args = throwAwayArguments(machine, disks, accelerator.name, [
-      ...controlArguments(folder.monitor, folder.pidFile),
-      ...consoleAt(folder),
-    ])
+    const accelerator = await this.stage.machines.accelerator.look()
+    const args = throwAwayArguments(machine, disks, accelerator, controlOf(folder))
     const qemu = Qemu.startBound(args, this.stage.clock, folder.path, () => undefined)
     await untilUp(qemu, folder, this.stage, `vm start ${machine.name}`)
     folder.save('running')
@@ -278,8 +273,7 @@ export class Runs {
     this.stage.log.info(`vm ${run.machine}: its start goes on`)
     if (run.folder.record.prints) return run.folder.save('printed')
     if (run.qemu !== undefined) return run.folder.save('running')
-    await this.stage.machines.accelerator.look()
-    const { command } = this.#commandOf(found, run.folder)
+    const { command } = await this.#commandOf(found, controlOf(run.folder))
     await this.#runFree(run, command)
   }
 
@@ -322,16 +316,12 @@ export class Runs {
     )
   }
 
-  #commandOf(found: Found, folder: RunFolder): { disks: string[]; command: string[] } {
+  /** `control`: what this daemon looks after it by; none, for whoever runs it himself. */
+  async #commandOf(found: Found, control: readonly string[]): Promise<{ disks: string[]; command: string[] }> {
     const disks = disksOf(found, 'nbd')
-    const control = [...controlArguments(folder.monitor, folder.pidFile), ...consoleAt(folder)]
-    return { disks: disks.map(({ url }) => url), command: this.#plainCommand(found, control) }
-  }
-
-  /** For whoever runs it himself, or with what this daemon looks after it by. */
-  #plainCommand(found: Found, control: readonly string[] = []): string[] {
-    const { name } = this.stage.machines.accelerator
-    return [qemuProgram, ...qemuArguments(found.machine, disksOf(found, 'nbd'), name, control)]
+    const accelerator = await this.stage.machines.accelerator.look()
+    const command = [qemuProgram, ...qemuArguments(found.machine, disks, accelerator, control)]
+    return { disks: disks.map(({ url }) => url), command }
   }
 
   #watch(run: Run, qemu: Qemu): void {
@@ -384,7 +374,8 @@ async function untilUp(qemu: Qemu, folder: RunFolder, { clock }: Stage, action: 
   }
 }
 
-const consoleAt = ({ console }: RunFolder): string[] => [
+const controlOf = ({ monitor, pidFile, console }: RunFolder): string[] => [
+  ...controlArguments(monitor, pidFile),
   ...['-chardev', `socket,id=console,path=${console.replaceAll(',', ',,')},server=on,wait=off`],
   ...['-serial', 'chardev:console'],
 ]

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import type { Clock } from '../core/clock.js'
 import type { HistoryLimits } from '../core/config-types.js'
 import { errnoOf, NativeError, OperationError } from '../core/errors.js'
-import type { Position } from '../core/reigns.js'
+import { encodePosition, type Position } from '../core/reigns.js'
 import type { HistoryMoment, HistoryStatus } from '../core/status-types.js'
 import { formatDuration } from '../core/units.js'
 import type { Addon, HistoryState, Moment as NativeMoment, Point } from '../native/binding.js'
@@ -267,7 +267,7 @@ function merged(labelled: readonly HistoryPoint[], flushes: readonly Point[]): H
 }
 
 export function momentDocument({ incarnation, sequence, timeNs }: Point): HistoryMoment {
-  return { time: isoTime(timeNs), incarnation: String(incarnation), sequence: String(sequence) }
+  return { time: isoTime(timeNs), ...encodePosition({ incarnation, sequence }) }
 }
 
 /** "2026-11-29T08:15:00.123456789Z" */

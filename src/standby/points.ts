@@ -14,6 +14,7 @@ import { dirname } from 'node:path'
 
 import { replaceFile, syncDirectory } from '../core/atomic-file.js'
 import { errnoOf, NativeError } from '../core/errors.js'
+import { encodePosition } from '../core/reigns.js'
 import type { Point } from '../native/binding.js'
 import { labelMax } from './moment.js'
 
@@ -96,9 +97,9 @@ function readText(path: string): string {
   }
 }
 
-function encodePoint({ kind, label, incarnation, sequence, timeNs }: HistoryPoint): string {
-  const numbers = { incarnation: String(incarnation), sequence: String(sequence), timeNs: String(timeNs) }
-  const text = JSON.stringify({ kind, label, ...numbers })
+function encodePoint(point: HistoryPoint): string {
+  const { kind, label, timeNs } = point
+  const text = JSON.stringify({ kind, label, ...encodePosition(point), timeNs: String(timeNs) })
   return `${checksum(text)} ${text}\n`
 }
 

@@ -2,6 +2,7 @@
 import { type Clock, sleep } from '../core/clock.js'
 import type { ExportFormat } from '../core/config-types.js'
 import { errnoOf, NativeError, OperationError, SafetyRefusal, UnderstudyError } from '../core/errors.js'
+import { encodePosition } from '../core/reigns.js'
 import type { Addon, Point } from '../native/binding.js'
 import { type OpenVolumes, viewGroup } from './open-volumes.js'
 
@@ -122,9 +123,8 @@ export class Views {
     const close = async (): Promise<void> => {
       if (this.#open.delete(open)) await open.close()
     }
-    const { incarnation, sequence, timeNs } = point
-    const position = { incarnation: String(incarnation), sequence: String(sequence) }
-    return { exported: open.exported, position, ...(timeNs === 0n ? {} : { timeNs }), close }
+    const { timeNs } = point
+    return { exported: open.exported, position: encodePosition(point), ...(timeNs === 0n ? {} : { timeNs }), close }
   }
 }
 

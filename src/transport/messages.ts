@@ -19,7 +19,7 @@
  */
 import { UnderstudyError } from '../core/errors.js'
 import { leaseMsMax } from '../core/lease.js'
-import { decodeReigns, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
+import { decodeReigns, encodePosition, encodeReigns, firstReign, type Position, type Reign } from '../core/reigns.js'
 
 /** Versions of the link this program speaks. N talks to N - 1; the standby is upgraded first. */
 export const protocol = { newest: 1, oldest: 1 } as const
@@ -201,14 +201,11 @@ export function encodeSuspects(volume: string, ranges: readonly bigint[]): objec
 }
 
 export function encodeAbdicate({ position, takeOver }: Abdicate): object {
-  const { incarnation, sequence } = position
-  return { type: 'abdicate', takeOver, incarnation: String(incarnation), sequence: String(sequence) }
+  return { type: 'abdicate', takeOver, ...encodePosition(position) }
 }
 
 export function encodeMark({ id, kind, label, position, timeNs }: Mark): object {
-  const { incarnation, sequence } = position
-  const numbers = { incarnation: String(incarnation), sequence: String(sequence), timeNs: String(timeNs) }
-  return { type: 'mark', id, kind, label, ...numbers }
+  return { type: 'mark', id, kind, label, ...encodePosition(position), timeNs: String(timeNs) }
 }
 
 export function encodeMarked({ id, problem }: Marked): object {
