@@ -7,15 +7,28 @@ import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { Started } from '../../src/recovery/runs.js'
-import { becomes, execute, type Pair, type PairOptions, scratch, sleep, startPair } from '../support/daemon.js'
+import {
+  becomes,
+  execute,
+  inSync,
+  type Pair,
+  type PairOptions,
+  scratch,
+  sleep,
+  sparseFile,
+  startPair,
+} from '../support/daemon.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { preloaded } from '../support/preload.js'
+import { startSuccession } from '../support/takeover.js'
 
 const sizeBytes = 16 << 20
 const block = 4096
 
-async function startMachine(t: Test, options: PairOptions = {}): Promise<Pair> {
-  const pair = await startPair(t, { sizeBytes, ...options })
+const startMachine = async (t: Test, options: PairOptions = {}): Promise<Pair> =>
+  withMachine(await startPair(t, { sizeBytes, ...options }))
+
+async function withMachine(pair: Pair): Promise<Pair> {
   await new ControlClient(pair.standby.state).post('/vm/add', {
     ...{ name: 'web', group: pair.volume, memoryBytes: 64 << 20, cpus: 1, firmware: 'bios', bus: 'virtio' },
     qemuArguments: ['-accel', 'tcg'], // With nothing to boot from: it stands still.
@@ -27,8 +40,8 @@ const start = (pair: Pair, print: boolean): Promise<Started> =>
   new ControlClient(pair.standby.state).post<Started>('/vm/start', { machine: 'web', acceptLoss: true, print })
 
 const diskOf = (pair: Pair): string => join(pair.scratch.path('store'), '.groups', pair.volume, 'nbd.sock')
-const readWhole = async (path: string, offset: number): Promise<Buffer> => {
-  const client = await NbdClient.attach({ path }, 'disk1')
+const readWhole = async (path: string, offset: number, volume = 'disk1'): Promise<Buffer> => {
+  const client = await NbdClient.attach({ path }, volume)
   const { data } = await client.read(offset, block)
   client.destroy()
   return data
@@ -117,4 +130,39 @@ void t.test('without QEMU a start says which package has it, and promotes nothin
   t.equal((await pair.standby.volume('disk1')).role, 'standby')
   const folder = join(pair.scratch.path('store'), '.groups', pair.volume)
   t.notOk(existsSync(join(folder, 'running', 'web')), 'and leaves nothing')
+})
+
+void t.test('a machine is started as of an earlier moment: all its disks are what they were then (G2)', async t => {
+  const second = await sparseFile(scratch(t).path('second.img'), sizeBytes)
+  const pair = await withMachine(
+    await startSuccession(t, {
+      ...{ sizeBytes, standby: ['--history', '1h'], toml: 'name = "disk1"' },
+      volumeToml: `[[group.volume]]\nexport = "disk2"\ndevice = "${second}"`,
+    }),
+  )
+  const volumes = ['disk1', 'disk2']
+  const say = async (text: string): Promise<void> => {
+    for (const volume of volumes) {
+      const client = await NbdClient.attach({ path: pair.socket }, volume)
+      await client.write(block, Buffer.alloc(block, `${text} ${volume}`))
+      await client.flush()
+      client.destroy()
+    }
+    await inSync(pair)
+  }
+  await say('then')
+  t.match(await pair.standby.command(['mark', 'disk1', 'before']), { code: 0 })
+  await say('since')
+  await pair.master.kill()
+
+  const vm = (...args: string[]) => pair.standby.command(['vm', ...args])
+  t.match(await vm('start', 'web', '--at', 'before'), { code: 3, stderr: /is thrown away.*--accept-loss/ })
+  t.match(await vm('start', 'web', '--at', 'never', '--accept-loss'), { code: 1, stderr: /the history goes from / })
+  t.match(await pair.standby.volume('disk1'), { role: 'standby' }, 'nothing is done when it is refused')
+  t.match(await vm('start', 'web', '--at', 'before', '--accept-loss'), { code: 0, stdout: /as of [^]*web: runs/ })
+  for (const volume of volumes)
+    t.same(await readWhole(diskOf(pair), block, volume), Buffer.alloc(block, `then ${volume}`), volume)
+  t.match(await vm('list'), { code: 0, stdout: /promoted as of / })
+  t.match(await vm('start', 'web', '--at', 'before', '--accept-loss'), { code: 3, stderr: /web runs / })
+  t.equal((await vm('stop', 'web', '--force')).code, 0)
 })
