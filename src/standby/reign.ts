@@ -8,7 +8,7 @@
  *
  * Does not: judge hellos, or serve NBD.
  */
-import { readdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { syncDirectory } from '../core/atomic-file.js'
@@ -217,8 +217,9 @@ function pairs(numbers: readonly bigint[]): { start: bigint; end: bigint }[] {
   return numbers.flatMap((start, index) => (index % 2 === 0 ? [{ start, end: numbers[index + 1] ?? start }] : []))
 }
 
+/** And the history with it. What else lies there (the group's machines and their drills) is not the copy's. */
 function clearLog(directory: string): void {
-  for (const name of readdirSync(directory))
-    if (name !== 'replica.json') rmSync(join(directory, name), { recursive: true, force: true })
+  for (const name of ['segments', 'watermark', 'history', 'points'])
+    rmSync(join(directory, name), { recursive: true, force: true })
   syncDirectory(directory)
 }

@@ -703,6 +703,32 @@ t.test('a reign that begins right after the first step goes on from the history 
   t.match(reigns, [{ id: '01' }, { id: '02' }, { parent: '02', fork: { incarnation: '6', sequence: '3' } }])
 })
 
+// A failover and the way back (switchover, or resolve) removed the group's machines, their firmware's variables and the
+// schedule of their drills: all of the folder but replica.json went with the log (found by hand).
+t.test('a reign that is given back takes the log and the history with it, and nothing else of the folder', async t => {
+  const store = scratch(t)
+  const { standby, greet, setReplica } = await open(t, store)
+  await greet()
+  setReplica({ phase: cut })
+  await standby.promote('disk1', { acceptLoss: true, force: false })
+  const path = (name: string): string => join(store, '.groups', 'disk1', name)
+  const ofTheLog = ['segments', 'history', 'points', 'watermark']
+  const others = ['machines', 'running', 'drills.json']
+  for (const name of [...ofTheLog, ...others]) {
+    if (name === 'points' || name === 'watermark' || name === 'drills.json') writeFileSync(path(name), 'text')
+    else mkdirSync(join(path(name), 'inner'), { recursive: true })
+  }
+  await standby.resolve('disk1')
+  t.same(
+    ofTheLog.filter(name => existsSync(path(name))),
+    [],
+  )
+  t.same(
+    others.filter(name => existsSync(path(name))),
+    others,
+  )
+})
+
 t.test('a copy that is being exported is not promoted under its clients', async t => {
   const { standby, greet, setReplica } = await open(t, scratch(t))
   await greet()
