@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import type { DrillEvent } from '../../src/daemon/recovery-routes.js'
+import type { DrillRequest } from '../../src/recovery/drills.js'
 import type { MachinesDocument } from '../../src/recovery/listing.js'
 import { bootSector, textSector } from '../support/boot-sector.js'
 import {
@@ -44,9 +45,9 @@ const addMachine = (pair: Pair, name: string): Promise<unknown> =>
   })
 
 /** Until it ends; the daemon's end is one, too. */
-async function held(pair: Pair): Promise<DrillEvent[]> {
+async function held(pair: Pair, flags: Partial<DrillRequest> = {}): Promise<DrillEvent[]> {
   const events: DrillEvent[] = []
-  const wish = { machine: 'web', marker: 'never', port: 0, timeoutMs: limitMs }
+  const wish = { machine: 'web', marker: 'never', port: 0, timeoutMs: limitMs, ...flags }
   for await (const event of new ControlClient(pair.standby.state).stream<DrillEvent>('/vm/drill', wish))
     events.push(event)
   return events
@@ -72,7 +73,7 @@ const nothingLeft = (t: Test, pair: Pair): Promise<void> =>
   becomes(t, 'nothing is left of it', () => running(pair).length === 0)
 
 void t.test('drills of a machine', async t => {
-  const pair = await startPair(t)
+  const pair = await startPair(t, { standby: ['--history', '1h'] })
   const boot = pair.scratch.path('boot')
   await writeFile(boot, bootSector(SECTOR))
   await succeed('qemu-io', ['-f', 'raw', '-c', `write -q -s ${boot} 0 512`, pair.uri])
@@ -111,6 +112,29 @@ void t.test('drills of a machine', async t => {
     const [machine] = (JSON.parse(list.stdout) as MachinesDocument).machines
     t.match(machine?.lastDrill, { passed: false, reason: "the console did not say 'login:' within 2 s" })
     await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, { ...labels, result: 'failed' })
+    await nothingLeft(t, pair)
+  })
+
+  await t.test('eight at once, each at a moment of its own, say exactly what the disk said then (G2)', async t => {
+    const moments: { text: string; at: string }[] = []
+    for (let count = 1; count <= 8; count++) {
+      await say(pair, `moment ${count}`)
+      moments.push({ text: `moment ${count}`, at: (await inSync(pair)).written })
+    }
+    await say(pair, 'counter 41')
+    const all = await Promise.all(moments.map(({ text, at }) => held(pair, { marker: text, at })))
+    const results = all.flatMap(events => events.flatMap(event => (event.done ? [event.result] : [])))
+    t.match(
+      results,
+      moments.map(({ text, at }) => ({
+        reason: `the console said '${text}'`,
+        passed: true,
+        position: { sequence: at },
+      })),
+    )
+    const begun = results.map(({ startedAt }) => Date.parse(startedAt))
+    const ended = results.map(({ seconds }, index) => (begun[index] ?? 0) + seconds * 1000)
+    t.ok(Math.max(...begun) < Math.min(...ended), 'all of them ran at once')
     await nothingLeft(t, pair)
   })
 

@@ -8,21 +8,26 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../../src/daemon/control-client.js'
+import type { DrillResult } from '../../src/recovery/drill-file.js'
+import type { MachinesDocument } from '../../src/recovery/listing.js'
 import type { Started } from '../../src/recovery/runs.js'
 import {
   becomes,
   inSync,
   launch,
   logged,
+  metric,
   metricBecomes,
   type Pair,
+  type Program,
+  sameBytes,
   scratch,
   sparseFile,
   startPair,
 } from '../support/daemon.js'
 import { buildGuest, type Guest, guestKernel } from '../support/machine.js'
 import { NbdClient } from '../support/nbd-client.js'
-import { startSuccession } from '../support/takeover.js'
+import { Prober, startSuccession } from '../support/takeover.js'
 
 const limitMs = 100_000
 
@@ -63,15 +68,25 @@ function listen(t: Test, path: string): { readonly text: string } {
 const start = (pair: Pair, machine: string, flags: object = {}): Promise<Started> =>
   client(pair).post<Started>('/vm/start', { machine, acceptLoss: true, ...flags })
 
-/** Runs on the master's disk until it has said `numbers` of them; then master and machine are killed at once. */
-async function countAndDie(t: Test, pair: Pair, guest: Guest, numbers: number, others: string[] = []): Promise<number> {
+/** Runs on the master's disks, and has said `numbers` of them. */
+async function counting(t: Test, pair: Pair, guest: Guest, numbers: number, others: string[] = []): Promise<Program> {
   const disks = [pair.uri, ...others].flatMap(uri => ['-drive', `file=${uri},format=raw,if=virtio`])
   const common = ['-nodefaults', '-display', 'none', '-serial', 'stdio', '-m', '128', '-no-reboot']
   const machine = launch(t, 'machine', 'qemu-system-x86_64', [...common, ...guest.arguments('count'), ...disks])
   await machine.printed(new RegExp(`^COUNTER ${numbers}\\b`, 'm'), limitMs)
+  return machine
+}
+
+/** The last number whose fsync had returned. */
+const lastOf = (machine: Program): number =>
+  Math.max(...[...machine.stdout.matchAll(/^COUNTER (\d+)\r?$/gm)].map(match => Number(match[1])))
+
+/** Master and machine are killed at once. */
+async function countAndDie(t: Test, pair: Pair, guest: Guest, numbers: number, others: string[] = []): Promise<number> {
+  const machine = await counting(t, pair, guest, numbers, others)
   await pair.master.kill()
   await machine.kill()
-  return Math.max(...[...machine.stdout.matchAll(/^COUNTER (\d+)\r?$/gm)].map(match => Number(match[1])))
+  return lastOf(machine)
 }
 
 void t.test('a machine goes on where its disks were synced last', async t => {
@@ -195,11 +210,82 @@ if (isLong)
     },
   )
 
+if (isLong)
+  void t.test(
+    'eight drills at once, each at another moment: each prints exactly its counters; replication goes on untouched (G2)',
+    async t => {
+      const pair = await startTwoDisks(t)
+      const guest = await buildGuest(pair.scratch)
+      await addMachine(t, pair, 'web', guest.arguments('count'))
+      const machine = await counting(t, pair, guest, 40, [pair.uri.replace('disk1?', 'disk2?')])
+      await machine.kill()
+      await inSync(pair)
+      const flushes = await flushesOf(pair)
+      const last = lastOf(machine)
+      t.ok(
+        Math.abs(flushes.length - 2 * last) <= 2,
+        `a flush a number on each disk: ${flushes.length}, ${last} numbers`,
+      )
+      const descriptors = (): number => readdirSync(`/proc/${pair.standby.program.pid}/fd`).length
+      const before = descriptors()
+      const prober = await Prober.start(pair.socket, 'disk1', { offset: 8 << 20, blocks: 256 })
+
+      // Flush 1 is that of the first number on the first disk, flush 2 that on the second, and so on: nobody else wrote.
+      const moments = Array.from(
+        { length: 8 },
+        (_, index) => Math.floor((flushes.length * (index + 1)) / 8) - (index % 2),
+      )
+      const drilled = Promise.all(
+        moments.map(async moment => {
+          const { incarnation, sequence } = flushes[moment - 1] ?? {}
+          const flags = ['--at', `${incarnation}:${sequence}`, '--marker', 'COUNTER ', '--timeout', '5min', '--json']
+          const ended = await pair.standby.command(['vm', 'drill', 'web', ...flags], { limitMs: 3 * limitMs })
+          return JSON.parse(ended.stdout) as DrillResult
+        }),
+      )
+      await metricBecomes(t, pair.metrics.standby, 'understudy_drills_running', 8, { machine: 'web' })
+      await becomes(t, 'all of them run', () => drillsOf(pair).length === 8, limitMs)
+      const pids = drillsOf(pair)
+      const { applied } = await pair.master.volume('disk1')
+      await prober.answered(200)
+      await pair.master.until('disk1', 'what is written meanwhile is applied', volume => BigInt(volume.applied) > BigInt(applied) + 100n) // prettier-ignore
+      t.same(drillsOf(pair), pids, 'and they run still')
+      const results = await drilled
+      for (const [index, moment] of moments.entries()) {
+        const { passed = false, console = [] } = results[index] ?? {}
+        const held = /^HOLDS (-?\d+) (-?\d+)/m.exec(console.join('\n'))?.slice(1).map(Number)
+        t.same([passed, held], [true, [Math.ceil(moment / 2), Math.floor(moment / 2)]], `flush ${moment}`)
+      }
+      const { machines } = JSON.parse((await pair.standby.command(['vm', 'list', '--json'])).stdout) as MachinesDocument
+      t.equal(machines[0]?.lastDrill?.passed, true)
+      await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 8, { machine: 'web', result: 'passed' })
+      await prober.stop()
+      t.equal(prober.failure, undefined)
+      for (const reason of ['peer-timeout', 'log-full'])
+        t.equal(await metric(pair.metrics.master, 'understudy_detaches_total', { reason }), 0, `no detach: ${reason}`)
+
+      await becomes(t, 'nothing is left of them: no file', () => left(pair).length === 0)
+      await becomes(t, 'no process', () => !pids.some(pid => existsSync(`/proc/${pid}`)))
+      await becomes(t, 'no view, no socket', () => descriptors() <= before)
+      await inSync(pair)
+      await pair.master.stop()
+      await pair.standby.stop()
+      await sameBytes(t, pair.device, pair.image, 'the copy has not seen them')
+    },
+  )
+
+/** The processes of all drills that have begun. */
+const drillsOf = (pair: Pair): number[] =>
+  left(pair)
+    .map(name => pidOf(pair, name))
+    .filter(pid => pid > 0)
+    .sort((a, b) => a - b)
+
 /** One group of the volumes disk1 and disk2, and a standby that keeps a history. */
 async function startTwoDisks(t: Test): Promise<Pair> {
   const second = await sparseFile(scratch(t).path('second.img'), 16 << 20)
   return startSuccession(t, {
-    ...{ sizeBytes: 16 << 20, standby: ['--history', '1h'], toml: 'name = "disk1"' },
+    ...{ sizeBytes: 16 << 20, standby: ['--history', '1h'], toml: 'name = "disk1"\npeer_timeout = "60s"' },
     volumeToml: `[[group.volume]]\nexport = "disk2"\ndevice = "${second}"`,
   })
 }
