@@ -8,9 +8,23 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { execute, inSync, type Pair, sameBytes, sleep, startPair } from '../support/daemon.js'
+import type { VolumeStatus } from '../../src/core/status-types.js'
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { PromoteReply } from '../../src/daemon/control-protocol.js'
+import {
+  execute,
+  freeze,
+  inSync,
+  type Pair,
+  sameBytes,
+  scratch,
+  sleep,
+  sparseFile,
+  startPair,
+} from '../support/daemon.js'
 import { CMD, NbdClient } from '../support/nbd-client.js'
 import { compared, type Past, Writer } from '../support/past.js'
+import { startSuccession } from '../support/takeover.js'
 
 const sizeBytes = 16 << 20
 const seed = Number(process.env['UNDERSTUDY_SEED'] ?? Date.now() % 1_000_000)
@@ -111,5 +125,91 @@ t.test(
     t.equal(compared(await readFile(pair.image), then, pasts), 'equal')
     t.match(await promote(pair, '--at', at, '--accept-loss'), { code: 3, stderr: /promoted already/ })
     t.match(await pair.standby.command(['export', pair.volume, '--at', at, '--listen', 'unix:/x']), { code: 3 })
+  },
+)
+
+t.test(
+  'two disks with a lease: both are at one position, and neither the old master nor an automatic promotion undoes that (G2, G5)',
+  async t => {
+    const second = await sparseFile(scratch(t).path('second.img'), 4 << 20)
+    const pair = await startSuccession(t, {
+      ...{ sizeBytes: 4 << 20, standby: ['--history', '1h'] },
+      toml: 'name = "both"\nlease = "2s"\npeer_timeout = "60s"',
+      volumeToml: `[[group.volume]]\nexport = "disk2"\ndevice = "${second}"`,
+    })
+    const attach = (path: string): Promise<NbdClient[]> =>
+      Promise.all(['disk1', 'disk2'].map(volume => NbdClient.attach({ path }, volume)))
+    const [first, other] = (await attach(pair.socket)) as [NbdClient, NbdClient]
+    /** The number goes to the first disk, is synced, and then to the other one. */
+    const count = async (from: number, to: number): Promise<void> => {
+      for (let number = from; number <= to; number++)
+        for (const client of [first, other]) {
+          await client.write(0, Buffer.alloc(4096, number))
+          await client.write(number * 8192, Buffer.alloc(4096, number))
+          await client.flush()
+        }
+    }
+    await count(1, 4)
+    await first.write(0, Buffer.alloc(4096, 5))
+    await first.flush()
+    const { stdout } = await pair.standby.command(['mark', 'disk2', 'then'])
+    const at = /is (\d+:\d+), /.exec(stdout)?.[1] ?? ''
+    await other.write(0, Buffer.alloc(4096, 5))
+    await count(6, 9)
+    await inSync(pair)
+
+    await freeze(pair.master)
+    const waiting = [first.write(0, Buffer.alloc(4096, 99)), other.read(0, 512)]
+    let answered = 0
+    for (const request of waiting) void request.then(() => answered++).catch(() => undefined)
+    const socket = pair.scratch.path('young.sock')
+    const frozen = performance.now()
+    const request = { volume: 'disk1', acceptLoss: true, force: false, listen: `unix:${socket}`, at: 'then' }
+    const asked = new ControlClient(pair.standby.state).post<PromoteReply>('/promote', request)
+    const isUnderWay = ({ role, reason }: VolumeStatus): boolean => role === 'master' || /being promoted/.test(reason)
+    await pair.standby.until('disk2', 'waits for the end of the lease', isUnderWay)
+    const automatic = await promote(pair, '--accept-loss')
+    t.match(automatic, { code: 3, stderr: new RegExp(`promoted already, at .*, as of .*\\(${at}\\)`) })
+    const { messages } = await asked
+    const waited = messages.some(message => /lease of the master is over/.test(message))
+    t.ok(waited || performance.now() - frozen > 2000, 'the lease was over before')
+
+    const young = await attach(socket)
+    const shown = await Promise.all(young.map(async client => (await client.read(0, 65_536 + 16_384)).data))
+    t.same(
+      shown.map(data => Array.from({ length: 10 }, (_, block) => data[block * 8192])),
+      [
+        [5, 1, 2, 3, 4, 0, 0, 0, 0, 0],
+        [4, 1, 2, 3, 4, 0, 0, 0, 0, 0],
+      ],
+      'between one number on the first disk and the same on the other',
+    )
+    for (const client of young) t.equal((await client.write(0, Buffer.alloc(4096, 50))).error, 0)
+    pair.master.program.signal('SIGCONT')
+    await pair.master.until('disk1', 'has found out', ({ state }) => state === 'diverged')
+    t.match(await pair.master.command(['promote', 'disk1', '--force']), {
+      code: 3,
+      stderr: /was promoted on the standby/,
+    })
+    await pair.master.kill()
+    await pair.master.restart()
+    await pair.master.until('disk2', 'finds out after a restart, too', ({ state }) => state === 'diverged')
+    const late = NbdClient.attach({ path: pair.socket }, 'disk1').then(client => client.read(0, 512)) // or there is no export
+    void late.then(() => answered++).catch(() => undefined)
+    for (const client of young) t.equal((await client.read(0, 4096)).data[0], 50)
+
+    t.match(await pair.master.command(['resolve', 'disk1', '--keep', 'peer']), { code: 0, stdout: /saved to/ })
+    for (const volume of ['disk1', 'disk2'])
+      await pair.standby.until(
+        volume,
+        'the old master follows',
+        ({ state, written, applied, dirtyBytes }) => state === 'replicating' && written === applied && dirtyBytes === 0,
+      )
+    t.equal(answered, 0, 'the old master has answered nobody since')
+    for (const client of young) client.destroy()
+    await pair.standby.stop()
+    await pair.master.stop()
+    await sameBytes(t, pair.image, pair.device, 'the first disk')
+    await sameBytes(t, pair.image.replace('disk1', 'disk2'), second, 'the other one')
   },
 )
