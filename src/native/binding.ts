@@ -5,7 +5,9 @@
  * write. A failed call throws NativeError with the errno's name as `code`. 64-bit sequences are bigint.
  */
 import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+
+import { ROOT } from '../core/root.js'
 
 export type Durability = 'async' | 'flush' | 'received' | 'durable'
 export type OnStandbyLoss = 'continue' | 'block'
@@ -652,7 +654,7 @@ export interface Addon {
 
 function load(): Addon {
   const require = createRequire(import.meta.url)
-  const built = fileURLToPath(new URL('../../build/Release/understudy.node', import.meta.url))
+  const built = join(ROOT, 'build/Release/understudy.node')
   // Another build of it: the sanitizers' (test/sanitize).
   return require(process.env['UNDERSTUDY_ADDON'] ?? built) as Addon
 }

@@ -53,7 +53,7 @@ for (const [name, flags] of transports) {
 
   t.test(`${name}: a stranger is refused before any volume is named, to it or by it`, { buffered: true }, async t => {
     const pair = await startPair(t, { sizeBytes: 1 << 20, idle: true, volume: 'secret-name', ...flags })
-    const other = await identityOf(pair.scratch.path('other'))
+    const other = identityOf(pair.scratch.path('other'))
     const allowed = (await pair.standby.start()) && (await pair.standby.command(['allow', other]))
     t.equal(allowed.code, 0)
     await done(t, pair, ['revoke', pair.masterId])

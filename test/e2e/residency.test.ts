@@ -37,7 +37,7 @@ interface Eight {
 async function startEight(t: Test, cache: string): Promise<Eight> {
   const files = scratch(t, { onDisk: true })
   const [masterState, standbyState] = [files.path('m'), files.path('s')]
-  const [masterId, standbyId] = await Promise.all([identityOf(masterState), identityOf(standbyState)])
+  const [masterId, standbyId] = [identityOf(masterState), identityOf(standbyState)]
   const [port, metrics] = await Promise.all([freeUdpPort(), freeTcpPort()])
   const groups = names.map(
     name => `[[group]]

@@ -30,7 +30,7 @@ interface Host {
 
 async function startHosts(t: Tap, files: Scratch): Promise<[Host, Host]> {
   const names = ['left', 'right'] as const
-  const ids = await Promise.all(names.map(name => identityOf(files.path(name))))
+  const ids = names.map(name => identityOf(files.path(name)))
   const ports = await Promise.all(names.map(() => freeUdpPort()))
   const hosts = names.map((name, own): Host => {
     const config = files.path(`${name}.toml`)

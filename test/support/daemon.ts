@@ -18,6 +18,9 @@ import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { StatusDocument, VolumeStatus } from '../../src/core/status-types.js'
 import { ControlClient } from '../../src/daemon/control-client.js'
+import { loadIdentity } from '../../src/daemon/identity.js'
+import { prepareStateDirectory } from '../../src/daemon/state-directory.js'
+import { addon } from '../../src/native/binding.js'
 import { SLOWER } from './patience.js'
 
 /** Who a process or a scratch folder belongs to: a test, or a program that ends what it began in the same way. */
@@ -303,11 +306,10 @@ export async function succeed(
 export const command = (args: string[], options: { limitMs?: number; env?: NodeJS.ProcessEnv } = {}): Promise<Output> =>
   execute(process.execPath, [MAIN, ...args], options)
 
-export async function identityOf(state: string): Promise<string> {
-  const output = await command(['identity', '--state', state])
-  const id = /^[0-9a-f]{64}$/m.exec(output.stdout)?.[0]
-  if (id === undefined) throw new Error(`identity --state ${state}: no id: ${output.stdout}${output.stderr}`)
-  return id
+/** What `understudy identity --state STATE` makes and prints, without a process for it. */
+export function identityOf(state: string): string {
+  prepareStateDirectory(state)
+  return loadIdentity(state, addon()).id
 }
 
 // ---- daemons ---------------------------------------------------------------------------------------------------------
@@ -440,7 +442,7 @@ export async function startPair(t: Owner, options: PairOptions = {}): Promise<Pa
   const files = scratch(t, { onDisk: options.onDisk ?? false })
   const volume = options.volume ?? 'disk1'
   const [masterState, standbyState] = [files.path('m'), files.path('s')]
-  const [masterId, standbyId] = await Promise.all([identityOf(masterState), identityOf(standbyState)])
+  const [masterId, standbyId] = [identityOf(masterState), identityOf(standbyState)]
   const [port, masterMetrics, standbyMetrics] = await Promise.all([freeUdpPort(), freeTcpPort(), freeTcpPort()])
   const device = options.device ?? (await sparseFile(files.path('disk.img'), options.sizeBytes ?? 64 << 20))
   const standbyAddress = `127.0.0.1:${port}`

@@ -58,7 +58,7 @@ export async function setStage(owner: Owner, sizeBytes: number, seed: number): P
   for (const root of Object.values(roots)) mkdirSync(root)
   const standbyDisk = mountSmallDisk(owner, roots.standby)
   const [masterState, standbyState] = [join(roots.master, 'state'), join(roots.standby, 'state')]
-  const [masterId, standbyId] = await Promise.all([identityOf(masterState), identityOf(standbyState)])
+  const [masterId, standbyId] = [identityOf(masterState), identityOf(standbyState)]
   const [port, masterMetrics, standbyMetrics] = await Promise.all([freeUdpPort(), freeTcpPort(), freeTcpPort()])
   const relay = await UdpRelay.open(port, seed)
   owner.teardown(() => relay.close())

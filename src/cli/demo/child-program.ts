@@ -3,11 +3,10 @@
  * Ends with its owner: end() or kill(), and in any case when this process exits.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 
 import { OperationError } from '../../core/errors.js'
+import { MAIN } from '../../core/root.js'
 
-export const MAIN = fileURLToPath(new URL('../main.js', import.meta.url))
 const LOG_LINES_MAX = 200
 
 const alive = new Set<ChildProcess>()

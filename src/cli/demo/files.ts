@@ -3,11 +3,9 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { cp, mkdir, readdir, stat } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
 
 import { OperationError } from '../../core/errors.js'
-
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
+import { ROOT } from '../../core/root.js'
 
 export interface Manifest {
   /** Path below the root -> SHA-256. */

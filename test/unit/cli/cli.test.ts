@@ -4,17 +4,16 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 
 import { createProgram, runProgram } from '../../../src/cli/program.js'
 import { statusTable } from '../../../src/cli/status-table.js'
 import { createLogger } from '../../../src/core/log.js'
+import { MAIN } from '../../../src/core/root.js'
 import type { StatusDocument } from '../../../src/core/status-types.js'
 import { ControlServer, type Routes } from '../../../src/daemon/control-server.js'
 import { masterStatus } from '../metrics/fake-source.js'
 
-const main = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 const id = 'ab'.repeat(32)
 
 interface Outcome {
@@ -31,7 +30,7 @@ async function refused(args: string[]): Promise<{ code: number; complaints: stri
 }
 
 async function understudy(...args: string[]): Promise<Outcome> {
-  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   const outcome: Outcome = { code: null, stdout: '', stderr: '' }
   child.stdout.on('data', data => (outcome.stdout += String(data)))
   child.stderr.on('data', data => (outcome.stderr += String(data)))

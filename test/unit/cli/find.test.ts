@@ -4,14 +4,12 @@ import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 
 import { OperationError, UnderstudyError } from '../../../src/core/errors.js'
 import { createLogger } from '../../../src/core/log.js'
+import { MAIN } from '../../../src/core/root.js'
 import { ControlServer, type Routes } from '../../../src/daemon/control-server.js'
-
-const main = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url))
 
 async function answering(t: Test, routes: Routes): Promise<string> {
   const state = mkdtempSync(join(tmpdir(), 'find-'))
@@ -28,7 +26,7 @@ async function answering(t: Test, routes: Routes): Promise<string> {
 }
 
 async function understudy(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   const outcome = { code: null as number | null, stdout: '', stderr: '' }
   child.stdout.on('data', data => (outcome.stdout += String(data)))
   child.stderr.on('data', data => (outcome.stderr += String(data)))
