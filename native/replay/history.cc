@@ -268,19 +268,22 @@ Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, co
   return Status::good();
 }
 
-// A full disk takes the oldest epoch before it takes the history.
+// A full disk takes the oldest epochs before it takes the history, and leaves `left` of them. True: it is worth to try again.
+bool History::made_room(int error, size_t left) {
+  if (error != ENOSPC && error != EDQUOT) return false;
+  {
+    std::lock_guard lock(mutex_);
+    if (is_held_ || epochs_.size() <= left) return false;
+    drop_oldest();
+  }
+  remover_.finish();
+  return true;
+}
+
 Status History::write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks) {
   const std::shared_ptr<SavedBlocks> saved = epochs_.back().saved;
   int error;
-  while ((error = saved->append(batch, blocks.data()))) {
-    if (error != ENOSPC && error != EDQUOT) break;
-    {
-      std::lock_guard lock(mutex_);
-      if (is_held_ || epochs_.size() < 2) break;
-      drop_oldest();
-    }
-    remover_.finish();
-  }
+  while ((error = saved->append(batch, blocks.data())) && made_room(error, 1)) continue;
   if (error && is_held_) return Status::failed(error, "history: save what is overwritten");
   if (error) return give_up(Status::failed(error, "save what is overwritten"));
   std::lock_guard lock(mutex_);
@@ -302,11 +305,11 @@ void History::note(const wire::RecordHeader &header, uint64_t log_offset, bool i
 Status History::cover(uint64_t to) {
   if (!is_open()) return Status::good();
   int error;
-  {
+  do {
     std::lock_guard lock(mutex_);
     error = index_->flush(to);
     epochs_.back().records_bytes = index_->bytes();
-  }
+  } while (error && made_room(error, 1));
   if (error && is_held_) return Status::failed(error, "history: write the index of records");
   if (error) (void)give_up(Status::failed(error, "write the index of records"));
   return Status::good();
@@ -408,16 +411,20 @@ void History::roll(const Watermark &mark, uint64_t time_ns) {
     if (!time_ns) point.time_ns = index_->tally().last().time_ns;
   }
   drop_clones();
-  if (Status status = begin({next_number_, mark.log_offset, point}); !status.ok()) {
+  Status status;
+  while (!(status = begin({next_number_, mark.log_offset, point})).ok() && made_room(status.error, 1)) continue;
+  if (!status.ok()) {
     (void)give_up(status);
     return;
   }
-  std::unique_lock lock(mutex_);
-  Epoch &closed = epochs_[epochs_.size() - 2];
-  const int error = before->close(runs, closed.changed_bytes);
-  if (!error) before->drop_entries();
-  closed.saved_bytes = before->bytes();
-  lock.unlock();
+  int error;
+  do {
+    std::lock_guard lock(mutex_);
+    Epoch &closed = epochs_[epochs_.size() - 2];
+    error = before->close(runs, closed.changed_bytes);
+    if (!error) before->drop_entries();
+    closed.saved_bytes = before->bytes();
+  } while (error && made_room(error, 2));
   if (error) (void)give_up(Status::failed(error, "close an epoch"));
 }
 

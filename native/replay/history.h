@@ -130,6 +130,7 @@ class History {
   History(const std::string &directory, const ReplicaOptions &options, ReplicaListener &listener);
   Status load_epochs(const std::vector<uint64_t> &numbers);
   Status drop_epochs_before(size_t count);
+  bool made_room(int error, size_t left);
   Status write_batch(std::vector<SavedBlock> &batch, const std::vector<uint8_t> &blocks);
   Status begin(const EpochStart &start);
   Status finish_clones();

@@ -115,7 +115,9 @@ void RecordIndex::note(const RecordEntry &entry) {
   if (error_ && entry.log_offset <= missing_from_) error_ = 0;  // all of it is said anew
   if (entry.log_offset < written_to_ || (!unwritten_.empty() && unwritten_.back().log_offset >= entry.log_offset))
     error = go_back(entry.log_offset);
-  if (!error && unwritten_.size() >= kUnwrittenMax) error = write(entry.log_offset);
+  // Without room they stay in memory until flush(), which says it: no later than a watermark.
+  if (!error && !unwritten_.empty() && unwritten_.size() % kUnwrittenMax == 0) error = write(entry.log_offset);
+  if (error == ENOSPC || error == EDQUOT) error = 0;
   if (error && !error_) missing_from_ = entry.log_offset;
   if (error) error_ = error;
   if (error_) return;

@@ -67,7 +67,7 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   for (const { compression } of volume.peers)
     if (compression !== undefined && compression.reason !== '') lines.push(`not compressed: ${compression.reason}`)
   if (volume.filter !== undefined) lines.push(filterText(volume.filter))
-  if (volume.history !== undefined) lines.push(historyText(volume.history))
+  if (volume.history !== undefined) lines.push(historyText(volume.history, volume.usable))
   const lease = leaseText(volume)
   if (lease !== '') lines.push(lease)
   const [unreadable] = volume.unreadable ?? []
@@ -78,8 +78,11 @@ function notes(volume: VolumeStatus, now: Date): string[] {
   return lines
 }
 
-function historyText({ oldest, newest, bytes, pointCount }: HistoryStatus): string {
-  if (oldest === null || newest === null) return 'its history begins when the first copy is complete'
+function historyText({ oldest, newest, bytes, pointCount }: HistoryStatus, usable: boolean): string {
+  if (oldest === null || newest === null)
+    return usable
+      ? 'no earlier moment is kept now; its history begins anew by itself (the log says why one was given up)'
+      : 'its history begins when the first copy is complete'
   const span = formatDuration(Date.parse(newest.time) - Date.parse(oldest.time))
   return `any moment of ${span} up to now is kept: ${formatSize(bytes)}, ${pointCount} labelled points`
 }

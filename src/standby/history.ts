@@ -228,7 +228,7 @@ export class GroupHistory {
     if (state !== undefined) return state
     throw new OperationError(
       'NO_HISTORY',
-      `${action}: there is no history yet; it begins when the first copy is complete`,
+      `${action}: there is no history yet; it begins when the first copy is complete, and anew by itself when it was given up (the log says why)`,
     )
   }
 
@@ -283,7 +283,9 @@ const timeText = (timeNs: bigint): string => new Date(Number(timeNs / 1_000_000n
 const pointText = ({ incarnation, sequence, timeNs }: Point): string =>
   `${timeText(timeNs)}, ${incarnation}:${sequence}`
 
+/** What it says of the oldest can be asked for: a time that is cut off would be before it. */
 function rangeText({ oldest, newest }: HistoryState): string {
   const span = formatDuration(Number((newest.timeNs - oldest.timeNs) / 1_000_000n))
-  return `the history goes from ${momentText(oldest)} to ${momentText(newest)}, ${span}`
+  const first = { ...oldest, timeNs: oldest.timeNs + 999_999n }
+  return `the history goes from ${momentText(first)} to ${momentText(newest)}, ${span}`
 }

@@ -12,6 +12,7 @@ using namespace clone_calls;
 
 namespace {
 std::atomic<bool> history_is_full{false};
+std::atomic<int> full_for_records{0}, full_for_heads{0}, full_for_ends{0};  // so many writes find no room
 std::atomic<int> clones_asked{0};
 std::atomic<int> clones_fail_one_in{0};  // epochs of both kinds follow each other then
 std::atomic<bool> clones_are_refused{false}, clones_are_slow{false};  // a slice a turn
@@ -29,6 +30,9 @@ int hinder_clone() {
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
   counts();
   if (history_is_full && ends_with(fd, ".saved")) return fails(ENOSPC);
+  if (full_for_records > 0 && ends_with(fd, ".records") && full_for_records--) return fails(ENOSPC);
+  if (full_for_heads > 0 && bytes == 4096 && memcmp(data, "USDSAV01", 8) == 0 && full_for_heads--) return fails(ENOSPC);
+  if (full_for_ends > 0 && bytes == 4096 && memcmp(data, "USDSFT01", 8) == 0 && full_for_ends--) return fails(ENOSPC);
   return syscall(SYS_pwrite64, fd, data, bytes, offset);
 }
 extern "C" int fdatasync(int fd) {
@@ -250,6 +254,32 @@ void test_no_room() {
   ok(good && EXPECT(list_files(scratch.path + "/history").empty()), "without room the history is given up, and replication goes on");
 }
 
+// A full disk took all of the history when it was the index of records, or the head or end of an epoch, that found no room.
+void test_little_room() {
+  Scratch scratch;
+  std::mt19937_64 random(15);
+  Story story = begun();
+  ReplicaOptions options = options_with_history(scratch.path);
+  options.history.epoch_bytes = 200'000;
+  Standby standby(options);
+  size_t sent = send_some(standby, story, 0, 2, random);
+  bool good = EXPECT(standby.applied(2)) && EXPECT(has_begun(standby));
+  const auto several = [&] {
+    sent = send_some(standby, story, sent, 60, random);
+    return EXPECT(standby.drain()) && EXPECT(standby.replica->history().has_value());
+  };
+  while (good && standby.replica->history()->epochs < 5) good = several();
+  for (std::atomic<int> *full : {&full_for_records, &full_for_heads, &full_for_ends}) {
+    const auto before = good ? standby.replica->history() : std::nullopt;
+    *full = 2;
+    for (int i = 0; good && i < 30 && *full > 0; i++) good = several();
+    good = good && EXPECT(*full == 0) && EXPECT(standby.replica->history()->oldest.position != before->oldest.position);
+    while (good && standby.replica->history()->epochs < 5) good = several();
+  }
+  good = good && EXPECT(standby.collector.message_count() == 0) && every_moment(*standby.replica, story, sent, random, 10);
+  ok(good, "without room for one the oldest epochs go, whatever it is that finds none, and the rest stays");
+}
+
 void test_without() {
   Scratch scratch;
   std::mt19937_64 random(6);
@@ -448,6 +478,7 @@ void test_all(uint64_t seed) {
   test_frozen();
   test_expiry();
   test_no_room();
+  test_little_room();
   test_without();
   test_interrupted_making();
   test_kills();

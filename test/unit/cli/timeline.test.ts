@@ -60,10 +60,12 @@ t.test('no writes, one moment and many columns are drawn, too', t => {
 })
 
 t.test('status says how far back a standby can go', t => {
-  const table = (history: object): string =>
-    statusTable({ volumes: [{ ...standbyStatus, history: { ...reply, ...history } }] }, new Date())
+  const table = (history: object, changes: object = {}): string =>
+    statusTable({ volumes: [{ ...standbyStatus, ...changes, history: { ...reply, ...history } }] }, new Date())
   t.match(table({}), /^ {2}any moment of 1h 00m up to now is kept: 3 GiB, 2 labelled points$/m)
-  t.match(table({ oldest: null, newest: null }), /^ {2}its history begins when the first copy is complete$/m)
+  const none = { oldest: null, newest: null }
+  t.match(table(none, { usable: true }), /^ {2}no earlier moment is kept now; its history begins anew by itself /m)
+  t.match(table(none, { usable: false }), /^ {2}its history begins when the first copy is complete$/m)
   t.end()
 })
 
