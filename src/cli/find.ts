@@ -16,8 +16,17 @@ import type {
 } from '../daemon/control-protocol.js'
 import { describe, OperationError, UnderstudyError, UsageError } from '../core/errors.js'
 import { killGroup } from '../core/process-group.js'
-import { formatDuration, parseDuration } from '../core/units.js'
-import { connectTo, interruptSignal, parser, print, repeatable, type StateFlag, stateOption } from './options.js'
+import { formatDuration } from '../core/units.js'
+import {
+  connectTo,
+  interruptSignal,
+  parseLimit,
+  parser,
+  print,
+  repeatable,
+  type StateFlag,
+  stateOption,
+} from './options.js'
 import { positionText, shortTime } from './timeline.js'
 
 const help = `
@@ -54,7 +63,7 @@ export function findCommand(): Command {
     .option('--check <cmd>', 'what is to pass, for the shell')
     .option('--points <kind>', `only of this kind: ${kinds.join(', ')}; any number of times (default: all)`, repeatable)
     .option('--writable', 'on a throw-away overlay')
-    .option('--timeout <time>', 'a check that takes longer has failed (default: none does)', parser(parseDuration))
+    .option('--timeout <time>', 'a check that takes longer has failed (default: none does)', parser(parseLimit))
     .option('--json', 'the point, for programs')
     .addOption(stateOption())
     .addHelpText('after', help)
@@ -64,6 +73,8 @@ export function findCommand(): Command {
 async function find(volume: string, flags: FindFlags): Promise<void> {
   const { check } = flags
   if (check === undefined) throw new UsageError("find: --check is missing; for example --check 'true'")
+  // The shell takes no command for a success: "$CHECK" that is not set would name the newest point.
+  if (check.trim() === '') throw new UsageError('find: --check is empty')
   for (const kind of flags.points ?? [])
     if (!kinds.some(known => known === kind))
       throw new UsageError(`find: --points ${kind}: it is not one of ${kinds.join(', ')}`)

@@ -5,7 +5,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 
 import type { Config } from '../core/config-types.js'
 import { UsageError } from '../core/errors.js'
-import { formatAddress, parseAddress } from '../core/units.js'
+import { formatAddress, parseAddress, parseDuration } from '../core/units.js'
 import { ControlClient } from '../daemon/control-client.js'
 
 const defaultState = '/var/lib/understudy'
@@ -62,6 +62,13 @@ export function parser<T>(parse: (text: string) => T): (text: string) => T {
       throw error
     }
   }
+}
+
+/** Of what has failed when it takes longer: in no time everything has. */
+export function parseLimit(text: string): number {
+  const milliseconds = parseDuration(text)
+  if (milliseconds === 0) throw new UsageError(`'${text}' is no time at all`)
+  return milliseconds
 }
 
 /** Of options that may be given several times. */

@@ -5,7 +5,16 @@ import { OperationError, UsageError } from '../core/errors.js'
 import { formatDuration, parseDuration } from '../core/units.js'
 import type { DrillEvent } from '../daemon/recovery-routes.js'
 import type { DrillResult } from '../recovery/drill-file.js'
-import { connectTo, interruptSignal, parser, print, type StateFlag, stateOption } from './options.js'
+import {
+  connectTo,
+  interruptSignal,
+  momentOf,
+  parseLimit,
+  parser,
+  print,
+  type StateFlag,
+  stateOption,
+} from './options.js'
 
 interface DrillFlags extends StateFlag {
   marker?: string
@@ -37,11 +46,7 @@ export function vmDrillCommand(): Command {
     .argument('<name>', "the machine's name")
     .option('--marker <text>', 'passed when the console says this')
     .option('--port <n>', 'passed when TCP port N of the guest accepts a connection', parser(parsePort))
-    .option(
-      '--timeout <time>',
-      `failed after this (default: ${formatDuration(defaultTimeoutMs)})`,
-      parser(parseDuration),
-    )
+    .option('--timeout <time>', `failed after this (default: ${formatDuration(defaultTimeoutMs)})`, parser(parseLimit))
     .option('--at <moment>', 'a position, an ISO time, -90s, or a label, instead of the newest (needs --history)')
     .option('--every <time>', "repeat it; 'off' ends that", parser(parseEvery))
     .option('--json', 'the result as JSON')
@@ -52,14 +57,14 @@ export function vmDrillCommand(): Command {
 
 async function drill(machine: string, flags: DrillFlags): Promise<void> {
   const client = connectTo(flags)
-  const { marker = '', port = 0, timeout: timeoutMs = defaultTimeoutMs, every, at = '' } = flags
+  const { marker = '', port = 0, timeout: timeoutMs = defaultTimeoutMs, every } = flags
   if (every === 'off') {
     await client.post('/vm/repeat-drill', { machine })
     return print(`${machine}: its drills are not repeated any more`)
   }
   if (marker === '' && port === 0)
     throw new UsageError('vm drill: what is it to wait for? --marker TEXT on the console, or --port N')
-  const wish = { machine, at, marker, port, timeoutMs }
+  const wish = { machine, at: momentOf('vm drill', flags), marker, port, timeoutMs }
   if (every !== undefined) {
     await client.post('/vm/repeat-drill', { ...wish, everyMs: every })
     return print(`${machine}: a drill every ${formatDuration(every)} from now on`)

@@ -248,8 +248,9 @@ export class Fields {
 
   string(name: string): string {
     const value = this.body[name]
-    if (typeof value !== 'string' || value === '' || value.length > 4096)
-      throw new UsageError(`request: '${name}' must be a string`)
+    if (typeof value !== 'string') throw new UsageError(`request: '${name}' must be a string`)
+    if (value === '') throw new UsageError(`request: '${name}' is empty`)
+    if (value.length > 4096) throw new UsageError(`request: '${name}' is longer than 4096 characters`)
     return value
   }
 

@@ -2,6 +2,7 @@
 import { OperationError } from '../core/errors.js'
 import type { DrillResult, DrillWish } from '../recovery/drill-file.js'
 import type { Started } from '../recovery/runs.js'
+import { parseMoment } from '../standby/moment.js'
 import type { Fields, MessagesReply } from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
@@ -37,7 +38,9 @@ export function recoveryRoutes({ recovery }: Daemon): Routes {
     'POST /vm/repeat-drill': fields => {
       const machine = fields.string('machine')
       const everyMs = fields.limit('everyMs')
-      recovery.drills.setSchedule(machine, everyMs === null ? undefined : { everyMs, ...wishOf(fields) })
+      const at = fields.text('at')
+      if (at !== '') parseMoment(at, Date.now()) // What is no moment will never be one.
+      recovery.drills.setSchedule(machine, everyMs === null ? undefined : { everyMs, at, ...wishOf(fields) })
       return reply({})
     },
   }

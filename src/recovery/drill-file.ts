@@ -35,6 +35,8 @@ export interface DrillWish {
 
 export interface DrillSchedule extends DrillWish {
   everyMs: number
+  /** As typed, and found anew each time; '' (or missing: of an older version): the newest. */
+  at?: string
 }
 
 interface Stored {

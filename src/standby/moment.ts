@@ -88,6 +88,8 @@ function parseTime(text: string): bigint {
   if (month < 1 || month > 12 || day < 1 || day > days || hour > 23 || minute > 59 || second > 59)
     throw new UsageError(`'${text}': there is no such day or time of day`)
   const [fraction = '', utc, sign, offsetHours, offsetMinutes] = match.slice(7, 12)
+  if (Number(offsetHours ?? 0) > 14 || Number(offsetMinutes ?? 0) > 59)
+    throw new UsageError(`'${text}': there is no such time zone`)
   const isLocal = utc === undefined && sign === undefined
   const offset = (Number(offsetHours ?? 0) * 60 + Number(offsetMinutes ?? 0)) * (sign === '-' ? -1 : 1)
   const milliseconds = isLocal

@@ -86,6 +86,8 @@ void t.test('drills of a machine', async t => {
     const nothing = await drill(pair)
     t.same([nothing.code, nothing.stderr], [2, 'understudy: vm drill: what is it to wait for? --marker TEXT on the console, or --port N\n']) // prettier-ignore
     const nobody = await pair.standby.command(['vm', 'drill', 'mail', '--marker', 'x'])
+    t.match(await drill(pair, '--marker', 'x', '--timeout', '0'), { code: 2, stderr: /'0' is no time at all/ })
+    t.match(await drill(pair, '--marker', 'x', '--at', ''), { code: 2, stderr: /--at is empty/ })
     t.same([nobody.code, nobody.stderr], [1, "understudy: vm drill mail: there is no machine 'mail' here; there are: web\n"]) // prettier-ignore
     const stopped = await pair.standby.command(['vm', 'stop', 'web'])
     t.same([stopped.code, stopped.stderr], [1, 'understudy: vm stop web: it does not run here\n'])
@@ -188,6 +190,21 @@ void t.test('drills of a machine', async t => {
     await new ControlClient(pair.standby.state).post('/vm/repeat-drill', { machine: 'again' })
     t.notMatch(schedules(), /everyMs/)
     await nothingLeft(t, pair)
+  })
+
+  // --at was taken with --every, and the newest was drilled (found by hand).
+  await t.test('repeated ones are of the moment that was asked for', async t => {
+    await addMachine(pair, 'earlier')
+    const ask = ['vm', 'drill', 'earlier', '--marker', 'counter 42', '--every', '2h', '--at']
+    t.match(await pair.standby.command([...ask, '2026-02-30T00:00Z']), { code: 2, stderr: /there is no such day/ })
+    t.match(await pair.standby.command([...ask, '-1h']), { code: 0 })
+    const failed = { machine: 'earlier', result: 'failed' }
+    await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, failed)
+    const list = await pair.standby.command(['vm', 'list', '--json'])
+    const { machines } = JSON.parse(list.stdout) as MachinesDocument
+    const { lastDrill } = machines.find(({ name }) => name === 'earlier') ?? {}
+    t.match(lastDrill?.reason, /there is no moment '-1h'/, 'which is not to be had here')
+    await new ControlClient(pair.standby.state).post('/vm/repeat-drill', { machine: 'earlier' })
   })
 
   await t.test(

@@ -84,6 +84,14 @@ t.test('points are tried from the newest back, each served for the time of its c
   })
 })
 
+// An empty --check passed on the newest point, and in no time at all one passed by chance.
+t.test('a check that cannot fail, or only fail, is no check', async t => {
+  const state = await answering(t, {})
+  const find = (...args: string[]) => understudy('find', 'disk', '--state', state, ...args)
+  t.match(await find('--check', ' '), { code: 2, stderr: 'understudy: find: --check is empty\n' })
+  t.match(await find('--check', 'true', '--timeout', '0'), { code: 2, stderr: /'0' is no time at all/ })
+})
+
 t.test('what is no question of the moment ends it', async t => {
   const state = await answering(t, {
     'POST /history': () => ({ document: { points } }),
