@@ -1,5 +1,8 @@
 // sources: native/replay/*.cc native/link/codec.cc native/engine/device.cc native/engine/direct-file.cc native/wire/record.cc native/core/core.cc native/core/memory-guard.cc native/core/crc32c.cc native/core/mirrored-ring.cc  libs: -lzstd -llz4 -lgnutls
 // Files of a volume by reflink: exact while the volume goes on changing, whole or not there.
+#include <signal.h>
+#include <sys/wait.h>
+
 #include <thread>
 
 #include "clone-calls.h"
@@ -143,14 +146,56 @@ void test_elsewhere(const std::string &directory) {
   ok(good && EXPECT(error == EXDEV) && EXPECT(list_files(directory).empty()), "on another file system it is refused, and nothing is left");
 }
 
-}  // namespace
-
-int main() {
-  LoopFilesystem there("xfs", "512M");
-  if (!there.why().empty()) {
-    skip("files of a volume by reflink", there.why());
-    return finish();
+// A process that is killed before a stretch is cloned, or when only the name is missing.
+void test_killed(const std::string &directory) {
+  Scratch scratch;
+  constexpr uint64_t kLarge = 600u << 20;  // three stretches
+  bool good = true;
+  for (int at = 0; good && at < 4; at++) {
+    const std::string store = scratch.path + "/" + std::to_string(at);
+    if (mkdir(store.c_str(), 0700) != 0) abort();
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      Master master(1);
+      Standby &standby = *new Standby(options_for(store, kLarge));
+      if (!standby.make_cut(master)) _exit(1);
+      int stretches = 0;
+      const auto die = [] { kill(getpid(), SIGKILL); };
+      before_clone = [&] { return stretches++ == at ? die(), 0 : 0; };
+      if (at == 3) before_name = die;
+      _exit(standby.replica->clone(0, directory + "/killed", kTail).status.error ? 2 : 3);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    good = EXPECT(WIFSIGNALED(status)) && EXPECT(list_files(directory).empty());
+    Standby standby(options_for(store, kLarge));
+    good = good && EXPECT(standby.status.ok()) && EXPECT(standby.replica->clone(0, directory + "/killed", kTail).ok()) &&
+           EXPECT(unlink((directory + "/killed").c_str()) == 0);
   }
+  ok(good, "whoever is killed in the middle leaves nothing, and the next one makes it");
+}
+
+void test_without_reflink() {
+  const std::string title = "where the file system has no reflink it is refused, and nothing is left";
+  LoopFilesystem there("ext4", "256M");
+  if (!there.why().empty()) return skip(title, there.why());
+  const std::string directory = there.path() + "/files";
+  if (mkdir(directory.c_str(), 0700) != 0) abort();
+  setenv("TMPDIR", there.path().c_str(), 1);
+  Scratch scratch;
+  unsetenv("TMPDIR");
+  Master master(1);
+  Standby standby(options_for(scratch.path, kSize));
+  const bool good = EXPECT(standby.make_cut(master));
+  const int error = standby.replica->clone(0, directory + "/refused", kTail).status.error;
+  ok(good && EXPECT(error == EOPNOTSUPP) && EXPECT(list_files(directory).empty()), title);
+}
+
+void test_kind(const std::string &kind) {
+  LoopFilesystem there(kind, "512M");
+  if (!there.why().empty()) return skip("files of a volume by reflink", there.why());
+  printf("# %s\n", kind.c_str());
   const std::string directory = there.path() + "/files";
   if (mkdir(directory.c_str(), 0700) != 0) abort();
   setenv("TMPDIR", there.path().c_str(), 1);
@@ -158,6 +203,15 @@ int main() {
   test_stretches(directory);
   test_names(directory);
   test_elsewhere(directory);
+  setenv("TMPDIR", there.path().c_str(), 1);
+  test_killed(directory);
   unsetenv("TMPDIR");
+}
+
+}  // namespace
+
+int main() {
+  for (const std::string kind : {"xfs", "btrfs"}) test_kind(kind);
+  test_without_reflink();
   return finish();
 }
