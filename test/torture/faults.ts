@@ -3,7 +3,7 @@ import { closeSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { sleep } from '../support/daemon.js'
 import { type Fault, goOn, masterGone, startMaster, type Torture } from './fault.js'
-import { failover, switchover } from './roles.js'
+import { failover, goBack, switchover } from './roles.js'
 import { type Side, cutPower, peerTimeoutMs } from './stage.js'
 import { takeovers } from './takeover.js'
 
@@ -146,6 +146,7 @@ export const faults: Fault[] = [
   fullDisk,
   switchover,
   failover,
+  goBack,
   ...takeovers,
   frozen('standby frozen beyond the peer timeout', 'standby', peerTimeoutMs + 500),
   network('network cut beyond the peer timeout', [1400, 1800], torture => (torture.stage.relay.loss = 1)),

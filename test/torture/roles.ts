@@ -4,14 +4,18 @@
  *
  *   master reigns --switchover--> standby reigns --switchover--> master reigns
  *   master dies   --promote-----> standby reigns, the old master follows (or resolve) --switchover--> master reigns
+ *                  or --at, and the standby dies in the middle of going back
  */
+import { readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { ControlClient } from '../../src/daemon/control-client.js'
 import { UnderstudyError } from '../../src/core/errors.js'
 import { sleep, SLOWER } from '../support/daemon.js'
 import { type Fault, goOn, masterGone, startMaster, type Torture } from './fault.js'
-import { type Side, volume } from './stage.js'
+import { cutPower, type Side, volume } from './stage.js'
 
 const limitMs = 20_000
+const reachMs = 4_000
 
 export const switchover: Fault = {
   name: 'switchover and back',
@@ -35,12 +39,53 @@ export const failover: Fault = {
     await promote(torture, true)
     const content = await served(torture, 'standby')
     torture.loses(judge.standby(content, promises).lost)
-    goOn(torture, 'standby', content)
-    await clientsWrite(torture)
-    await startMaster(torture)
-    await oldMasterFollows(torture)
-    await handOver(torture, 'standby', 'master')
+    await returns(torture, content)
   },
+}
+
+export const goBack: Fault = {
+  name: 'promote as of an earlier moment, killed in the middle, and the old master returns',
+  kill: true,
+  run: async torture => {
+    const { stage, random, note } = torture
+    await stage.pair.master.kill()
+    await masterGone(torture)
+    const then = new Date(Date.now() - random() * reachMs).toISOString()
+    // A history that has just begun has nothing so old: then it is the present.
+    const moment = await stage.observer.shown(then).catch(() => stage.observer.shown())
+    note(`as of ${moment.at}`)
+    await promoteKilled(torture, moment.at)
+    const content = await served(torture, 'standby')
+    if (!content.equals(moment.content)) torture.loses([`promoted as of ${moment.at}, it is not what that was`])
+    await returns(torture, content)
+  },
+}
+
+/** The standby reigns, and has new clients; then the old master comes back. */
+async function returns(torture: Torture, content: Buffer): Promise<void> {
+  goOn(torture, 'standby', content)
+  await clientsWrite(torture)
+  await startMaster(torture)
+  await oldMasterFollows(torture)
+  await handOver(torture, 'standby', 'master')
+}
+
+/** Each start goes on by itself, unless a power cut has taken the promotion back: then it is asked for once more. */
+async function promoteKilled(torture: Torture, at: string): Promise<void> {
+  const { stage, judge, random } = torture
+  const { standby, image } = stage.pair
+  const record = join(dirname(image), '../.groups', volume, 'replica.json')
+  for (let kills = Math.floor(random() * 4); kills > 0; kills--) {
+    promote(torture, true, at).catch(() => undefined) // its daemon is killed
+    const isOnDisk = (): boolean => readFileSync(record, 'utf8').includes('"asOf"')
+    await stage.observer.until('the promotion is on disk', limitMs, isOnDisk)
+    await sleep(random() * 30)
+    judge.standbyDied()
+    if (random() < 0.5) await cutPower(stage, 'standby', random)
+    else await standby.kill()
+    await standby.restart()
+  }
+  await promote(torture, true, at)
 }
 
 /** Planned: nothing that a client was told is missing on the other side. */
@@ -66,8 +111,8 @@ async function served({ stage: { observer } }: Torture, side: Side): Promise<Buf
 }
 
 /** Also tells a standby that reigns already where its clients come. */
-async function promote({ stage }: Torture, acceptLoss: boolean): Promise<void> {
-  const request = { volume, acceptLoss, force: false, listen: `unix:${stage.sockets.standby}` }
+async function promote({ stage }: Torture, acceptLoss: boolean, at = ''): Promise<void> {
+  const request = { volume, acceptLoss, force: false, listen: `unix:${stage.sockets.standby}`, at }
   await new ControlClient(stage.pair.standby.state).post('/promote', request).catch((error: unknown) => {
     if (!(error instanceof UnderstudyError && error.code === 'IS_MASTER')) throw error
   })
