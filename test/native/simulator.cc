@@ -5,6 +5,8 @@
 //
 //   simulator                          the tests below
 //   simulator run [--seeds N] [--seed S] [--minutes M] [--break NAME] [--script NAME] [--verbose]     npm run sim
+#include <malloc.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,15 +29,15 @@ struct Breakage {
 };
 constexpr Breakage kBreakages[] = {
     {Break::kSkipDirtyMark, "skip-dirty-mark", "a write that is neither logged nor marked"},
-    {Break::kClearBeforeFlush, "clear-before-flush", "a mark that is cleared before the device was flushed"},
+    {Break::kClearBeforeFlush, "clear-before-flush", "a mark that is cleared before the device was flushed", 35},
     {Break::kAckBeforeSync, "ack-before-sync", "an acknowledgement before fdatasync"},
     {Break::kApplyPiecemeal, "apply-piecemeal", "a step that is applied piece by piece"},
     {Break::kSkipOverlapWait, "skip-overlap-wait", "a request that does not wait for one that it overlaps"},
     {Break::kReuseSequence, "reuse-sequence", "a sequence that is used again after a crash"},
     {Break::kFreeAtReceived, "free-at-received", "a log that is freed at received"},
     {Break::kSwapFilterUnplaced, "swap-filter-unplaced", "a filter that changes without a position"},
-    {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby", 450},
-    {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received", 250},
+    {Break::kNeverPart, "never-part", "a master that does not write down that it answers without the standby", 690},
+    {Break::kKeepOwnDevice, "keep-own-device", "a master that keeps its own device after a power cut under received", 275},
     {Break::kUnsavedHistory, "unsaved-history", "a block that is overwritten before the history's copy of it is on the disk", 80},
     {Break::kIndexTrailsImages, "index-trails-images", "a watermark that moves before the history's index of records"},
 };
@@ -190,6 +192,9 @@ int main(int argc, char **argv) {
   printf("ok 1 - the simulator # SKIP sanitizers do not know its threads\n1..1\n");
   return 0;
 #endif
+  // A fifth of the time would go to pages that are given back to the kernel and asked for again.
+  for (const int parameter : {M_TRIM_THRESHOLD, M_MMAP_THRESHOLD}) mallopt(parameter, 1 << 30);
+  mallopt(M_TOP_PAD, 16 << 20);
   if (argc == 1) return run_tests();
   if (strcmp(argv[1], "run") != 0) usage();
   return run_seeds(argc, argv);

@@ -1,5 +1,5 @@
 // What most of native/ and its tests include of the standard library: compiled once, it saves a third of each compilation
-// (test/native/Makefile). Nothing relies on it: every file includes what it uses.
+// (binding.gyp, test/native/Makefile, test/fuzz/Makefile). Nothing relies on it: every file includes what it uses.
 #include <algorithm>
 #include <array>
 #include <atomic>
