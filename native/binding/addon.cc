@@ -102,6 +102,7 @@ void Addon::define(Napi::Env env, Napi::Object exports) {
   add<&Addon::replica_view_at>(exports, "replicaViewAt");
   add<&Addon::clone_image>(exports, "cloneImage");
   add<&Addon::find_moment>(exports, "findMoment");
+  add<&Addon::stand_aside>(exports, "standAside");
   add<&Addon::hold_history>(exports, "holdHistory");
   add<&Addon::roll_back_replica>(exports, "rollBackReplica");
   add<&Addon::replica_history>(exports, "replicaHistory");

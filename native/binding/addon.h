@@ -111,6 +111,7 @@ class Addon {
   Napi::Value replica_view_at(Call call);
   Napi::Value clone_image(Call call);
   Napi::Value find_moment(Call call);
+  Napi::Value stand_aside(Call call);
   Napi::Value hold_history(Call call);
   Napi::Value roll_back_replica(Call call);
   Napi::Value replica_history(Call call);

@@ -200,6 +200,11 @@ Napi::Value Addon::find_moment(Call call) {
   });
 }
 
+Napi::Value Addon::stand_aside(Call call) {
+  replica_of(replicas_, call)->replica->stand_aside(call[1].ToBoolean().Value());
+  return call.Env().Undefined();
+}
+
 Napi::Value Addon::hold_history(Call call) {
   replica_of(replicas_, call)->replica->hold_history(call[1].ToBoolean().Value());
   return call.Env().Undefined();

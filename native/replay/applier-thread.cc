@@ -1,5 +1,6 @@
 // The applier's life around its turns: when it syncs, how it starts, rests and stops. The turns are in applier.cc.
 #include <poll.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 
@@ -16,6 +17,9 @@ constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
 constexpr uint64_t kNapNs = 300'000;        // after a turn that found little: let records gather
 constexpr uint64_t kLittleBytes = 1u << 20;
+constexpr uint64_t kAsideNs = 1'000'000'000;
+constexpr int kLastNice = 19;
+constexpr int kAsidePollMs = 20;
 constexpr uint64_t kCloneNsMax = 100'000'000;
 }  // namespace
 
@@ -40,6 +44,11 @@ void Applier::give_up_cut() {
 
 void Applier::run() {
   while (!stopping_.load(std::memory_order_relaxed)) {
+    if (stands_aside()) {
+      rest_aside();
+      continue;
+    }
+    if (comes_last_.exchange(false)) setpriority(PRIO_PROCESS, 0, kLastNice);  // 0: this thread
     const uint64_t since = monotonic_ns();
     Turn result = turn();
     if (!sync_when_due(result)) result = Turn::kFailed;
@@ -60,13 +69,14 @@ void Applier::run() {
 bool Applier::clone_some(uint64_t turn_ns) {
   const uint64_t end = monotonic_ns() + std::min(turn_ns * 3, kCloneNsMax);
   bool more;
-  while ((more = history_->clone_slice()) && monotonic_ns() < end && waiting_.load() == 0 && !stopping_.load()) continue;
+  while ((more = history_->clone_slice()) && monotonic_ns() < end && waiting_.load() == 0 && !stands_aside() && !stopping_.load()) continue;
   return more;
 }
 
 bool Applier::sync_when_due(Turn last) {
   // In the middle of a step the watermark cannot move: the step is all or nothing.
   if (is_clean_ || phase_ == ReplicaPhase::kStepping || last == Turn::kFailed) return true;
+  if (stands_aside()) return true;
   const bool wanted = last == Turn::kIdle && sync_wanted_.load(std::memory_order_relaxed);
   if (!wanted && unsynced_bytes_ < kSyncBytes && monotonic_ns() - unsynced_since_ns_ < kSyncNs) return true;
   return sync_now();
@@ -162,6 +172,29 @@ void Applier::rest(Turn last) {
     waker_.woken();
   }
   if (is_clean_ && last == Turn::kIdle) log_.drop_spares();  // a volume that nobody writes takes no room for it
+}
+
+void Applier::stand_aside(bool is_aside) {
+  aside_until_ns_.store(is_aside ? monotonic_ns() + kAsideNs : 0);
+  waker_.wake();
+}
+
+void Applier::come_last() { comes_last_.store(true); }
+
+bool Applier::stands_aside() {
+  uint64_t until = aside_until_ns_.load(std::memory_order_relaxed);
+  if (until == 0) return false;
+  if (waiting_.load() == 0 && monotonic_ns() < until) return true;
+  aside_until_ns_.compare_exchange_strong(until, 0);
+  return false;
+}
+
+void Applier::rest_aside() {
+  waker_.prepare(Waker::kNap);
+  if (stopping_.load() || !stands_aside()) return waker_.cancel();
+  pollfd wait{waker_.fd(), POLLIN, 0};
+  poll(&wait, 1, kAsidePollMs);
+  waker_.woken();
 }
 
 struct Applier::Waits {

@@ -65,6 +65,7 @@ Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
   const uint64_t first = cursor_.log_offset;
   for (int count = 0; count < kTurnRecordsMax && cursor_.log_offset < end; count++) {
     if (stopping_.load(std::memory_order_relaxed) || cursor_.log_offset - first >= kTurnBytesMax) return Turn::kWorked;
+    if (count > 0 && stands_aside()) return Turn::kWorked;
     if (!history_ && count > 0 && gate_->is_wanted()) return Turn::kWorked;  // with one a short turn costs as much as a long one
     LogReader::Record record;
     if (Status status = reader_.read(cursor_.log_offset, end, &record); !status.ok()) return fail(status);
@@ -201,6 +202,7 @@ void Applier::publish() {
     if (image->take_lost_views())
       listener_.failed("export of volume " + image->name() +
                        ": no room to keep what the standby overwrites; it answers EIO from now on: end it and export anew");
+  ledger_.applied_below(cursor_.log_offset);
   if (phase_ != ReplicaPhase::kStepping) progress_.applied(cursor_.log_offset, cursor_.applied, cursor_.bytes);
   const bool on_cut = phase_ == ReplicaPhase::kCut || phase_ == ReplicaPhase::kStaging;
   const ReplicaPhase told = on_cut && is_redoing() ? ReplicaPhase::kStepping : phase_;

@@ -59,6 +59,10 @@ class Applier {
   Status apply_all(uint64_t deadline_ns);
   // Waits until all that is in the log now, and may be applied, is applied. An image that fails ends the wait.
   Status catch_up(uint64_t deadline_ns);
+  // See Replica.
+  void stand_aside(bool is_aside);
+  // What is left is applied for nobody in particular: the thread takes the processor when nobody else wants it. For good.
+  void come_last();
   // The step that is being collected goes straight into the images, which are no cut until its end. Any thread.
   void give_up_cut();
   std::shared_ptr<TurnGate> gate() const { return gate_; }
@@ -87,6 +91,7 @@ class Applier {
   bool may_begin_epoch(ReplicaPhase phase, uint64_t log_offset) const;
   void tend_history();
   bool clone_some(uint64_t turn_ns);
+  bool stands_aside();
   Turn open_step(const wire::RecordHeader &header);
   Turn finish_step();
   int apply(const LogReader::Record &record);
@@ -101,6 +106,7 @@ class Applier {
   bool sync_when_due(Turn last);
   void nap();
   void rest(Turn last);
+  void rest_aside();
   Status late(const std::string &action);
   void publish();
   Turn fail(const Status &status);
@@ -138,6 +144,8 @@ class Applier {
   uint64_t unsynced_since_ns_ = 0;             // monotonic
   struct Waits;
   std::atomic<int> waiting_{0};                // who waits for what is not applied yet
+  std::atomic<uint64_t> aside_until_ns_{0};    // monotonic; 0: it does not stand aside
+  std::atomic<bool> comes_last_{false};
   std::atomic<bool> sync_wanted_{false};
   std::atomic<bool> gives_up_cut_{false};
   std::atomic<bool> stopping_{false};

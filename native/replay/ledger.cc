@@ -10,6 +10,7 @@ using wire::RecordType;
 void Ledger::restart(const Watermark &from) {
   std::lock_guard lock(mutex_);
   durable_offset_ = from.log_offset;
+  pending_.restart(from.log_offset);
   durable_ = from.applied;
   durable_mark_ = {from.applied.sequence, from.bytes};
   commits_.restart(from.applied.incarnation, from.committed, durable_mark_);
@@ -59,6 +60,7 @@ void Ledger::note_one(const RecordHeader &header, uint64_t offset) {
       break;
   }
   commits_.note(header);
+  pending_.note(header, offset);
   if (!wire::is_sequenced(header.type)) return;
   durable_ = {header.incarnation, header.sequence};
   durable_mark_ = {header.sequence, header.written_bytes};
@@ -135,6 +137,16 @@ void Ledger::forget_below(uint64_t offset) {
   while (!forks_.empty() && forks_.front().offset < offset) forks_.pop_front();
   while (!step_ends_.empty() && step_ends_.front().offset < offset) step_ends_.pop_front();
   std::erase_if(voids_, [&](const auto &entry) { return entry.second < offset; });
+}
+
+void Ledger::applied_below(uint64_t offset) {
+  std::lock_guard lock(mutex_);
+  pending_.forget_below(offset);
+}
+
+std::optional<std::vector<RecordEntry>> Ledger::pending(uint64_t offset) const {
+  std::lock_guard lock(mutex_);
+  return pending_.since(offset);
 }
 
 uint64_t Ledger::durable_offset() const {

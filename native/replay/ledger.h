@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "replay/commit-tracker.h"
+#include "replay/pending-records.h"
 #include "replay/staged-map.h"
 #include "replay/watermark-file.h"
 #include "wire/record.h"
@@ -61,6 +62,10 @@ class Ledger {
 
   // The watermark file is past `offset`: nobody will ask about anything before it again.
   void forget_below(uint64_t offset);
+  // The images have everything before `offset`, so far.
+  void applied_below(uint64_t offset);
+  // The records from there on; nullopt: not all are remembered.
+  std::optional<std::vector<RecordEntry>> pending(uint64_t offset) const;
 
   uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
   uint64_t durable_offset() const;
@@ -91,6 +96,7 @@ class Ledger {
   wire::Position durable_;
   wire::Mark durable_mark_;
   CommitTracker commits_;
+  PendingRecords pending_;
   std::deque<Fork> forks_;
   std::deque<StepEnd> step_ends_;
   std::map<std::pair<uint64_t, uint64_t>, uint64_t> voids_;  // (incarnation, sequence) -> offset of the marker

@@ -13,7 +13,7 @@ struct RecordEntry {
   uint64_t time_ns;
   uint32_t payload_crc32c;
   uint16_t volume;
-  uint8_t type;       // wire::RecordType; sequenced records only
+  uint8_t type;       // wire::RecordType; in a history sequenced ones only
   uint8_t is_skipped; // void, or of unknown outcome: it was not applied
 };
 static_assert(sizeof(RecordEntry) == 48);

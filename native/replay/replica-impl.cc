@@ -98,6 +98,7 @@ class ReplicaImpl final : public Replica {
     state_.staging_bytes_max.store(bytes);
     logger_waker_.wake();
   }
+  void stand_aside(bool is_aside) override { applier_.stand_aside(is_aside); }
   Status drain(uint64_t timeout_ns) override;
   Status seal(uint64_t timeout_ns, std::optional<wire::Position> *fork) override;
   std::unique_ptr<Device> over_unapplied(std::unique_ptr<Device> image, size_t volume) override {
@@ -208,10 +209,13 @@ Status ReplicaImpl::seal(uint64_t timeout_ns, std::optional<wire::Position> *for
   wait_for_log(deadline);
   ledger_.seal();
   if (fork) unapplied_ = find_unapplied();
-  if (unapplied_)
+  if (unapplied_) {
     *fork = ledger_.durable();
-  else if (const Status applied = applier_.apply_all(deadline); !applied.ok())
+    applier_.stand_aside(true);  // drain() ends that
+    applier_.come_last();
+  } else if (const Status applied = applier_.apply_all(deadline); !applied.ok()) {
     return applied;
+  }
   for (auto &image : images_) image->device().unlock();
   return Status::good();
 }
@@ -222,7 +226,8 @@ std::shared_ptr<Unapplied> ReplicaImpl::find_unapplied() const {
   if (applier_.phase() != ReplicaPhase::kCut || applier_.is_redoing() || applier_.is_torn()) return nullptr;
   const bool fails = progress_.is_failing(Progress::Part::kLog) || progress_.is_failing(Progress::Part::kImage);
   if (fails || !logger_.has_caught_up()) return nullptr;
-  return Unapplied::find(log_, images_.size(), applier_.log_offset(), ledger_.durable_offset());
+  const auto pending = ledger_.pending(applier_.log_offset());
+  return pending ? Unapplied::of(*pending, log_, images_.size()) : nullptr;
 }
 
 Status ReplicaImpl::catch_up(uint64_t timeout_ns) {

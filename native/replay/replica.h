@@ -142,6 +142,10 @@ class Replica : public RecordRoom {
   // From now on; any thread. 0: no maximum.
   virtual void set_staging_max(uint64_t bytes) = 0;
 
+  // A promotion is near, and needs the processors and the disk first: for a second nothing is applied or synced but what somebody
+  // waits for (drain(), catch_up()); or until it is told that none is. Any thread.
+  virtual void stand_aside(bool is_aside) = 0;
+
   // Waits until everything durable and committed is applied and synced (SIGTERM), or the time is over: ETIMEDOUT.
   virtual Status drain(uint64_t timeout_ns) = 0;
   // Applies everything durable, committed or not, but no open step, and takes no more records (promote). The images are

@@ -4,27 +4,14 @@
 #include <cerrno>
 
 #include "core/check.h"
-#include "replay/commit-tracker.h"
 
 namespace understudy::replay {
 namespace {
 
-using wire::RecordHeader;
-using wire::RecordType;
-
-constexpr size_t kRecordsMax = 256u << 10;  // some 40 MiB
-
-// False: it cannot be shown; or there is no whole record.
-bool read_header(const Segment &segment, uint64_t at, RecordHeader *header) {
-  size_t done = 0;
-  if (segment.read(header, sizeof *header, at, &done) != 0 || done != sizeof *header) return false;
-  if (check_header(*header) != wire::RecordFault::kNone) return false;
-  return header->type != RecordType::kBegin && header->type != RecordType::kStep && header->type != RecordType::kVoid;
-}
-
-RecordEntry entry_of(const RecordHeader &header, uint64_t at) {
-  return {at, header.offset, header.length, header.sequence, header.time_ns, header.payload_crc32c, header.volume_index,
-          static_cast<uint8_t>(header.type), 0};
+bool can_be_shown(const RecordEntry &entry, size_t volumes) {
+  const auto type = static_cast<wire::RecordType>(entry.type);
+  if (type == wire::RecordType::kBegin || type == wire::RecordType::kStep || type == wire::RecordType::kVoid) return false;
+  return !changes_image(entry) || entry.volume < volumes;
 }
 
 class UnappliedDevice final : public Device {
@@ -98,20 +85,14 @@ class UnappliedDevice final : public Device {
 
 }  // namespace
 
-std::shared_ptr<Unapplied> Unapplied::find(const SegmentLog &log, size_t volumes, uint64_t from, uint64_t end) {
+std::shared_ptr<Unapplied> Unapplied::of(const std::vector<RecordEntry> &pending, const SegmentLog &log, size_t volumes) {
   std::vector<RecordEntry> entries;
   auto records = std::make_shared<Records>();
   records->newest.resize(volumes);
-  std::shared_ptr<Segment> segment;
-  for (uint64_t at = from; at < end;) {
-    if (!segment || at < segment->base() || at >= segment->end()) segment = log.find(at);
-    RecordHeader header;
-    if (!segment || entries.size() == kRecordsMax || !read_header(*segment, at, &header)) return nullptr;
-    const RecordEntry entry = entry_of(header, at);
-    at += record_bytes(header);
-    if (!wire::is_sequenced(header.type) || !changes_image(entry)) continue;
-    if (header.volume_index >= volumes) return nullptr;
-    records->newest[header.volume_index].add(header.offset, header.length, static_cast<uint32_t>(entries.size()));
+  for (const RecordEntry &entry : pending) {
+    if (!can_be_shown(entry, volumes)) return nullptr;
+    if (!changes_image(entry)) continue;
+    records->newest[entry.volume].add(entry.offset, entry.length, static_cast<uint32_t>(entries.size()));
     entries.push_back(entry);
   }
   auto bytes = PastRecords::open(std::move(entries), [&](uint64_t at) -> Result<std::shared_ptr<LogPiece>> {

@@ -19,9 +19,9 @@ namespace understudy::replay {
 
 class Unapplied : public std::enable_shared_from_this<Unapplied> {
  public:
-  // Of the records from log offset `from` to `end`, all of which will be applied, and no more come. Null: they cannot be
-  // shown so (a step or a void among them, too many, an error); then they are to be waited for.
-  static std::shared_ptr<Unapplied> find(const SegmentLog &log, size_t volumes, uint64_t from, uint64_t end);
+  // Of the last records of the log, all of which will be applied, and no more come. Null: they cannot be shown so (a step or
+  // a void among them, an error); then they are to be waited for.
+  static std::shared_ptr<Unapplied> of(const std::vector<RecordEntry> &pending, const SegmentLog &log, size_t volumes);
 
   // The image, by who takes the volume over: any number of times, any thread.
   std::unique_ptr<Device> over(std::unique_ptr<Device> image, size_t volume);

@@ -1,5 +1,6 @@
 /** Options and helpers that several commands share. */
 import { resolve } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
 
 import { type Command, InvalidArgumentError, Option } from 'commander'
 
@@ -37,8 +38,12 @@ export function addTlsOptions(command: Command, otherwise = 'off'): Command {
 
 export const connectTo = (flags: StateFlag): ControlClient => new ControlClient(flags.state)
 
-/** Loads the daemon's modules only now: the other commands start in half the time without them. */
+/**
+ * Loads the daemon's modules only now: the other commands start in half the time without them. A standby's are compiled as a
+ * whole: most of what a promotion runs has never run before, and would be compiled while clients wait for it.
+ */
 export async function startDaemon(config: Config, options: { maxStallMs?: number } = {}): Promise<void> {
+  if (config.standby !== undefined) for (const flag of ['--no-lazy', '--no-flush-bytecode']) setFlagsFromString(flag)
   const { runDaemon } = await import('../daemon/main.js')
   await runDaemon(config, options)
 }

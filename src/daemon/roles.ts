@@ -85,6 +85,7 @@ export interface StandbyRole {
   /** All volumes of a group, at one position. */
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
   isPromoted(group: string): boolean
+  standAside(group: string): void
   isBeingPromoted(group: string): boolean
   settled(group: string): Promise<void>
   checkMoment(action: string, group: string, at: string): Promise<void>

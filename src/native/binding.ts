@@ -617,6 +617,8 @@ export interface Addon {
    * is none. isWithinStep: the point is the cut before a step in the middle of which the moment is.
    */
   findMoment(replica: number, moment: Moment): Promise<Point & { isWithinStep: boolean }>
+  /** A promotion is near: for a second the replica applies only what somebody waits for; or until it is told that none is. */
+  standAside(replica: number, isAside: boolean): void
   /** While it is held nothing goes from the history, whatever its limits are; rather is nothing more applied. */
   holdHistory(replica: number, isHeld: boolean): void
   /**

@@ -82,6 +82,7 @@ export class Runs {
     this.#judge(action, request, found)
     const { machine, copy } = found
     const kind = request.throwAway ? 'throw-away' : 'promoted'
+    if (kind === 'promoted') this.stage.copies().standAside(machine.group)
     const run: Run = {
       machine: machine.name,
       group: machine.group,

@@ -20,6 +20,8 @@ interface Copies {
   /** Throws when the group's history has no such moment. */
   checkMoment(action: string, group: string, at: string): Promise<void>
   viewGroup(group: string, options: ViewOptions): Promise<GroupView>
+  /** A promotion of the group is near. */
+  standAside(group: string): void
   /** `readable`: what was promoted may be read from now on; writes wait until it is done, and a failure ends it. */
   promote(
     volume: string,

@@ -419,6 +419,11 @@ export class StandbyGroup {
     return this.#exclusively(() => this.#promote(name, options))
   }
 
+  /** A promotion is near: what it reads and writes comes before replay, for a second; false: it is not. */
+  standAside(isAside: boolean): void {
+    if (this.#replica !== undefined) this.deps.addon.standAside(this.#replica.handle, isAside)
+  }
+
   /** The reign goes to the other side, which has everything then. */
   demote(name: string, takeOver: boolean, drainMs: number): Promise<string[]> {
     return this.#exclusively(async () => {
@@ -658,11 +663,20 @@ export class StandbyGroup {
 
   async #promote(name: string, options: PromoteOptions): Promise<string[]> {
     const known = this.record.promotion
-    const lines = known === undefined ? await this.#begin(name, options) : await this.#again(name, options, known)
+    this.standAside(true)
+    const lines = await this.#agree(name, options).catch((error: unknown) => {
+      this.standAside(false)
+      throw error
+    })
     this.deps.store.save(this.record)
     if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
     const undone = await this.#becomeMaster(options.readable)
     return undone === undefined ? lines : [...lines, undoneLine(undone)]
+  }
+
+  #agree(name: string, options: PromoteOptions): Promise<string[]> {
+    const known = this.record.promotion
+    return known === undefined ? this.#begin(name, options) : this.#again(name, options, known)
   }
 
   /** What is to be on disk before anything is done. Nothing has changed when it throws. */

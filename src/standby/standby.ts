@@ -282,6 +282,11 @@ export class Standby {
     return this.#find('mark', volume).group.mark(volume, label)
   }
 
+  /** A promotion of it is near. */
+  standAside(group: string): void {
+    this.#named('vm', group).standAside(true)
+  }
+
   /** The whole group of the volume. What it serves from now on is in promoted(). */
   async promote(volume: string, options: PromoteOptions): Promise<{ messages: string[] }> {
     const { group } = this.#find('promote', volume)

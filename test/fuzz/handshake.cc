@@ -75,6 +75,7 @@ class Replica final : public replay::Replica {
   Status drain(uint64_t) override { return Status::good(); }
   Status seal(uint64_t, std::optional<wire::Position> *) override { return Status::good(); }
   std::unique_ptr<Device> over_unapplied(std::unique_ptr<Device> image, size_t) override { return image; }
+  void stand_aside(bool) override {}
   Status catch_up(uint64_t) override { return Status::good(); }
   Result<View> view(size_t, bool) override { return Status::failed(ENODATA, "view"); }
   std::optional<replay::HistorySummary> history() const override { return std::nullopt; }

@@ -9,6 +9,7 @@
 
 #include "engine/device.h"
 #include "replay-support.h"
+#include "replay/pending-records.h"
 
 using namespace replay_test;
 
@@ -135,31 +136,83 @@ void test_shown_before_applied() {
      "then it is the image alone, and is written to, without the replica");
 }
 
-void test_waited_for() {
-  Stuck stuck;
-  Standby &standby = stuck.standby;
-  const uint64_t cut = stuck.master.sequence;
-  stuck.good = stuck.good && standby.send(stuck.master.begin()).ok() && standby.send(stuck.master.sync(0, 4096, 0x55)).ok() &&
-               EXPECT(standby.durable(stuck.master.sequence));
+// Seals while the applier hangs, which is to be waited for.
+bool is_waited_for(Stuck &stuck) {
   std::atomic<bool> done = false;
   std::optional<wire::Position> fork;
   std::thread sealing([&] {
-    stuck.good = EXPECT(standby.replica->seal(30'000'000'000, &fork).ok()) && stuck.good;
+    stuck.good = EXPECT(stuck.standby.replica->seal(30'000'000'000, &fork).ok()) && stuck.good;
     done = true;
   });
   usleep(100'000);
   const bool waited = EXPECT(!done);
   let_hang(false);
   sealing.join();
+  return waited && stuck.good && EXPECT(!fork.has_value());
+}
+
+void test_waited_for() {
+  Stuck stuck;
+  Standby &standby = stuck.standby;
+  const uint64_t cut = stuck.master.sequence;
+  stuck.good = stuck.good && standby.send(stuck.master.begin()).ok() && standby.send(stuck.master.sync(0, 4096, 0x55)).ok() &&
+               EXPECT(standby.durable(stuck.master.sequence));
+  const bool waited = is_waited_for(stuck);
   auto device = stuck.open();
-  ok(waited && stuck.good && EXPECT(!fork.has_value()) && EXPECT(standby.state().applied_sequence == cut) &&
-         EXPECT(device && read_device(*device, 0, kSize) == stuck.model),
+  ok(waited && EXPECT(standby.state().applied_sequence == cut) && EXPECT(device && read_device(*device, 0, kSize) == stuck.model),
      "a step that is open is not shown: what is before it is waited for");
+}
+
+void test_too_many() {
+  Stuck stuck;
+  stuck.put(stuck.master.fill(0, 4096, 0x66));
+  for (size_t i = 0; i < PendingRecords::kMax; i++) stuck.put(stuck.master.make(RecordType::kFlush, 0, 0));
+  stuck.good = stuck.good && EXPECT(stuck.standby.durable(stuck.master.sequence));
+  const bool waited = is_waited_for(stuck);
+  auto device = stuck.open();
+  ok(waited && EXPECT(device && read_device(*device, 0, kSize) == stuck.model),
+     "of so many records that not all of them are remembered none is missed: they are waited for");
+}
+
+bool stays_unapplied(Standby &standby, uint64_t sequence) {
+  return !wait_until([&] { return standby.state().applied_sequence >= sequence; }, 0.1 / kSlower);
+}
+
+void test_stands_aside() {
+  Scratch scratch;
+  Master master(7);
+  Standby standby(options_for(scratch.path, kSize));
+  Replica &replica = *standby.replica;
+  bool good = EXPECT(standby.make_cut(master)) && EXPECT(standby.drain());
+  Bytes model(kSize);
+  const auto put = [&](uint8_t value) {
+    const Record record = master.fill(value * 4096u, 4096, value);
+    apply_to(model, record);
+    return EXPECT(standby.send(record).ok()) && EXPECT(standby.durable(master.sequence));
+  };
+  replica.stand_aside(true);
+  good = good && put(1) && EXPECT(stays_unapplied(standby, master.sequence)) && EXPECT(replica.catch_up(30'000'000'000).ok()) &&
+         EXPECT(standby.state().applied_sequence == master.sequence);
+  replica.stand_aside(true);
+  good = good && put(2) && EXPECT(standby.applied(master.sequence));
+  ok(good, "while a promotion is near nothing is applied but what somebody waits for; and a second later it is, by itself");
+
+  replica.stand_aside(true);
+  std::optional<wire::Position> fork;
+  good = good && put(3) && EXPECT(replica.seal(30'000'000'000, &fork).ok()) && EXPECT(fork.has_value());
+  good = good && EXPECT(stays_unapplied(standby, master.sequence));
+  auto image = open_device(scratch.path + "/image", {});
+  auto device = image.ok() ? replica.over_unapplied(std::move(image.value), 0) : nullptr;
+  good = good && EXPECT(device && read_device(*device, 0, kSize) == model) && EXPECT(standby.drain());
+  ok(good && EXPECT(standby.state().applied_sequence == master.sequence) && EXPECT(read_device(*device, 0, kSize) == model),
+     "a sealed copy is read before its replay goes on");
 }
 }  // namespace
 
 int main() {
   test_shown_before_applied();
   test_waited_for();
+  test_too_many();
+  test_stands_aside();
   return finish();
 }

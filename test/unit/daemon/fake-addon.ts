@@ -114,6 +114,7 @@ export function fakeStandby(config: StandbyConfig, notes: string[]): StandbyRole
     viewGroup: () => Promise.reject(new NativeError('export', new Error('not here'))),
     isPromoted: () => false,
     isBeingPromoted: () => false,
+    standAside: () => undefined,
     settled: () => Promise.resolve(),
     checkMoment: () => Promise.resolve(),
     replicaPages: () => [],

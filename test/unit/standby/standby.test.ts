@@ -459,6 +459,7 @@ t.test('promotion needs --accept-loss, ends the session, seals, serves, and shut
     message: /not connected, so it may have written more than is here/,
   })
   t.equal(fake.calls.includes('sealReplica'), false)
+  t.same(fake.asides, [true, false, true, false], 'replay goes on at once when it is refused')
 
   const { messages } = await standby.promote('disk1', { acceptLoss: true, force: false, listen: 'unix:/s' })
   t.match(messages.join('\n'), /promoted at sequence[^]*last heard 1m 40s ago/)

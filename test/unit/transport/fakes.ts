@@ -405,6 +405,13 @@ export class FakeAddon {
     return this.found
   }
 
+  /** Not among the calls: it changes no outcome. */
+  asides: boolean[] = []
+
+  standAside(_replica: number, isAside: boolean): void {
+    this.asides.push(isAside)
+  }
+
   holdHistory(_replica: number, isHeld: boolean): void {
     this.#call(isHeld ? 'holdHistory' : 'letHistoryGo')
   }
