@@ -663,12 +663,19 @@ export class StandbyGroup {
 
   async #promote(name: string, options: PromoteOptions): Promise<string[]> {
     const known = this.record.promotion
+    const before = known && { ...known }
     this.standAside(true)
     const lines = await this.#agree(name, options).catch((error: unknown) => {
       this.standAside(false)
       throw error
     })
-    this.deps.store.save(this.record)
+    try {
+      this.deps.store.save(this.record)
+    } catch (error) {
+      this.standAside(false)
+      this.#takeBack(before)
+      throw error
+    }
     if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
     const undone = await this.#becomeMaster(options.readable)
     return undone === undefined ? lines : [...lines, undoneLine(undone)]
@@ -677,6 +684,14 @@ export class StandbyGroup {
   #agree(name: string, options: PromoteOptions): Promise<string[]> {
     const known = this.record.promotion
     return known === undefined ? this.#begin(name, options) : this.#again(name, options, known)
+  }
+
+  /** What did not get on disk has not happened, and whatever is saved next must not make it happen. */
+  #takeBack(before: Promotion | undefined): void {
+    const { promotion } = this.record
+    if (before !== undefined) this.record.promotion = before
+    else delete this.record.promotion
+    if (before === undefined && promotion?.asOf !== undefined) this.#holdHistory(false)
   }
 
   /** What is to be on disk before anything is done. Nothing has changed when it throws. */

@@ -481,6 +481,28 @@ t.test('promotion needs --accept-loss, ends the session, seals, serves, and shut
   t.match((await after.greet()).sent, [{ code: 'promoted' }])
 })
 
+// The command had failed, and the host said all the same that it was the master, beside the real one; what was saved next
+// would have made it true (found by hand, with a folder that could not be written to).
+t.test('a promotion that does not get on disk has not happened', async t => {
+  const store = scratch(t)
+  const { standby, greet, setReplica, fake } = await open(t, store)
+  await greet()
+  setReplica({ phase: cut })
+  mkdirSync(`${replicaFile(store)}.new`)
+  await t.rejects(standby.promote('disk1', { acceptLoss: true, force: false }), { message: /^write .*replica.json/ })
+  t.match(standby.status(), [{ role: 'standby', state: 'replicating' }])
+  t.notOk(fake.calls.includes('sealReplica'))
+  rmSync(`${replicaFile(store)}.new`, { recursive: true })
+  await standby.pause('disk1')
+  t.notMatch(
+    JSON.parse(readFileSync(replicaFile(store), 'utf8')),
+    { promotion: {} },
+    'nor does it with what is saved next',
+  )
+  await standby.promote('disk1', { acceptLoss: true, force: false })
+  t.match(standby.status(), [{ role: 'master' }])
+})
+
 t.test('a promotion that was cut short by a crash is carried on by the next start', async t => {
   const store = scratch(t)
   const { standby, greet, setReplica, fake } = await open(t, store)
