@@ -264,8 +264,14 @@ Status History::save(const std::vector<std::shared_ptr<VolumeImage>> &images, co
   }
   if (status = write(); !status.ok() || !any || !is_open()) return status;
   if (BROKEN(kUnsavedHistory)) return Status::good();
-  if (const int error = saved->sync()) return give_up(Status::failed(error, "sync what was overwritten"));
-  return Status::good();
+  const int error = saved->sync();
+  if (error && is_held_) {
+    std::lock_guard lock(mutex_);
+    saved->retract();
+    epochs_.back().saved_bytes = saved->bytes();
+    return Status::failed(error, "history: sync what is overwritten");
+  }
+  return error ? give_up(Status::failed(error, "sync what was overwritten")) : Status::good();
 }
 
 // A full disk takes the oldest epochs before it takes the history, and leaves `left` of them. True: it is worth to try again.

@@ -93,6 +93,8 @@ Result<std::unique_ptr<RecordIndex>> RecordIndex::open(const std::string &direct
   if (!error && ftruncate(index->fd_.get(), static_cast<off_t>(index->end_)) != 0) error = errno;
   if (!error && fdatasync(index->fd_.get()) != 0) error = errno;
   if (error) return Status::failed(error, "read " + path);
+  index->synced_end_ = index->end_;
+  index->synced_to_ = index->written_to_;
   return index;
 }
 
@@ -128,6 +130,7 @@ void RecordIndex::note(const RecordEntry &entry) {
 // What lies at or behind a log offset is said anew.
 int RecordIndex::go_back(uint64_t log_offset) {
   written_to_ = std::min(written_to_, log_offset);
+  synced_to_ = std::min(synced_to_, log_offset);
   while (!unwritten_.empty() && unwritten_.back().log_offset >= log_offset) unwritten_.pop_back();
   Batches found;
   if (const int error = read_batches(fd_.get(), start_.log_offset, end_, &found)) return error;
@@ -158,9 +161,37 @@ int RecordIndex::flush(uint64_t to) {
   CHECK(unwritten_.empty() || unwritten_.back().log_offset < to || to <= written_to_);
   if (to > written_to_)
     if (const int error = write(to)) return error;
-  if (!is_synced_ && !BROKEN(kIndexTrailsImages) && fdatasync(fd_.get()) != 0) return errno;
+  if (!is_synced_ && !BROKEN(kIndexTrailsImages) && fdatasync(fd_.get()) != 0) {
+    const int error = errno;
+    retract();
+    return error;
+  }
   is_synced_ = true;
+  synced_end_ = end_;
+  synced_to_ = written_to_;
   return 0;
+}
+
+// What a failed sync covered may be on the disk or not: a batch that is damaged there would end the index. What the page cache
+// still has of it is written anew; what it has not is to be noted again.
+void RecordIndex::retract() {
+  Batches found;
+  int error = read_batches(fd_.get(), start_.log_offset, end_, &found);
+  if (!error && found.to < written_to_) error = EBADMSG;
+  (void)!ftruncate(fd_.get(), static_cast<off_t>(synced_end_));
+  end_ = synced_end_;
+  if (!error) {
+    found.cut(written_to_);
+    const auto first = std::find_if(found.entries.begin(), found.entries.end(),
+                                    [&](const RecordEntry &entry) { return entry.log_offset >= synced_to_; });
+    unwritten_.insert(unwritten_.begin(), first, found.entries.end());
+    written_to_ = synced_to_;
+    return;
+  }
+  error_ = error;
+  missing_from_ = UINT64_MAX;
+  unwritten_.clear();
+  (void)go_back(synced_to_);
 }
 
 }  // namespace understudy::replay

@@ -36,7 +36,8 @@ class RecordIndex {
   static Result<std::vector<RecordEntry>> load(const std::string &directory, const EpochStart &start, const Extent &extent);
 
   void note(const RecordEntry &entry);
-  // All records before log offset `to` have been noted: that gets to stable storage. 0 or an errno.
+  // All records before log offset `to` have been noted: that gets to stable storage. 0 or an errno: it may be tried again, or
+  // what was noted since the last time that it was 0 is noted again.
   int flush(uint64_t to);
   const EpochTally &tally() const { return tally_; }
   uint64_t written_to() const { return written_to_; }  // log offset
@@ -44,15 +45,17 @@ class RecordIndex {
   size_t bytes_in_memory() const { return unwritten_.capacity() * sizeof(RecordEntry); }
 
  private:
-  RecordIndex(Fd fd, const EpochStart &start) : fd_(std::move(fd)), start_(start), written_to_(start.log_offset), tally_(start) {}
+  RecordIndex(Fd fd, const EpochStart &start) : fd_(std::move(fd)), start_(start), written_to_(start.log_offset), synced_to_(start.log_offset), tally_(start) {}
   int write(uint64_t to);
   int go_back(uint64_t log_offset);
+  void retract();
 
   Fd fd_;
   const EpochStart start_;
   uint64_t written_to_;  // log offset: what is behind it in the file is said anew
   uint64_t end_ = 0;     // of the file, in bytes
   bool is_synced_ = true;
+  uint64_t synced_end_ = 0, synced_to_;  // end_ and written_to_ when it was synced
   int error_ = 0;  // what note() met: flush() says it
   uint64_t missing_from_ = 0;  // log offset: what was noted from there on is not here, while there is an error
   EpochTally tally_;

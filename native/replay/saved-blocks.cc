@@ -110,8 +110,8 @@ Result<std::shared_ptr<SavedBlocks>> SavedBlocks::create(const std::string &dire
   auto made = std::shared_ptr<SavedBlocks>(new SavedBlocks(std::move(fd)));
   made->start_ = start;
   made->volume_bytes_ = volume_bytes;
-  made->end_ = kPageBytes;
-  for (uint64_t bytes : volume_bytes) made->maps_.push_back(std::make_unique<BlockMap>(bytes / kViewBlockBytes + 1));
+  made->end_ = made->synced_end_ = kPageBytes;
+  made->make_maps();
   return made;
 }
 
@@ -135,7 +135,7 @@ Status SavedBlocks::load(const std::string &path, uint64_t number, const std::ve
   start_ = {number, header.log_offset, {{header.incarnation, header.sequence}, header.time_ns}};
   volume_bytes_ = volume_bytes;
   if (load_footer()) return Status::good();
-  for (uint64_t bytes : volume_bytes) maps_.push_back(std::make_unique<BlockMap>(bytes / kViewBlockBytes + 1));
+  make_maps();
   if (const int error = load_batches()) return Status::failed(error, "read " + path);
   return Status::good();
 }
@@ -235,7 +235,7 @@ int SavedBlocks::append(std::vector<SavedBlock> &batch, const uint8_t *blocks) {
 void SavedBlocks::accept(const std::vector<SavedBlock> &batch) {
   for (const SavedBlock &entry : batch) {
     entries_.push_back(entry);
-    maps_[entry.key >> kBlockBits]->set(entry.key & ((uint64_t{1} << kBlockBits) - 1), 1);
+    note(entry);
   }
 }
 
@@ -252,7 +252,29 @@ int SavedBlocks::append_cloned() {
   return 0;
 }
 
-int SavedBlocks::sync() { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
+int SavedBlocks::sync() {
+  if (fdatasync(fd_.get()) != 0) return errno;
+  synced_end_ = end_;
+  synced_entries_ = entries_.size();
+  return 0;
+}
+
+void SavedBlocks::retract() {
+  (void)!ftruncate(fd_.get(), static_cast<off_t>(synced_end_));
+  end_ = synced_end_;
+  entries_.resize(synced_entries_);
+  make_maps();
+  for (const SavedBlock &entry : entries_) note(entry);
+}
+
+void SavedBlocks::make_maps() {
+  maps_.clear();
+  for (uint64_t bytes : volume_bytes_) maps_.push_back(std::make_unique<BlockMap>(bytes / kViewBlockBytes + 1));
+}
+
+void SavedBlocks::note(const SavedBlock &entry) {
+  maps_[entry.key >> kBlockBits]->set(entry.key & ((uint64_t{1} << kBlockBits) - 1), 1);
+}
 
 int SavedBlocks::close(const std::vector<EpochRun> &runs, uint64_t changed_bytes) {
   CHECK(!is_closed_ && runs.size() <= kEpochRunsMax);

@@ -78,6 +78,8 @@ class SavedBlocks {
   int append_cloned();
   void accept_cloned() { is_cloned_ = true; }
   int sync();
+  // After a sync that failed: what it covered may be on the disk or not, and is not saved. It is in the image as it was.
+  void retract();
   // Writes index and footer. entries(), by key now, stay until drop_entries().
   int close(const std::vector<EpochRun> &runs, uint64_t changed_bytes);
   void drop_entries();
@@ -95,6 +97,8 @@ class SavedBlocks {
   int load_batches();
   int read_index_page(uint64_t page, std::vector<SavedBlock> *entries) const;
   bool fits(const SavedBlock &entry) const;
+  void make_maps();
+  void note(const SavedBlock &entry);
 
   Fd fd_;
   EpochStart start_;
@@ -102,6 +106,8 @@ class SavedBlocks {
   std::vector<std::unique_ptr<BlockMap>> maps_;  // by volume; none when closed
   std::deque<SavedBlock> entries_;  // a vector would take twice as much whenever it grows
   uint64_t end_ = 0;  // of the file, in bytes
+  uint64_t synced_end_ = 0;  // up to there it is on stable storage, with so many entries
+  size_t synced_entries_ = 0;
   bool is_closed_ = false, is_cloned_ = false;
   uint64_t index_page_ = 0, index_pages_ = 0;
   std::vector<EpochRun> runs_;

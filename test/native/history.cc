@@ -13,6 +13,7 @@ using namespace clone_calls;
 namespace {
 std::atomic<bool> history_is_full{false};
 std::atomic<int> full_for_records{0}, full_for_heads{0}, full_for_ends{0};  // so many writes find no room
+std::atomic<int> full_for_syncs{0};  // of the records: what has been written finds none
 std::atomic<int> clones_asked{0};
 std::atomic<int> clones_fail_one_in{0};  // epochs of both kinds follow each other then
 std::atomic<bool> clones_are_refused{false}, clones_are_slow{false};  // a slice a turn
@@ -37,6 +38,7 @@ extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) 
 }
 extern "C" int fdatasync(int fd) {
   counts();
+  if (full_for_syncs > 0 && ends_with(fd, ".records") && full_for_syncs--) return fails(ENOSPC);
   return static_cast<int>(syscall(SYS_fdatasync, fd));
 }
 
@@ -269,7 +271,7 @@ void test_little_room() {
     return EXPECT(standby.drain()) && EXPECT(standby.replica->history().has_value());
   };
   while (good && standby.replica->history()->epochs < 5) good = several();
-  for (std::atomic<int> *full : {&full_for_records, &full_for_heads, &full_for_ends}) {
+  for (std::atomic<int> *full : {&full_for_records, &full_for_syncs, &full_for_heads, &full_for_ends}) {
     const auto before = good ? standby.replica->history() : std::nullopt;
     *full = 2;
     for (int i = 0; good && i < 30 && *full > 0; i++) good = several();

@@ -3,6 +3,10 @@
 // however often that is begun, killed and begun again.
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <map>
+#include <mutex>
 
 #include "clone-calls.h"
 #include "history-story.h"
@@ -19,7 +23,30 @@ int hinder_clone() {
 }
 // What fails from now on, with which errno: a write or a sync of an image, or what is written for the history.
 std::atomic<int> image_write_error{0}, image_sync_error{0}, saving_error{0}, indexing_error{0};
+std::atomic<int> saving_sync_error{0}, indexing_sync_error{0};
 bool is_image(int fd) { return ends_with(fd, "/a") || ends_with(fd, "/b"); }
+
+// A file that only grows: where a sync fails, what came since the last good one is lost, although the cache shows it. A later
+// sync that succeeds brings none of it back, unless it was written once more.
+struct Synced {
+  std::mutex mutex;
+  std::map<ino_t, off_t> ends;
+  int losses = 0;
+} synced;
+int lose(int fd, int error) {
+  struct stat info {};
+  std::lock_guard lock(synced.mutex);
+  if (fstat(fd, &info) != 0) return fails(EIO);
+  const std::vector<uint8_t> zeroes(static_cast<size_t>(std::max<off_t>(info.st_size - synced.ends[info.st_ino], 0)));
+  if (syscall(SYS_pwrite64, fd, zeroes.data(), zeroes.size(), synced.ends[info.st_ino]) < 0) return fails(EIO);
+  synced.losses++;
+  return fails(error);
+}
+void note_synced(int fd) {
+  struct stat info {};
+  std::lock_guard lock(synced.mutex);
+  if (fstat(fd, &info) == 0) synced.ends[info.st_ino] = info.st_size;
+}
 }  // namespace
 
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
@@ -36,6 +63,10 @@ extern "C" int fallocate(int fd, int mode, off_t offset, off_t bytes) {
 extern "C" int fdatasync(int fd) {
   counts();
   if (image_sync_error && is_image(fd)) return fails(image_sync_error);
+  const bool saves = ends_with(fd, ".saved"), indexes = ends_with(fd, ".records");
+  if (saves && saving_sync_error) return lose(fd, saving_sync_error);
+  if (indexes && indexing_sync_error) return lose(fd, indexing_sync_error);
+  if (saves || indexes) note_synced(fd);
   return static_cast<int>(syscall(SYS_fdatasync, fd));
 }
 
@@ -225,6 +256,39 @@ void test_held() {
   ok(good, "a history that is held no more goes on within its limits");
 }
 
+// Of what a failed sync covered the disk has nothing, and the page cache says otherwise.
+void test_failed_syncs() {
+  Scratch scratch;
+  std::mt19937_64 random(9);
+  Story story = begun();
+  const ReplicaOptions options = options_of_small_epochs(scratch.path);
+  auto standby = std::make_unique<Standby>(options);
+  size_t sent = send_some(*standby, story, 0, 2, random);
+  bool good = EXPECT(standby->applied(2)) && EXPECT(has_begun(*standby));
+  standby->replica->hold_history(true);
+  sent = send_some(*standby, story, sent, 10, random);
+  good = good && EXPECT(standby->drain());
+  const Story::State wanted = state_at(story, sent);
+  uint64_t block = 0;  // each is overwritten for the first time
+  for (auto *error : {&saving_sync_error, &indexing_sync_error, &saving_sync_error}) {
+    *error = EIO;
+    for (int i = 0; i < 80; i++) story.add(story.master.fill(block++ * 4096, 300, static_cast<uint8_t>(i)), 0);
+    while (good && sent < story.records.size()) good = EXPECT(standby->send(story.records[sent++]).ok());
+    good = good && EXPECT(wait_until([&] { return standby->collector.message_count() > 0; })) &&
+           EXPECT(standby->replica->drain(500'000'000).error == ETIMEDOUT);
+    *error = 0;
+    good = good && EXPECT(standby->drain());
+    std::lock_guard lock(standby->collector.mutex);
+    for (const std::string &message : standby->collector.messages) printf("# %s\n", message.c_str());
+    standby->collector.messages.clear();
+  }
+  good = good && EXPECT(synced.losses >= 3);
+  standby.reset();
+  standby = std::make_unique<Standby>(held(options));
+  good = good && EXPECT(roll_back(*standby->replica, wanted.position) == 0) && EXPECT(is_exactly(scratch.path, wanted));
+  ok(good, "while it is held a sync that fails loses nothing of it: what that covered is saved once more (G8)");
+}
+
 void test_faults() {
   Scratch scratch;
   std::mt19937_64 random(6);
@@ -337,6 +401,7 @@ int main() {
   const int more = longer ? 10 * atoi(longer) : 1;
   test_kills(seed ? strtoull(seed, nullptr, 10) : 1, 4 * more);
   test_held();
+  test_failed_syncs();
   test_faults();
   test_no_cut();
   test_block_device();
