@@ -18,7 +18,7 @@ constexpr uint64_t kIdleNs = 10'000'000'000;
 constexpr uint64_t kNapNs = 300'000;        // after a turn that found little: let records gather
 constexpr uint64_t kLittleBytes = 1u << 20;
 constexpr uint64_t kAsideNs = 1'000'000'000;
-constexpr int kLastNice = 19;
+constexpr int kLastNice = 5;  // a third of another thread's share: who writes waits for what is left
 constexpr int kAsidePollMs = 20;
 constexpr uint64_t kCloneNsMax = 100'000'000;
 }  // namespace

@@ -61,7 +61,7 @@ class Applier {
   Status catch_up(uint64_t deadline_ns);
   // See Replica.
   void stand_aside(bool is_aside);
-  // What is left is applied for nobody in particular: the thread takes the processor when nobody else wants it. For good.
+  // Readers do not wait for what is left, only writers: the thread gives way to others. For good.
   void come_last();
   // The step that is being collected goes straight into the images, which are no cut until its end. Any thread.
   void give_up_cut();

@@ -226,8 +226,8 @@ std::shared_ptr<Unapplied> ReplicaImpl::find_unapplied() const {
   if (applier_.phase() != ReplicaPhase::kCut || applier_.is_redoing() || applier_.is_torn()) return nullptr;
   const bool fails = progress_.is_failing(Progress::Part::kLog) || progress_.is_failing(Progress::Part::kImage);
   if (fails || !logger_.has_caught_up()) return nullptr;
-  const auto pending = ledger_.pending(applier_.log_offset());
-  return pending ? Unapplied::of(*pending, log_, images_.size()) : nullptr;
+  auto pending = ledger_.pending(applier_.log_offset());
+  return pending ? Unapplied::of(std::move(*pending), log_, images_.size()) : nullptr;
 }
 
 Status ReplicaImpl::catch_up(uint64_t timeout_ns) {

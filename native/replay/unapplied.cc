@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "core/check.h"
+#include "core/thread.h"
 
 namespace understudy::replay {
 namespace {
@@ -85,25 +86,32 @@ class UnappliedDevice final : public Device {
 
 }  // namespace
 
-std::shared_ptr<Unapplied> Unapplied::of(const std::vector<RecordEntry> &pending, const SegmentLog &log, size_t volumes) {
-  std::vector<RecordEntry> entries;
-  auto records = std::make_shared<Records>();
-  records->newest.resize(volumes);
-  for (const RecordEntry &entry : pending) {
+std::shared_ptr<Unapplied> Unapplied::of(std::vector<RecordEntry> pending, const SegmentLog &log, size_t volumes) {
+  for (const RecordEntry &entry : pending)
     if (!can_be_shown(entry, volumes)) return nullptr;
-    if (!changes_image(entry)) continue;
-    records->newest[entry.volume].add(entry.offset, entry.length, static_cast<uint32_t>(entries.size()));
-    entries.push_back(entry);
-  }
-  auto bytes = PastRecords::open(std::move(entries), [&](uint64_t at) -> Result<std::shared_ptr<LogPiece>> {
+  std::erase_if(pending, [](const RecordEntry &entry) { return !changes_image(entry); });
+  auto bytes = PastRecords::open(std::move(pending), [&](uint64_t at) -> Result<std::shared_ptr<LogPiece>> {
     if (auto found = log.find(at)) return std::shared_ptr<LogPiece>(std::move(found));
     return Status::failed(EBADMSG, "no segment");
   });
   if (!bytes.ok()) return nullptr;
+  auto records = std::make_shared<Records>();
   records->bytes = std::move(bytes.value);
+  records->newest.resize(volumes);
   auto unapplied = std::make_shared<Unapplied>();
-  unapplied->records_ = std::move(records);
+  unapplied->sorter_ = start_thread("us-sorter", [found = unapplied.get(), records] { found->sort(records); });
   return unapplied;
+}
+
+Unapplied::~Unapplied() { sorter_.join(); }
+
+void Unapplied::sort(std::shared_ptr<Records> records) {
+  const std::vector<RecordEntry> &entries = records->bytes->entries();
+  for (uint32_t i = 0; i < entries.size(); i++)
+    records->newest[entries[i].volume].add(entries[i].offset, entries[i].length, i);
+  std::lock_guard lock(mutex_);
+  if (!is_applied_.load(std::memory_order_relaxed)) records_ = std::move(records);
+  sorted_.notify_all();
 }
 
 std::unique_ptr<Device> Unapplied::over(std::unique_ptr<Device> image, size_t volume) {
@@ -114,11 +122,13 @@ void Unapplied::applied() {
   std::lock_guard lock(mutex_);
   records_.reset();
   is_applied_.store(true, std::memory_order_release);
+  sorted_.notify_all();
 }
 
 std::shared_ptr<const Unapplied::Records> Unapplied::records() const {
   if (is_applied_.load(std::memory_order_acquire)) return nullptr;
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  sorted_.wait(lock, [this] { return records_ || is_applied_.load(std::memory_order_relaxed); });
   return records_;
 }
 

@@ -103,6 +103,7 @@ void t.test('a machine goes on where its disks were synced last', async t => {
   })
 
   await t.test('two requests at once start one machine, which finds the last number that was synced', async t => {
+    const askedMs = performance.now()
     const both = await Promise.allSettled([start(pair, 'web'), start(pair, 'web')])
     const [started] = both.flatMap(result => (result.status === 'fulfilled' ? [result.value] : []))
     const [refused] = both.flatMap(result => (result.status === 'rejected' ? [result.reason as Error] : []))
@@ -110,6 +111,7 @@ void t.test('a machine goes on where its disks were synced last', async t => {
     t.equal(pidOf(pair, 'web'), started?.pid, 'it runs')
     const heard = listen(t, started?.console ?? '')
     await becomes(t, 'it says what its disk holds', () => heard.text.includes('HOLDS '), limitMs)
+    t.comment(`from the request to the guest's word: ${Math.round(performance.now() - askedMs)} ms`)
     const found = Number(/HOLDS (\d+)/.exec(heard.text)?.[1])
     t.ok(found >= last, `${found} is at least ${last}`)
     await metricBecomes(t, pair.metrics.standby, 'understudy_machine_running', 1, { machine: 'web' })
