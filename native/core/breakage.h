@@ -21,6 +21,7 @@ enum class Break : int {
   kKeepOwnDevice,        // a master that lost its power under `received` takes its own device for the truth
   kUnsavedHistory,       // what the history keeps of a block is not on the disk when the block is overwritten
   kIndexTrailsImages,    // the watermark file moves before the history's index of records is on the disk
+  kUndoneUnsynced,       // a promotion as of a moment is over before the images are on the disk
 };
 extern Break chosen_break;
 }  // namespace understudy

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/breakage.h"
 #include "core/check.h"
 #include "core/zeroes.h"
 #include "replay/block-walk.h"
@@ -65,7 +66,7 @@ Result<Rollback::Progress> Rollback::go_on(uint64_t bytes_max) {
     }
   }
   const bool is_done = volume_ == images_.size();
-  for (size_t volume = 0; is_done && volume < images_.size(); volume++)
+  for (size_t volume = 0; is_done && !BROKEN(kUndoneUnsynced) && volume < images_.size(); volume++)
     if (const int error = images_[volume]->device().flush())
       return Status::failed(error, "roll back: flush the image of volume " + images_[volume]->name());
   return Progress{done_bytes_, total_bytes_, is_done};

@@ -96,6 +96,33 @@ void Past::look(StandbyDaemon &daemon) {
   judge(past.value.point, values);
 }
 
+std::optional<Return> Past::choose(StandbyDaemon &daemon) {
+  const auto summary = daemon.history();
+  if (!summary) return std::nullopt;
+  daemon.hold_history();
+  for (int tries = 0; tries < 3; tries++) {
+    bool must_be_there = false;
+    const auto moment = draw(*summary, &must_be_there);
+    if (!moment) continue;
+    const auto found = daemon.find(*moment);
+    if (!found.ok()) continue;
+    auto past = daemon.past({found.value.point.position, {}});
+    std::vector<uint64_t> values;
+    if (!past.ok() || run_.read_all(*past.value.devices[0], &values)) {
+      if (!is_excused()) run_.fail("moment " + text_of(found.value.point) + ", which was found, is not there");
+      continue;
+    }
+    judge(found.value.point, values);
+    return Return{found.value.point.position, std::move(values)};
+  }
+  return std::nullopt;
+}
+
+void Past::forget() {
+  seen_.clear();
+  oldest_.reset();
+}
+
 void Past::judge(const Point &point, const std::vector<uint64_t> &values) {
   for (const auto &life : run_.lives) {
     if (life->incarnation != point.position.incarnation || life->is_owed) continue;

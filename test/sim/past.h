@@ -21,6 +21,9 @@ class Past {
   void began(StandbyDaemon &daemon);
   // In a fiber of the standby: a moment drawn at random, and what is offered.
   void look(StandbyDaemon &daemon);
+  // In a fiber of the standby: a moment to go back to, and the history is held from then on. Empty: there is none.
+  std::optional<Return> choose(StandbyDaemon &daemon);
+  void forget();  // the history is another host's
 
  private:
   using Position = std::pair<uint64_t, uint64_t>;  // incarnation, sequence

@@ -32,6 +32,11 @@ replay::HistoryOptions history_for(uint64_t seed) {
   return {0, seed % 2 ? 6u << 20 : 1u << 30, (64u << 10) << seed / 6 % 4, pack_rest_ns};
 }
 
+void make_folders() {
+  for (const char *path : {"/sim", "/sim/state"}) room->hosts[kMaster].disk.make_directory(path);
+  for (const char *path : {"/sim", "/sim/store", "/sim/store/v"}) room->hosts[kStandby].disk.make_directory(path);
+}
+
 Settings settings_for(Random &random, uint64_t seed, const Script *script) {
   Settings settings(random, seed);
   if (script) script->prepare(settings);
@@ -86,8 +91,7 @@ Run::Run(uint64_t seed, const Script *script_)
   network = own_network.get();
   run = this;
   master_record = {};
-  for (const char *path : {"/sim", "/sim/state"}) room->hosts[kMaster].disk.make_directory(path);
-  for (const char *path : {"/sim", "/sim/store", "/sim/store/v"}) room->hosts[kStandby].disk.make_directory(path);
+  make_folders();
   room->hosts[kMaster].device_lost = [this](const std::vector<Change> &changes) { device_lost(changes); };
   auto device = std::make_shared<File>();
   device->apply({Change::Kind::kResize, 0, kVolumeBytes, {}});
@@ -409,13 +413,17 @@ void Run::power_after_cooling() {
   host.slow = 1;
 }
 
-void Run::trouble() {
-  boot(kStandby);
-  boot(kMaster);
+void Run::employ() {
   for (int i = 0; i < settings.writers; i++) {
     writers_left++;
     scheduler->spawn(kClients, "client", [this, i] { client_main(*this, i); });
   }
+}
+
+void Run::trouble() {
+  boot(kStandby);
+  boot(kMaster);
+  employ();
   Random &random = scheduler->random;
   for (faults = 0; faults < settings.faults; faults++) {
     for (uint64_t i = random.between(1, 4); i; i--) {
@@ -426,20 +434,29 @@ void Run::trouble() {
     one_fault();
   }
   scheduler->sleep(random.below(50 * kMs));
-  if (random.one_in(4)) promote();
-  else if (settle()) compare();
+  if (random.one_in(4)) {
+    if (settings.history.is_kept() && random.one_in(2)) promote_as_of();
+    else promote();
+  } else if (settle()) {
+    compare();
+    if (settings.history.is_kept() && fault.empty() && random.one_in(2)) promote_as_of();
+  }
   scheduler->stop();
 }
 
 // ---- the end
 
-// The master's host is lost for good, and the standby takes over with all that it has.
-void Run::promote() {
+void Run::lose_master() {
   network->set_down(true);
   ending = true;
   if (room->hosts[kMaster].alive) room->kill(kMaster, Death::kPower);
   if (!room->hosts[kStandby].alive) boot(kStandby);
   while (!standby) scheduler->sleep(kMs);
+}
+
+// The master's host is lost for good, and the standby takes over with all that it has.
+void Run::promote() {
+  lose_master();
   bool done = false;
   scheduler->spawn(kStandby, "promote", [this, &done] {
     const Status sealed = standby->seal();
@@ -448,6 +465,70 @@ void Run::promote() {
     done = true;
   });
   while (!done) scheduler->sleep(5 * kMs);
+}
+
+// The standby becomes what it was at an earlier moment, is the master from then on, and gets a standby of its own.
+void Run::promote_as_of() {
+  lose_master();
+  while (writers_left || standby->looking) scheduler->sleep(kMs);
+  bool chosen = false;
+  scheduler->spawn(kStandby, "promote", [this, &chosen] {
+    StandbyDaemon &daemon = *standby;
+    if (auto moment = past->choose(daemon)) {
+      daemon.save();
+      back = std::move(moment);
+    }
+    chosen = true;
+    if (back) daemon.go_back();
+  });
+  while (!chosen) scheduler->sleep(kMs);
+  if (!back || !fault.empty()) return;
+  go_back();
+  if (fault.empty()) succeed();
+}
+
+void Run::go_back() {
+  Random &random = scheduler->random;
+  const uint64_t limit = scheduler->now_ns + kSettleNs;
+  const auto is_over = [&] { return back->is_done || !fault.empty() || scheduler->now_ns >= limit; };
+  for (uint64_t kills = random.below(5); kills && !is_over(); kills--) {
+    // Where it is begun again, or where it writes.
+    while (!is_over() && !(standby && standby->is_going_back()) && !random.one_in(1000)) scheduler->sleep(kMs / 10);
+    kill_soon(kStandby, random.one_in(3) ? Death::kKill : Death::kPower);
+    wait_dead(kStandby);
+  }
+  while (!is_over()) scheduler->sleep(kMs);
+  if (!back->is_done) return fail("what was written after the moment is not undone two minutes later");
+  room->kill(kStandby, Death::kPower);
+  returns++;
+  const auto image = values_of(file_of(kStandby, "/sim/store/v", "image.raw").content());
+  for (uint64_t block = 0; block < kVolumeBlocks; block++)
+    if (image[block] != back->values[block])
+      return fail("promoted as of sequence " + std::to_string(back->to.sequence) + ", and block " + std::to_string(block) + " holds " +
+                  std::to_string(image[block]) + " instead of " + std::to_string(back->values[block]));
+}
+
+// The hosts change their parts: kMaster is the one that has the copy now, kStandby one that has nothing yet.
+void Run::succeed() {
+  auto device = room->hosts[kStandby].disk.directory("/sim/store/v")->find("image.raw");
+  for (const int host : {kMaster, kStandby}) room->hosts[static_cast<size_t>(host)].disk = {};
+  make_folders();
+  Directory &folder = *room->hosts[kMaster].disk.directory("/sim");
+  folder.link("device", device);
+  folder.end_sync(folder.begin_sync());
+  master_record = {};
+  back.reset();
+  had_cut = false;
+  shown_life = lives.size();
+  past->forget();
+  network->set_down(false);
+  ending = false;
+  boot(kMaster);
+  boot(kStandby);
+  employ();
+  scheduler->sleep(scheduler->random.below(500 * kMs));
+  if (scheduler->random.one_in(2)) one_fault();
+  if (settle()) compare();
 }
 
 bool Run::in_sync() {

@@ -63,6 +63,13 @@ struct Promise {
   uint64_t shown;
 };
 
+// The standby is promoted as of an earlier moment (replica.json of its store: durable, as a whole).
+struct Return {
+  understudy::wire::Position to;
+  std::vector<uint64_t> values;  // what the history showed there when it was chosen
+  bool is_done = false;
+};
+
 class MasterDaemon;
 class Past;
 class StandbyDaemon;
@@ -97,7 +104,8 @@ struct Run {
   MasterDaemon *master = nullptr;    // while its process runs
   StandbyDaemon *standby = nullptr;
   const std::unique_ptr<Past> past;
-  uint64_t views = 0, past_views = 0, verifies = 0, writes = 0, faults = 0;
+  std::optional<Return> back;
+  uint64_t views = 0, past_views = 0, verifies = 0, writes = 0, faults = 0, returns = 0;
 
   // Runs to its end; false: `fault` says what is wrong.
   bool go();
@@ -132,6 +140,11 @@ struct Run {
   void device_lost(const std::vector<Change> &changes);
   void verify();
   void promote();
+  void employ();             // clients that write
+  void lose_master();
+  void promote_as_of();
+  void go_back();            // killed, and begun again
+  void succeed();            // a new standby for what the old one is now
   void kill_soon(int host, Death death);
   void wait_dead(int host);
   void export_view();

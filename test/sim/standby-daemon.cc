@@ -14,6 +14,7 @@ using replay::ReplicaPhase;
 namespace {
 constexpr const char *kImagePath = "/sim/store/v/image.raw";
 constexpr uint64_t kViewWaitNs = 30 * kSecond;
+constexpr uint64_t kPartBytes = 512u << 10;  // an eighth of what the addon takes: there are kills in between
 constexpr size_t kPhaseWord = 9;  // of link::kReplicaCounterNames
 
 std::vector<uint8_t> whole(Device &device) {
@@ -25,7 +26,10 @@ std::vector<uint8_t> whole(Device &device) {
 
 void StandbyDaemon::main(Run &run) {
   auto *daemon = new StandbyDaemon(run);  // a process that dies leaves everything as it is
-  if (daemon->open()) daemon->serve();
+  if (daemon->open()) {
+    if (run.back && !run.back->is_done) daemon->go_back();
+    daemon->serve();
+  }
   run.standby = nullptr;
   daemon->stop();
   room->kill(kStandby, Death::kKill);  // exit: never returns
@@ -39,6 +43,7 @@ bool StandbyDaemon::open() {
   options.ring_bytes = 2560u << 10;
   options.segment_bytes = run_.settings.segment_bytes;
   options.history = run_.settings.history;
+  options.history.is_held = run_.back.has_value();
   page_ = CounterPages::instance().take();
   replica_link_ = std::make_unique<link::ReplicaLink>(1, mailbox_.sink(), page_);
   auto replica = replay::Replica::open(options, *replica_link_);
@@ -128,6 +133,26 @@ Status StandbyDaemon::seal() {
   const auto &state = replica_->state();
   if (fork->incarnation == state.incarnation && fork->sequence == state.applied_sequence) return Status::good();
   return Status::failed(EBADMSG, "what is sealed stands elsewhere when it is applied");
+}
+
+void StandbyDaemon::save() {
+  room->call(92, 0, 100'000);
+  room->call(93, 0, 100'000);
+}
+
+void StandbyDaemon::go_back() {
+  replica_link_->detach();
+  Status status = replica_->seal(60 * kSecond);
+  if (status.ok()) status = replica_->drain(60 * kSecond);
+  is_going_back_ = true;
+  for (bool is_done = false; status.ok() && !is_done;) {
+    const auto part = replica_->roll_back(run_.back->to, kPartBytes);
+    status = part.status;
+    is_done = part.ok() && part.value.is_done;
+  }
+  if (!status.ok()) return run_.fail("promote --at: " + status.message);
+  save();
+  run_.back->is_done = true;
 }
 
 void StandbyDaemon::stop_cleanly() {

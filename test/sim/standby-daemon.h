@@ -23,6 +23,12 @@ class StandbyDaemon {
     return replica_->views({0}, moment, false);
   }
   std::optional<understudy::replay::HistorySummary> history() const { return replica_->history(); }
+  understudy::Result<understudy::replay::Replica::Found> find(const understudy::replay::Moment &moment) { return replica_->find(moment); }
+  void hold_history() { replica_->hold_history(true); }
+  // As promote --at does from the moment on at which Run::back is on disk, and as each start after that (rollback.ts).
+  void go_back();
+  bool is_going_back() const { return is_going_back_; }
+  void save();  // replica.json
   // As promote does: everything durable is applied, committed or not, and no record is taken any more.
   understudy::Status seal();
   bool usable() const;
@@ -45,7 +51,7 @@ class StandbyDaemon {
   understudy::CounterPage page_;
   std::set<uint64_t> ended_;
   uint64_t live_ = 0;
-  bool is_stopping_ = false;
+  bool is_stopping_ = false, is_going_back_ = false;
 };
 
 }  // namespace sim

@@ -35,6 +35,7 @@ void run_seed(uint64_t seed, const SweepOptions &options, Outcome &outcome) {
   outcome.writes = one.writes;
   outcome.views = one.views;
   outcome.past_views = one.past_views;
+  outcome.returns = one.returns;
   outcome.verifies = one.verifies;
   outcome.lives = one.lives.size();
   outcome.simulated_ns = scheduler->now_ns;

@@ -12,7 +12,7 @@ struct Outcome {
   uint64_t seed = 0;
   bool good = false;
   char fault[600] = "";
-  uint64_t events = 0, trace = 0, faults = 0, writes = 0, views = 0, past_views = 0, verifies = 0, lives = 0, simulated_ns = 0;
+  uint64_t events = 0, trace = 0, faults = 0, writes = 0, views = 0, past_views = 0, returns = 0, verifies = 0, lives = 0, simulated_ns = 0;
 };
 
 struct Script;
