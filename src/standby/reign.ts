@@ -59,7 +59,7 @@ export class Reign {
    * 2. the images are synced, and the log is done with  3. sealed and begun are on disk, together  4. clients may write.
    * A crash before 3: the log is replayed once more, onto images that nobody has written to, up to the same fork.
    */
-  async begin(sealing?: Sealing, readable: () => void = () => undefined): Promise<void> {
+  async begin(sealing?: Sealing, readable = (): Promise<void> => Promise.resolve()): Promise<void> {
     const { record, deps } = this
     const { promotion } = record
     if (promotion === undefined || this.#master !== undefined) return
@@ -71,7 +71,7 @@ export class Reign {
     const master = await this.#open(promotion.begun ? request : { ...request, seed }, sealing)
     this.#master = master
     if (promotion.begun) return
-    readable()
+    await readable()
     await this.#sealed(master, sealing)
     promotion.sealed = true
     promotion.begun = true

@@ -115,6 +115,8 @@ const idleTicks = 5
 
 const sessionEndMs = 5_000
 const sealMs = 60_000
+/** Who waits to read is let in before replay takes the processors and the disk again. */
+const readersFirstMs = 30
 
 export class StandbyGroup {
   #replica: OpenReplica | undefined
@@ -802,7 +804,11 @@ export class StandbyGroup {
     const sealed = this.record.promotion?.sealed === true
     if (!sealed && this.#replica === undefined) this.#openReplica()
     const sealing = sealed ? undefined : await this.#seal()
-    await this.#reign.begin(sealing, readable)
+    const tell = async (): Promise<void> => {
+      readable?.()
+      if (readable !== undefined && sealing?.replica !== undefined) await sleep(this.deps.clock, readersFirstMs)
+    }
+    await this.#reign.begin(sealing, tell)
     return sealing?.undoneBytes
   }
 

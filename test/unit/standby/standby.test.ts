@@ -548,6 +548,20 @@ t.test(
   },
 )
 
+t.test('what is promoted before it is replayed is read first, and replayed a moment later', async t => {
+  const { standby, greet, setReplica, fake, clock } = await open(t, scratch(t))
+  await greet()
+  setReplica({ phase: cut })
+  fake.sealedAt = { incarnation: 5n, sequence: 6n }
+  let readable = false
+  const promoted = standby.promote('disk1', { acceptLoss: true, force: false, readable: () => void (readable = true) })
+  await settle()
+  t.same([readable, fake.calls.includes('drainReplica')], [true, false])
+  await clock.advance(30)
+  await promoted
+  t.same(fake.calls.slice(-3), ['drainReplica', 'closeReplica', 'letWrite'])
+})
+
 /** A copy whose master is away, and which keeps a history. */
 async function withHistory(t: Test, store = scratch(t), fake = new FakeAddon()) {
   const opened = await open(t, store, { history: { ageMs: 3_600_000, bytes: 0 } }, fake)
