@@ -17,7 +17,7 @@ import type { KnownCopy } from './attach-decision.js'
 import { type CleanStop, type GroupRecord, type LiveMaps, readGroup } from './group-file.js'
 import { decodeHanded, type HandedGroup } from './handed-group.js'
 import { readFiles, type ReadingCalls } from './read-files.js'
-import { identifyVolume, type VolumeIdentity } from './volume-file.js'
+import { identifyCopy, identifyVolume, type VolumeIdentity } from './volume-file.js'
 
 export interface PreparedVolume {
   config: VolumeConfig
@@ -71,6 +71,8 @@ export interface PreparationDeps {
 
 /** A reign that begins with a promotion: nothing of an earlier one of this host is believed. */
 export interface Seed {
+  /** What the copies are of. */
+  volumes: readonly Omit<VolumeIdentity, 'device'>[]
   history: Reign[]
   /** What was the old master's device, and stood at the fork. */
   known: KnownCopy
@@ -94,7 +96,7 @@ export async function prepareGroup(
   // Clients wait; or file systems are whole only when the standby has given back what this host has lost.
   const isQuick = fromPredecessor !== undefined || (before?.paired !== undefined && before.paired !== deps.bootId)
   for (const [index, volume] of config.volumes.entries())
-    volumes.push(await prepareVolume(volume, index, before, deps, isQuick))
+    volumes.push(await prepareVolume(volume, index, before, deps, isQuick, seed))
   const left = before?.clean ?? before?.live
   const doubt = left === undefined ? undefined : whatHasChanged(left, volumes, handed !== undefined)
   if (doubt !== undefined) deps.log.warn(`group ${config.name}: ${doubt}; everything will be compared with the standby`)
@@ -125,9 +127,14 @@ async function prepareVolume(
   before: GroupRecord | undefined,
   deps: PreparationDeps,
   isQuick: boolean,
+  seed: Seed | undefined,
 ): Promise<PreparedVolume> {
   const facts = readDeviceFacts(config.device, `volume ${config.name}`)
-  const { identity, isNew } = identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
+  const known = seed?.volumes.find(({ name }) => name === config.name)
+  const { identity, isNew } =
+    known === undefined
+      ? identifyVolume(deps.state, config.name, config.device, facts.sizeBytes)
+      : { identity: identifyCopy(known, config.device, facts.sizeBytes), isNew: true }
   const follower = new RangeFollower({
     policy: policyOf(config),
     sizeBytes: facts.sizeBytes,

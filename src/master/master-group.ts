@@ -166,11 +166,16 @@ export class MasterGroup {
   #noted: () => void = () => undefined
   /** There was a session in this run. */
   #met = false
+  /** Its files are still to be written. */
+  #prepared: PreparedGroup | undefined
   /** The predecessor's files count as long as it may go on. */
   #waitsForBegin = false
   #closing: Promise<CloseOutcome> | undefined
 
-  /** Throws, having changed nothing, when a device or a file is not what it should be. With `seed` writes wait: letWrite(). */
+  /**
+   * Throws, having changed nothing, when a device or a file is not what it should be. With `seed` writes wait for letWrite(),
+   * and nothing is on disk before putOnDisk().
+   */
   static async open(config: GroupConfig, deps: MasterDeps, seed?: Seed): Promise<MasterGroup> {
     const log = deps.log.area(`group ${config.name}`)
     let opened: MasterGroup | undefined
@@ -208,7 +213,7 @@ export class MasterGroup {
       opened.#waitsForBegin = true
       return opened
     }
-    persist(config, deps.stateDirectory, prepared, record)
+    if (seed === undefined) persist(config, deps.stateDirectory, prepared, record)
     try {
       const native = openNative(config, deps, prepared, record.leaseWaived === true, seed)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)
@@ -220,10 +225,11 @@ export class MasterGroup {
             : '',
       )
       opened.#begin(seed !== undefined)
+      opened.#prepared = seed && prepared
       return opened
     } catch (error) {
       if (opened !== undefined) await opened.#abandon()
-      restore(config, deps.stateDirectory, prepared)
+      if (seed === undefined) restore(config, deps.stateDirectory, prepared)
       throw error
     }
   }
@@ -293,6 +299,12 @@ export class MasterGroup {
     }
     this.#waitsForBegin = false
     this.#begin(this.#known !== undefined && this.#record.live === undefined)
+  }
+
+  /** Of a reign that begins: before anything on disk says that it has. */
+  putOnDisk(): void {
+    if (this.#prepared !== undefined) persist(this.config, this.#deps.stateDirectory, this.#prepared, this.#record)
+    this.#prepared = undefined
   }
 
   /** A reign that begins: what its copy was before is done with, on disk, and clients may write. */

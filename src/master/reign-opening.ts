@@ -1,12 +1,10 @@
 /** The reign of a group that this host had a copy of: its files, and what its dirty maps say when it is over. */
-import { writeJson } from '../core/atomic-file.js'
 import type { GroupConfig } from '../core/config-types.js'
 import type { Position } from '../core/reigns.js'
 import type { KnownPosition } from './attach-decision.js'
 import { dirtyMapPath, readGroup } from './group-file.js'
 import type { Seed } from './group-preparation.js'
 import { type MasterDeps, MasterGroup } from './master-group.js'
-import { encodeVolume, volumePath } from './volume-file.js'
 
 interface CopiedVolume {
   name: string
@@ -17,16 +15,10 @@ interface CopiedVolume {
 const runsMax = 4096
 
 export function openReign(
-  { config, volumes, seed }: { config: GroupConfig; volumes: CopiedVolume[]; seed?: Seed },
+  { config, volumes, seed }: { config: GroupConfig; volumes: CopiedVolume[]; seed?: Omit<Seed, 'volumes'> },
   deps: MasterDeps,
 ): Promise<MasterGroup> {
-  if (seed !== undefined) {
-    for (const { name, uuid, sizeBytes } of volumes) {
-      const device = config.volumes.find(volume => volume.name === name)?.device ?? ''
-      writeJson(volumePath(deps.stateDirectory, name), encodeVolume({ name, uuid, device, sizeBytes }))
-    }
-  }
-  return MasterGroup.open(config, deps, seed)
+  return MasterGroup.open(config, deps, seed && { ...seed, volumes })
 }
 
 /**

@@ -44,6 +44,14 @@ export function identifyVolume(
   return { identity: { name, uuid, device: storedDevice, sizeBytes }, isNew: false }
 }
 
+/** Of a copy that becomes the volume: what it is of is known, and its file is still to be written. */
+export function identifyCopy(copy: Omit<VolumeIdentity, 'device'>, device: string, sizeBytes: bigint): VolumeIdentity {
+  const { name, uuid } = copy
+  if (copy.sizeBytes === sizeBytes) return { name, uuid, device, sizeBytes }
+  const what = `volume ${name}: ${device} has ${sizeBytes} bytes, and is a copy of one with ${copy.sizeBytes}`
+  throw new UnderstudyError('SIZE_CHANGED', `${what}; give it that size`, { exitCode: 2 })
+}
+
 export function encodeVolume(identity: VolumeIdentity): object {
   return { version: 1, ...identity, sizeBytes: String(identity.sizeBytes) }
 }

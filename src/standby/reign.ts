@@ -56,7 +56,8 @@ export class Reign {
 
   /**
    * `sealing`: of a promotion that is not sealed on disk. 1. the engine reads the images: `readable`, and writes wait
-   * 2. the images are synced, and the log is done with  3. sealed and begun are on disk, together  4. clients may write.
+   * 2. its files are on disk, the images are synced, and the log is done with  3. sealed and begun are on disk, together
+   * 4. clients may write.
    * A crash before 3: the log is replayed once more, onto images that nobody has written to, up to the same fork.
    */
   async begin(sealing?: Sealing, readable = (): Promise<void> => Promise.resolve()): Promise<void> {
@@ -93,6 +94,7 @@ export class Reign {
   /** A failure ends what was readable. */
   async #sealed(master: ReigningMaster, sealing: Sealing | undefined): Promise<void> {
     try {
+      master.putOnDisk()
       await sealing?.end()
     } catch (error) {
       this.#master = undefined

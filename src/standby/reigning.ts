@@ -56,6 +56,8 @@ export interface ReigningMaster {
   close(options: CloseOptions): Promise<{ drained: boolean; dirtyBytes: number; noted?: boolean }>
   /** Of one that another process had: that one is no more. */
   begin(): void
+  /** Of a reign that begins: its files, of which nothing is there before. */
+  putOnDisk(): void
   /** Of a reign that begins: until this is called it only reads. */
   letWrite(): void
 }

@@ -95,6 +95,7 @@ export function fakeMaster(config: GroupConfig, notes: string[], outcome: () => 
     invalidate: () => void notes.push(`invalidate ${config.name}`),
     prevail: () => undefined,
     begin: () => undefined,
+    putOnDisk: () => undefined,
     letWrite: () => undefined,
     close: async ({ drainMs }) => {
       notes.push(`close group ${config.name} in ${drainMs}`)

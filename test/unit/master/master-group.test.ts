@@ -9,6 +9,7 @@ import { readGroup } from '../../../src/master/group-file.js'
 import type { Seed } from '../../../src/master/group-preparation.js'
 import { LagPause } from '../../../src/master/lag-pause.js'
 import { MasterGroup } from '../../../src/master/master-group.js'
+import { volumePath } from '../../../src/master/volume-file.js'
 import { errno, FakeAddon, FakeClock, FakeTransport, rememberingLog } from '../transport/fakes.js'
 
 const sizeBytes = 1 << 20
@@ -229,12 +230,16 @@ t.test(
   'a promoted master needs no lease before a standby is asked; then from that moment on, also after a restart',
   async t => {
     const place = scratch(t)
-    const seed = { history: [], known: { replicaId: 'id:01', positions: [] }, isOnlyCopy: true }
+    const seed = { volumes: [], history: [], known: { replicaId: 'id:01', positions: [] }, isOnlyCopy: true }
     const back = await open(t, scratch(t), lease, new FakeAddon(), new Map(), { ...seed, isOnlyCopy: false })
     t.match(back.fake.groups[0]?.lease, { required: true }, 'but for one that takes its reign back')
     const waived = (): unknown => readGroup(place.state, 'disk1')?.leaseWaived
     const first = await open(t, place, lease, new FakeAddon(), new Map(), seed)
     t.match(first.fake.groups[0]?.lease, { required: false })
+    const isThere = (): boolean => existsSync(volumePath(place.state, 'disk1'))
+    t.equal(isThere(), false, 'it is read before its files are on disk')
+    first.group.putOnDisk()
+    t.same([isThere(), readGroup(place.state, 'disk1')?.leaseWaived], [true, true])
     t.match(first.group.status(), [{ lease: { inForce: false } }])
     t.notMatch(first.group.status(), [{ reason: /clients wait/ }])
     await closing(first.group, first.clock, 100)
