@@ -3,8 +3,11 @@
  *
  *   1. new volumes' files and the group's file (clean = false) are on disk  2. the engine opens the devices and the maps
  *   A crash after 1: an unclean stop. A refusal in 2: the files become what they were.
+ *   Of a reign that begins 1 comes after 2 (MasterGroup.putOnDisk): its files count only when the promotion says so.
  */
-import { removeDurably, writeJson } from '../core/atomic-file.js'
+import { join } from 'node:path'
+
+import { makeDirectory, removeDurably, writeJson } from '../core/atomic-file.js'
 import type { Clock } from '../core/clock.js'
 import type { GroupConfig } from '../core/config-types.js'
 import { describe, errnoOf, NativeError, SafetyRefusal, UsageError } from '../core/errors.js'
@@ -165,6 +168,11 @@ export function fixedOf({ volumes, before }: PreparedGroup): Pick<GroupRecord, '
 
 export function carriedSince(prepared: PreparedGroup, clock: Clock): number | undefined {
   return prepared.clean === undefined ? clock.wallMs() : prepared.clean.dirtySinceMs
+}
+
+/** What persist() makes beside its files, for the engine's maps, when that comes later. */
+export function makeFolder(state: string): void {
+  makeDirectory(join(state, 'volumes'))
 }
 
 export function persist(config: GroupConfig, state: string, prepared: PreparedGroup, record: GroupRecord): void {

@@ -49,6 +49,7 @@ import {
   fixedOf,
   knownAtOpen,
   liveAtOpen,
+  makeFolder,
   openNative,
   persist,
   restore,
@@ -214,6 +215,7 @@ export class MasterGroup {
       return opened
     }
     if (seed === undefined) persist(config, deps.stateDirectory, prepared, record)
+    else makeFolder(deps.stateDirectory)
     try {
       const native = openNative(config, deps, prepared, record.leaseWaived === true, seed)
       opened = new MasterGroup(config, deps, log, prepared, record, native, seed)

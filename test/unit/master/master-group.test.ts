@@ -1,6 +1,6 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 
 import type { GroupConfig } from '../../../src/core/config-types.js'
@@ -237,7 +237,11 @@ t.test(
     const first = await open(t, place, lease, new FakeAddon(), new Map(), seed)
     t.match(first.fake.groups[0]?.lease, { required: false })
     const isThere = (): boolean => existsSync(volumePath(place.state, 'disk1'))
-    t.equal(isThere(), false, 'it is read before its files are on disk')
+    t.same(
+      [isThere(), existsSync(dirname(volumePath(place.state, 'disk1')))],
+      [false, true],
+      'it is read before its files are on disk, and its map is kept',
+    )
     first.group.putOnDisk()
     t.same([isThere(), readGroup(place.state, 'disk1')?.leaseWaived], [true, true])
     t.match(first.group.status(), [{ lease: { inForce: false } }])
