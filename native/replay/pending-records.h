@@ -1,5 +1,5 @@
 // PendingRecords: the durable records that are not applied yet, without their bytes, so that a promotion need not read them back.
-// At most kMax, the newest: of a standby that is further behind nothing is known (12 MiB would not do).
+// At most kMax, the newest (12 MiB): of a standby that is further behind not all are known.
 #pragma once
 #include <cstdint>
 #include <deque>

@@ -667,11 +667,9 @@ export class StandbyGroup {
     const known = this.record.promotion
     const before = known && { ...known }
     this.standAside(true)
-    const lines = await this.#agree(name, options).catch((error: unknown) => {
-      this.standAside(false)
-      throw error
-    })
+    let lines: string[]
     try {
+      lines = known === undefined ? await this.#begin(name, options) : await this.#again(name, options, known)
       this.deps.store.save(this.record)
     } catch (error) {
       this.standAside(false)
@@ -681,11 +679,6 @@ export class StandbyGroup {
     if (this.#reign.master !== undefined) return [`${name} was promoted already, at ${known?.time ?? ''}`]
     const undone = await this.#becomeMaster(options.readable)
     return undone === undefined ? lines : [...lines, undoneLine(undone)]
-  }
-
-  #agree(name: string, options: PromoteOptions): Promise<string[]> {
-    const known = this.record.promotion
-    return known === undefined ? this.#begin(name, options) : this.#again(name, options, known)
   }
 
   /** What did not get on disk has not happened, and whatever is saved next must not make it happen. */

@@ -174,10 +174,8 @@ if (isLong)
   void t.test(
     'two disks at ten earlier moments: each exactly what was synced then, the second never before the first (G2)',
     async t => {
-      const pair = await startTwoDisks(t)
-      const guest = await buildGuest(pair.scratch)
-      await addMachine(t, pair, 'web', guest.arguments('count'))
-      const last = await countAndDie(t, pair, guest, 40, [pair.uri.replace('disk1?', 'disk2?')])
+      const { pair, guest, others } = await twoDiskMachine(t)
+      const last = await countAndDie(t, pair, guest, 40, others)
       const flushes = await flushesOf(pair)
       t.ok(flushes.length >= 2 * last, `${flushes.length} flushes for ${last} numbers on two disks`)
 
@@ -216,10 +214,8 @@ if (isLong)
   void t.test(
     'eight drills at once, each at another moment: each prints exactly its counters; replication goes on untouched (G2)',
     async t => {
-      const pair = await startTwoDisks(t)
-      const guest = await buildGuest(pair.scratch)
-      await addMachine(t, pair, 'web', guest.arguments('count'))
-      const machine = await counting(t, pair, guest, 40, [pair.uri.replace('disk1?', 'disk2?')])
+      const { pair, guest, others } = await twoDiskMachine(t)
+      const machine = await counting(t, pair, guest, 40, others)
       await machine.kill()
       await inSync(pair)
       const flushes = await flushesOf(pair)
@@ -290,6 +286,14 @@ async function startTwoDisks(t: Test): Promise<Pair> {
     ...{ sizeBytes: 16 << 20, standby: ['--history', '1h'], toml: 'name = "disk1"\npeer_timeout = "60s"' },
     volumeToml: `[[group.volume]]\nexport = "disk2"\ndevice = "${second}"`,
   })
+}
+
+/** A machine that counts on two disks of one group, with a history of both; `others`: the second, for counting(). */
+async function twoDiskMachine(t: Test): Promise<{ pair: Pair; guest: Guest; others: string[] }> {
+  const pair = await startTwoDisks(t)
+  const guest = await buildGuest(pair.scratch)
+  await addMachine(t, pair, 'web', guest.arguments('count'))
+  return { pair, guest, others: [pair.uri.replace('disk1?', 'disk2?')] }
 }
 
 /** Oldest first. */
