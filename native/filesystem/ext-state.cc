@@ -86,8 +86,8 @@ class Reader {
           for (uint64_t block = run.start; block < run.start + run.blocks; block++) state_.directory_blocks[block] = {index, {}}, watched.blocks++;
       } else {
         for (const Run &run : mapping.runs)
-          if (is_listed(run, one.index)) state_.left_out[run.start] = {run.blocks, index}, watched.left_out += run.blocks;
-          else state_.unlisted.emplace_back(index, run);
+          if (const Owner owner = listed_owner(run, one.index); owner == Owner::kThis) state_.left_out[run.start] = {run.blocks, index}, watched.left_out += run.blocks;
+          else if (owner == Owner::kThisOrNobody) state_.unlisted.emplace_back(index, run);
       }
       if (!budget_.take((mapping.runs.size() + mapping.nodes.size() + watched.blocks) * kNodeBytes)) return Status::failed(budget_.error(), "watch the file system");
       for (const uint64_t block : mapping.nodes) state_.nodes[block] = index;
@@ -97,14 +97,19 @@ class Reader {
     return Status::good();
   }
 
-  // The listing knows that nobody else claims what it gives to a file.
-  bool is_listed(const Run &run, uint32_t file) const {
-    bool listed = true;
+  // Whose a run is in the listing, which knows that nobody else claims what it gives to a file. kOthers: some of it. Whether
+  // that has changed hands since, or is claimed twice, only the next listing knows: it is replicated until then.
+  enum class Owner { kThis, kThisOrNobody, kOthers };
+  Owner listed_owner(const Run &run, uint32_t file) const {
+    bool all = true, others = false;
     space_.map(run.start * state_.geometry.block_bytes, uint64_t{run.blocks} * state_.geometry.block_bytes, [&](uint64_t offset, uint64_t bytes) {
       auto at = std::upper_bound(listing_.extents.begin(), listing_.extents.end(), offset, [](uint64_t value, const Extent &one) { return value < one.offset; });
-      listed = listed && at != listing_.extents.begin() && (--at)->file == file && offset + bytes <= at->offset + at->bytes;
+      if (at != listing_.extents.begin() && std::prev(at)->offset + std::prev(at)->bytes > offset) --at;
+      const bool meets = at != listing_.extents.end() && at->offset < offset + bytes;
+      all = all && meets && at->file == file && at->offset <= offset && offset + bytes <= at->offset + at->bytes;
+      for (; !others && at != listing_.extents.end() && at->offset < offset + bytes; ++at) others = at->file != file;
     });
-    return listed;
+    return others ? Owner::kOthers : all ? Owner::kThis : Owner::kThisOrNobody;
   }
 
   struct Wanted {

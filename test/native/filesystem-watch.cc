@@ -412,6 +412,13 @@ void handed_on() {
   const Listing last = client.list();
   ok(verdict.kind == Verdict::kNothing && verdict.look && meet(reused, "/srv/new", last, "/tmp/again") && within(client.watch(last, "/tmp/").value->ranges(), last, "/tmp/again", true),
      "and a file that is left out gets their blocks: replicated until a reading finds it, which is asked for");
+
+  Client damaged("", "tree", 4096, "-c -v 3");
+  const Listing sound = damaged.list();
+  damaged.commit("copy_inode /srv/table /tmp/big\\n");
+  auto doubted = damaged.watch(sound, "/tmp/");
+  ok(doubted.ok() && doubted.value->start().kind != Verdict::kStale && within(doubted.value->ranges(), sound, "/srv/table", false) && within(doubted.value->ranges(), sound, "/tmp/holes", true),
+     "what a file that is left out has got since the listing, of a chosen one's: replicated");
 }
 
 // What a file and a directory look like changes; what is known of them goes along.
