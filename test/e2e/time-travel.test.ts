@@ -205,6 +205,33 @@ t.test('a pulled plug on either side leaves every moment as it was, and its mark
   await check(writer.pasts.slice(known.length), await incarnation(), 'of the second one')
 })
 
+t.test(
+  'segments that lie idle are compressed, and each moment in them is what it was, after a pulled plug too (G2)',
+  async t => {
+    // Of a history of this size an epoch is 32 MiB of writes.
+    const { pair, writer, steps, check, incarnation } = await begin(t, 6, { standby: ['--history', '256MiB'] })
+    for (let round = 0; round < 4; round++) {
+      await steps(2)
+      await writer.fill(24)
+    }
+    await steps(2)
+    await inSync(pair)
+    const { history } = await pair.standby.until(
+      pair.volume,
+      'compressed segments',
+      ({ history }) => (history?.compressedSegments ?? 0) > 0,
+      60_000,
+    )
+    t.ok((history?.compressedBytes ?? 0) < (history?.uncompressedBytes ?? 0) / 4, 'to less than a quarter')
+    const first = await incarnation()
+    await check(writer.pasts, first, 'compressed')
+    await pair.standby.kill()
+    await pair.standby.restart()
+    await pair.standby.until(pair.volume, 'usable', ({ usable }) => usable)
+    await check(writer.pasts, first, 'after the plug was pulled')
+  },
+)
+
 t.test('find names the newest point that passes; 1 when none does', async t => {
   const { pair, writer, mark } = await begin(t, 3)
   const put = async (text: string, label: string): Promise<void> => {

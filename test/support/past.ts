@@ -54,6 +54,15 @@ export class Writer {
     return this.remember()
   }
 
+  /** The whole disk, so many times over, with lines of text: no two times the same, and easy to compress. */
+  async fill(times: number): Promise<Past> {
+    for (let time = 0; time < times; time++) {
+      this.content.fill(`line ${this.#below(1_000_000)} of a file that is easy to compress\n`)
+      await this.#ask({ type: CMD.WRITE, offset: 0, data: this.content })
+    }
+    return this.remember()
+  }
+
   async remember(): Promise<Past> {
     await sleep(apartMs)
     const time = new Date().toISOString()
