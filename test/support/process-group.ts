@@ -14,6 +14,8 @@ export interface Ended {
   /** Processes of the group that were still alive when its leader had ended: `pid command`. */
   leftBehind: string[]
   seconds: number
+  /** CPU seconds, user and system, of the program and of what it has waited for. */
+  cpuSeconds: number
 }
 
 /** What a stream may grow to; beyond it the middle is dropped. */
@@ -47,6 +49,7 @@ export async function runGroup(
   const stderr = collect(child.stderr)
   let timedOut = false
   let leftBehind: string[] = []
+  let cpuSeconds = 0
 
   const ended = await new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve => {
     const limit = setTimeout(() => {
@@ -61,6 +64,7 @@ export async function runGroup(
     // 'exit' and not 'close': a process left behind holds the pipes open.
     child.on('exit', (code, signal) => {
       clearTimeout(limit)
+      cpuSeconds = cpuOfEnded()
       void graceful(group).then(members => {
         leftBehind = members
         if (group !== undefined) killGroup(group)
@@ -78,7 +82,27 @@ export async function runGroup(
     timedOut,
     leftBehind: timedOut ? [] : leftBehind,
     seconds: (performance.now() - started) / 1000,
+    cpuSeconds,
   }
+}
+
+/** USER_HZ of every Linux that node runs on. */
+const TICKS_PER_SECOND = 100
+let ticksTold = 0
+
+/**
+ * CPU seconds of the children that have ended since this was last asked, and of all that they had waited for: what the
+ * kernel adds to this process when it waits for them. Asked at the exit of each child, it is what that child took (two
+ * that end within the same millisecond are told as one). A daemon that outlived its parent is not in it.
+ */
+export function cpuOfEnded(): number {
+  const stat = readFileSync('/proc/self/stat', 'latin1')
+  // From the state on, which is field 3: cutime is field 16 and cstime field 17 (proc_pid_stat(5)).
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const ticks = Number(fields[13]) + Number(fields[14])
+  const since = ticks - ticksTold
+  ticksTold = ticks
+  return since / TICKS_PER_SECOND
 }
 
 /** Children that were told to end get 300 ms to be gone. */

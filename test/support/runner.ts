@@ -15,11 +15,13 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
-import { type Ended, runGroup } from './process-group.js'
+import { cpuOfEnded, type Ended, runGroup } from './process-group.js'
 import { parseTap, type TestResult } from './tap-results.js'
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 const SECONDS_DEFAULT = 120
+/** How many of the files that took most CPU are listed at the end. */
+const COSTLY_LISTED = 15
 // One more than there are cores: most tests wait for daemons, clocks and disks for most of their time.
 
 interface TestFile {
@@ -35,6 +37,7 @@ interface FileReport {
   file: TestFile
   results: TestResult[]
   seconds: number
+  cpuSeconds: number
   stderr: string
 }
 
@@ -125,8 +128,14 @@ async function build(targets: string[]): Promise<{ good: boolean; output: string
     ...sanitize,
     ...targets,
   ]
+  const started = performance.now()
   try {
-    const { stdout, stderr } = await promisify(execFile)('nice', make, { maxBuffer: 64 << 20 })
+    const building = promisify(execFile)('nice', make, { maxBuffer: 64 << 20 })
+    building.child.on('exit', () => {
+      const seconds = (performance.now() - started) / 1000
+      console.log(`built ${targets.length} of test/native (${seconds.toFixed(1)} s, CPU ${cpuOfEnded().toFixed(1)} s)`)
+    })
+    const { stdout, stderr } = await building
     return { good: true, output: stdout + stderr }
   } catch (error) {
     const { stdout = '', stderr = String(error) } = error as { stdout?: string; stderr?: string }
@@ -184,7 +193,7 @@ async function runFile(file: TestFile): Promise<FileReport> {
   for (const reason of fileFailures(file, ended, results)) results.push({ path: [], outcome: 'failed', detail: reason })
   if (counted.length === 0 && results.length === 0)
     results.push({ path: [], outcome: 'failed', detail: 'no test in this file' })
-  const report = { file, results, seconds: ended.seconds, stderr: ended.stderr }
+  const report = { file, results, seconds: ended.seconds, cpuSeconds: ended.cpuSeconds, stderr: ended.stderr }
   print(report, ended)
   return report
 }
@@ -204,14 +213,14 @@ function count(results: { outcome: TestResult['outcome'] }[], outcome: TestResul
   return results.filter(result => result.outcome === outcome).length
 }
 
-function print({ file, results, seconds, stderr }: FileReport, ended: Ended): void {
+function print({ file, results, seconds, cpuSeconds, stderr }: FileReport, ended: Ended): void {
   const failed = results.filter(result => result.outcome === 'failed')
   const skipped = count(results, 'skipped')
   const parts = [`${count(results, 'passed')} passed`]
   if (failed.length > 0) parts.push(`${failed.length} failed`)
   if (skipped > 0) parts.push(`${skipped} skipped`)
   console.log(
-    `${failed.length === 0 ? 'ok    ' : 'FAILED'} ${file.name}: ${parts.join(', ')} (${seconds.toFixed(1)} s)`,
+    `${failed.length === 0 ? 'ok    ' : 'FAILED'} ${file.name}: ${parts.join(', ')} (${seconds.toFixed(1)} s, CPU ${cpuSeconds.toFixed(1)} s)`,
   )
   for (const result of failed) {
     console.log(`    not ok: ${result.path.length === 0 ? file.name : result.path.join(' > ')}`)
@@ -228,6 +237,7 @@ function indent(text: string, columns: number): string {
 // ---- the end ---------------------------------------------------------------------------------------------------------
 
 function summarize(reports: FileReport[]): number {
+  if (reports.length > 1) printCostly(reports)
   const allowed = allowedSkips()
   const all = reports.flatMap(({ file, results }) => results.map(result => ({ file, ...result })))
   const skipped = all.filter(result => result.outcome === 'skipped')
@@ -249,6 +259,16 @@ function summarize(reports: FileReport[]): number {
   }
   console.log(`${passed} passed, ${failed} failed, ${skipped.length - refused} skipped`)
   return failed === 0 ? 0 : 1
+}
+
+/** Where the machine's time went: with a few cores it is CPU that a run waits for. */
+function printCostly(reports: FileReport[]): void {
+  const all = reports.reduce((sum, { cpuSeconds }) => sum + cpuSeconds, 0)
+  console.log(`CPU ${all.toFixed(0)} s in ${reports.length} files; most of it:`)
+  for (const { file, seconds, cpuSeconds } of reports
+    .toSorted((a, b) => b.cpuSeconds - a.cpuSeconds)
+    .slice(0, COSTLY_LISTED))
+    console.log(`    ${cpuSeconds.toFixed(1).padStart(6)} s  ${file.name} (${seconds.toFixed(1)} s)`)
 }
 
 /** Lines `part of "file: title: reason" | why that is acceptable`. */
