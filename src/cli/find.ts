@@ -80,7 +80,7 @@ async function find(volume: string, flags: FindFlags): Promise<void> {
       throw new UsageError(`find: --points ${kind}: it is not one of ${kinds.join(', ')}`)
   const client = connectTo(flags)
   const signal = interruptSignal()
-  const request: HistoryRequest = { volume, from: '', to: '', buckets: 1 }
+  const request: HistoryRequest = { volume, from: '', to: '', buckets: 1, by: 'find' }
   const { points } = await client.post<HistoryReply>('/history', request)
   const wanted = points.filter(({ kind }) => flags.points?.includes(kind) ?? true).reverse()
   const directory = await mkdtemp(join(tmpdir(), 'understudy-find-'))
@@ -117,7 +117,7 @@ async function passes(attempt: Attempt, { writable, timeout }: FindFlags): Promi
   const { client, volume, point, socket, signal } = attempt
   const request: ExportRequest = {
     ...{ volume, listen: `unix:${socket}`, writable: writable ?? false, detach: false, saved: '', tls: null },
-    at: positionText(point),
+    ...{ at: positionText(point), by: 'find' },
   }
   try {
     for await (const { uri } of client.stream<ExportEvent>('/export', request, signal)) {

@@ -97,6 +97,21 @@ export function describe(error: unknown): string {
   return text.replace(/\s*\n\s*/g, ' ')
 }
 
+/** The same failure, as one of what was asked for: `vm start web: promote disk1: the master is not connected ...`. */
+export function failureOf(action: string, error: unknown): UnderstudyError {
+  const code = error instanceof UnderstudyError ? error.code : (errnoOf(error) ?? 'FAILED')
+  return new UnderstudyError(code, `${action}: ${describe(error)}`, { exitCode: exitCodeOf(error), cause: error })
+}
+
+/** What `task` throws is a failure of `action`. */
+export function attempt<T>(action: string, task: () => T): T {
+  try {
+    return task()
+  } catch (error) {
+    throw failureOf(action, error)
+  }
+}
+
 export function exitCodeOf(error: unknown): ExitCode {
   return error instanceof UnderstudyError ? error.exitCode : 1
 }

@@ -83,6 +83,8 @@ export interface ExportRequest extends VolumeRequest {
   saved: string
   /** A moment of the history as typed; '' or absent: now. */
   at?: string
+  /** The command, as what is refused begins; absent: export. */
+  by?: 'find'
 }
 
 export interface ExportEvent {
@@ -107,6 +109,8 @@ export interface HistoryRequest extends VolumeRequest {
   to: string
   /** Parts of equal length that writtenBytes is told of. */
   buckets: number
+  /** The command, as what is refused begins; absent: history. */
+  by?: 'find'
 }
 
 export interface PointDocument extends HistoryMoment {

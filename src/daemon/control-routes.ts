@@ -32,7 +32,7 @@ import {
 } from './control-protocol.js'
 import type { Answer, Routes } from './control-server.js'
 import type { Daemon } from './daemon.js'
-import { historyRoutes } from './history-routes.js'
+import { commandOf, historyRoutes } from './history-routes.js'
 import { machineRoutes } from './machine-routes.js'
 import type { MasterRole, StandbyRole } from './roles.js'
 import { recoveryRoutes } from './recovery-routes.js'
@@ -148,10 +148,11 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
   }
   if (request.at !== '' && request.saved !== '')
     throw new UsageError('export: what was saved has no history; --at and --saved do not go together')
-  const standby = request.saved === '' ? standbyOf(daemon, request.volume, 'export') : storeOf(daemon)
+  const command = commandOf(fields, 'export')
+  const standby = request.saved === '' ? standbyOf(daemon, request.volume, command) : storeOf(daemon)
   return {
     stream: async (report, signal) => {
-      const copy = await daemon.copies.add(standby, request)
+      const copy = await daemon.copies.add(standby, request, `${command} ${request.volume}`)
       try {
         const { uri, position, time } = copy
         report({ uri, position, ...(time === undefined ? {} : { time }) } satisfies ExportEvent)

@@ -21,11 +21,12 @@ export class Copies {
     private readonly nbd: NbdConfig,
   ) {}
 
-  async add(standby: StandbyRole, request: ExportRequest): Promise<Copy> {
+  /** `action`: as what is refused begins. */
+  async add(standby: StandbyRole, request: ExportRequest, action: string): Promise<Copy> {
     const address = parseAddress(request.listen)
     const view =
       request.saved === ''
-        ? await standby.view(request.volume, request)
+        ? await standby.view(request.volume, { ...request, action })
         : standby.saved(request.volume, request.saved === 'newest' ? '' : request.saved)
     try {
       const nbd = nbdOf(this.nbd, request)

@@ -1,5 +1,5 @@
 /** Requests of the control socket that put machines on stage. */
-import { OperationError } from '../core/errors.js'
+import { attempt, OperationError } from '../core/errors.js'
 import type { DrillResult, DrillWish } from '../recovery/drill-file.js'
 import type { Started } from '../recovery/runs.js'
 import { parseMoment } from '../standby/moment.js'
@@ -39,7 +39,7 @@ export function recoveryRoutes({ recovery }: Daemon): Routes {
       const machine = fields.string('machine')
       const everyMs = fields.limit('everyMs')
       const at = fields.text('at')
-      if (at !== '') parseMoment(at, Date.now()) // What is no moment will never be one.
+      if (at !== '') attempt(`vm drill ${machine}`, () => parseMoment(at, Date.now())) // What is none will never be one.
       recovery.drills.setSchedule(machine, everyMs === null ? undefined : { everyMs, at, ...wishOf(fields) })
       return reply({})
     },

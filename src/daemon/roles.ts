@@ -79,7 +79,7 @@ export interface StandbyRole {
   /** The same as a file, by reflink. */
   makeFile(volume: string, wish: FileWish): Promise<Point>
   /** Rate of writes and points of a stretch of the history; '' for from and to: all of it. */
-  listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing>
+  listHistory(action: string, volume: string, from: string, to: string, buckets: number): Promise<HistoryListing>
   /** What the copy shows now gets a name. */
   mark(volume: string, label: string): Promise<HistoryPoint>
   /** All volumes of a group, at one position. */

@@ -100,7 +100,7 @@ export class Drills {
       ...{ machine: machine.name, kind: 'drill', state: 'starting', prints: false, since: startedAt },
     })
     try {
-      const view = await viewFor(this.stage, machine, wish.at)
+      const view = await viewFor(`vm drill ${machine.name}`, this.stage, machine, wish.at)
       try {
         const listener = this.stage.listen(folder.disks, view.exported)
         try {

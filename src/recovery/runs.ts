@@ -11,7 +11,7 @@
  *
  * Guarantees: of two requests one starts it; a group's images are one machine's.
  */
-import { describe, OperationError, SafetyRefusal } from '../core/errors.js'
+import { describe, failureOf, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { ExportedVolume } from '../standby/open-volumes.js'
 import type { Machine } from './definition.js'
 import { machineSocket, qemuArguments, qemuProgram } from './command-line.js'
@@ -219,8 +219,12 @@ export class Runs {
       await this.#endThrowAways(machine.group)
       const { acceptLoss, force } = request
       const readable = (): void => this.#serve(run)
-      const outcome = await copies.promote(found.copy.volumes[0]?.name ?? '', { acceptLoss, force, at, readable })
-      messages.push(...outcome.messages)
+      const options = { acceptLoss, force, at, readable }
+      try {
+        messages.push(...(await copies.promote(found.copy.volumes[0]?.name ?? '', options)).messages)
+      } catch (error) {
+        throw failureOf(`vm start ${run.machine}`, error)
+      }
     }
     messages.push(...this.stage.serve())
     this.#serve(run, true)
@@ -243,7 +247,7 @@ export class Runs {
 
   async #startThrowAway(run: Run, { machine }: Found, at: string): Promise<Started> {
     const { folder } = run
-    const view = await viewFor(this.stage, machine, at)
+    const view = await viewFor(`vm start ${machine.name}`, this.stage, machine, at)
     run.close = view.close
     run.listener = this.stage.listen(folder.disks, view.exported)
     const volumes = view.exported.map(({ name }) => name)

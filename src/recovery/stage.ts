@@ -47,8 +47,8 @@ export interface Stage {
 }
 
 /** What a machine runs on that is thrown away. */
-export async function viewFor(stage: Stage, { group }: Machine, at: string): Promise<GroupView> {
-  const view = await stage.copies().viewGroup(group, { writable: false, at })
+export async function viewFor(action: string, stage: Stage, { group }: Machine, at: string): Promise<GroupView> {
+  const view = await stage.copies().viewGroup(group, { writable: false, at, action })
   const held = view.exported.map(({ name }) => stage.hold(name))
   const close = (): Promise<void> => {
     for (const release of held) release()

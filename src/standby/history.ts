@@ -9,7 +9,7 @@ import { join } from 'node:path'
 
 import type { Clock } from '../core/clock.js'
 import type { HistoryLimits } from '../core/config-types.js'
-import { errnoOf, NativeError, OperationError } from '../core/errors.js'
+import { attempt, errnoOf, NativeError, OperationError } from '../core/errors.js'
 import { encodePosition, type Position } from '../core/reigns.js'
 import type { HistoryMoment, HistoryStatus } from '../core/status-types.js'
 import { formatDuration } from '../core/units.js'
@@ -74,7 +74,7 @@ export class GroupHistory {
   /** What people call `text`, as the engine knows it. Newest: it is not before the newest record there is now. */
   find(action: string, text: string): { moment: NativeMoment; isNewest: boolean } {
     const nowMs = this.deps.clock.wallMs()
-    const moment = parseMoment(text, nowMs)
+    const moment = attempt(action, () => parseMoment(text, nowMs))
     const state = this.#kept(action)
     const { newest } = state
     if (moment.kind === 'label') {
@@ -172,7 +172,7 @@ export class GroupHistory {
 
   /** A moment as the end of a stretch; what lies outside of the history is cut off. */
   #border(action: string, text: string, state: HistoryState): Point {
-    const moment = parseMoment(text, this.deps.clock.wallMs())
+    const moment = attempt(action, () => parseMoment(text, this.deps.clock.wallMs()))
     const timeNs = this.#timeOf(action, moment, state)
     if (timeNs <= state.oldest.timeNs) return state.oldest
     if (timeNs >= state.newest.timeNs) return state.newest

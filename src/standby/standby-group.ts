@@ -330,7 +330,7 @@ export class StandbyGroup {
    * the newest records, and for a step, at most 30 s.
    */
   async view(volume: ReplicaVolume, options: ViewOptions): Promise<StandbyView> {
-    const view = await this.#view(volume.name, [volume], options)
+    const view = await this.#view(`export ${volume.name}`, [volume], options)
     const [exported] = view.exported
     if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
     return { ...view, exported }
@@ -338,16 +338,15 @@ export class StandbyGroup {
 
   /** As view(), of all volumes, at one position. */
   viewAll(options: ViewOptions): Promise<GroupView> {
-    return this.#view(this.record.group, this.record.volumes, options)
+    return this.#view(`export ${this.record.group}`, this.record.volumes, options)
   }
 
   /** Of all these volumes at one position. */
   async #view(
-    name: string,
+    otherwise: string,
     volumes: readonly ReplicaVolume[],
-    { writable, at = '', format = 'raw' }: ViewOptions,
+    { writable, at = '', format = 'raw', action = otherwise }: ViewOptions,
   ): Promise<GroupView> {
-    const action = `export ${name}`
     this.#refuseMaster(action, 'connect to its own export')
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     if (at === '' || this.#history.find(action, at).isNewest) await this.#catchUp(action)
@@ -355,7 +354,7 @@ export class StandbyGroup {
       ...{ name: volume.name, index: this.record.volumes.indexOf(volume) },
       ...(format === 'raw' ? {} : { tail: tailOf(volume, format) }),
     }))
-    return this.#views.open(name, viewed, writable, deadlineMs, async indexes => {
+    return this.#views.open(action, viewed, writable, deadlineMs, async indexes => {
       this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       if (at === '') this.#refuseUnusable(action)
       return this.#history.views(action, at, indexes, writable)
@@ -369,7 +368,7 @@ export class StandbyGroup {
     const tail = tailOf(volume, wish.format)
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     await this.#catchUp(action)
-    return this.#views.clone(volume.name, deadlineMs, () => {
+    return this.#views.clone(action, deadlineMs, () => {
       this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       this.#refuseUnusable(action)
       const index = this.record.volumes.indexOf(volume)
@@ -378,8 +377,7 @@ export class StandbyGroup {
     })
   }
 
-  listHistory(name: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
-    const action = `history ${name}`
+  listHistory(action: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
     this.#refuseMaster(action, 'its history ended with that')
     return this.#history.list(action, from, to, buckets)
   }

@@ -163,7 +163,7 @@ export class Standby {
 
   /** All volumes of a group, at one position. */
   viewGroup(group: string, options: ViewOptions): Promise<GroupView> {
-    return this.#named('export', group).viewAll(options)
+    return this.#named(options.action ?? 'export', group).viewAll(options)
   }
 
   isPromoted(group: string): boolean {
@@ -274,8 +274,8 @@ export class Standby {
     return found.group.makeFile(found.volume, wish)
   }
 
-  listHistory(volume: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
-    return this.#find('history', volume).group.listHistory(volume, from, to, buckets)
+  listHistory(action: string, volume: string, from: string, to: string, buckets: number): Promise<HistoryListing> {
+    return this.#find(action, volume).group.listHistory(action, from, to, buckets)
   }
 
   mark(volume: string, label: string): Promise<HistoryPoint> {

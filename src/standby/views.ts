@@ -32,6 +32,8 @@ export interface ViewOptions {
   /** A moment as people write it (moment.ts); absent or '': the newest. */
   at?: string
   format?: ExportFormat
+  /** What was asked for, as every refusal begins; absent: `export NAME`. */
+  action?: string
 }
 
 /** What the engine was asked for: handles for openGroup(). */
@@ -62,18 +64,18 @@ export class Views {
 
   /** `take` is called for each attempt; it throws when there is nothing to be viewed. */
   open(
-    name: string,
+    action: string,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     deadlineMs: number,
     take: (indexes: number[]) => Promise<TakenViews>,
   ): Promise<GroupView> {
-    return this.#whenCut(name, deadlineMs, () => this.#attempt(name, volumes, writable, take))
+    return this.#whenCut(action, deadlineMs, () => this.#attempt(action, volumes, writable, take))
   }
 
   /** What shows nothing to clients, and counts as a view as long as it takes. */
-  clone(name: string, deadlineMs: number, make: () => Promise<Point>): Promise<Point> {
-    return this.#whenCut(name, deadlineMs, async () => {
+  clone(action: string, deadlineMs: number, make: () => Promise<Point>): Promise<Point> {
+    return this.#whenCut(action, deadlineMs, async () => {
       const making = make()
       this.#cloning.add(making)
       try {
@@ -85,18 +87,18 @@ export class Views {
   }
 
   /** An attempt that ends with EAGAIN is made again: a step is being applied. */
-  async #whenCut<T>(name: string, deadlineMs: number, attempt: () => Promise<T>): Promise<T> {
+  async #whenCut<T>(action: string, deadlineMs: number, attempt: () => Promise<T>): Promise<T> {
     const { clock } = this.deps
     for (;;) {
       try {
         return await attempt()
       } catch (error) {
-        if (errnoOf(error) !== 'EAGAIN') throw refusal(`export ${name}`, error)
+        if (errnoOf(error) !== 'EAGAIN') throw refusal(action, error)
       }
       if (clock.monotonicMs() >= deadlineMs) {
         throw new OperationError(
           'STEP',
-          `export ${name}: a step is being applied for more than ${viewWaitMs / 1000} s; try again`,
+          `${action}: a step is being applied for more than ${viewWaitMs / 1000} s; try again`,
         )
       }
       await sleep(clock, stepPollMs)
@@ -110,7 +112,7 @@ export class Views {
   }
 
   async #attempt(
-    name: string,
+    action: string,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     take: (indexes: number[]) => Promise<TakenViews>,
@@ -118,7 +120,7 @@ export class Views {
     const { addon, random64 } = this.deps
     const { views, point } = await take(volumes.map(({ index }) => index))
     const viewed = volumes.map(({ name, tail }, at) => ({ name, view: views[at] ?? -1, ...(tail && { tail }) }))
-    const open = viewGroup(addon, name, viewed, writable, random64())
+    const open = viewGroup(addon, action, viewed, writable, random64())
     this.#open.add(open)
     const close = async (): Promise<void> => {
       if (this.#open.delete(open)) await open.close()
@@ -131,7 +133,7 @@ export class Views {
 function refusal(action: string, error: unknown): UnderstudyError {
   if (errnoOf(error) === 'ENODATA') return unusable(action)
   if (error instanceof Error && error.message.includes('only in part'))
-    return new OperationError('TORN', `export ${error.message.replace(/^view: volume /, '')}`, { cause: error })
+    return new OperationError('TORN', `${action}: ${error.message.replace(/^view: /, '')}`, { cause: error })
   return error instanceof UnderstudyError ? error : new NativeError(action, error)
 }
 

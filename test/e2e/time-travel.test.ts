@@ -281,10 +281,13 @@ t.test('a moment that is not there is refused in one line that says the range', 
     ['vm', 'drill', 'web', '--marker', 'x'],
     ['vm', 'start', 'web', '--throw-away'],
   ]) {
+    const asked = command.slice(0, 3).join(' ')
     const output = await pair.standby.command([...command, '--at', '-2h'])
-    t.equal(output.code, 1, command.join(' '))
-    t.match(output.stderr, new RegExp(`^understudy: [^\n]*there is no moment '-2h'; ${range}[^\n]*\n$`))
+    t.equal(output.code, 1, asked)
+    t.match(output.stderr, new RegExp(`^understudy: ${asked}: there is no moment '-2h'; ${range}[^\n]*\n$`))
   }
+  const nobody = await pair.standby.command(['find', 'disk9', '--check', 'true'])
+  t.match(nobody, { code: 1, stderr: /^understudy: find: there is no volume 'disk9' here; / })
   const running = join(pair.scratch.path('store'), '.groups', pair.volume, 'running')
   t.strictSame(readdirSync(running), [], 'and nothing of them is left')
   t.match(await pair.standby.command(['mark', pair.volume, '4711']), { code: 2, stderr: /would be taken for/ })

@@ -99,7 +99,7 @@ void t.test('a machine goes on where its disks were synced last', async t => {
   await t.test('it is not started while the master may have written more', async t => {
     const refused = await pair.standby.command(['vm', 'start', 'web'])
     t.same([refused.code, left(pair)], [3, []])
-    t.match(refused.stderr, /^understudy: promote disk1: .* say --accept-loss\n$/)
+    t.match(refused.stderr, /^understudy: vm start web: promote disk1: .* say --accept-loss\n$/)
   })
 
   await t.test('two requests at once start one machine, which finds the last number that was synced', async t => {

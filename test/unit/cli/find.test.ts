@@ -49,8 +49,9 @@ t.test('points are tried from the newest back, each served for the time of its c
   const asked: unknown[] = []
   let served = 0
   const state = await answering(t, {
-    'POST /history': () => ({ document: { points } }),
+    'POST /history': fields => ({ document: { points: fields.text('by') === 'find' ? points : [] } }),
     'POST /export': fields => {
+      t.equal(fields.text('by'), 'find', 'as what it refuses begins')
       const at = fields.text('at')
       asked.push(at)
       // It has expired between the list and the question.

@@ -205,10 +205,16 @@ t.test('a mark is asked of whichever side is here, and an earlier moment of the 
   t.same(await client.post('/mark', { volume: 'one', label: ' before ' }), noted)
   t.same(await client.post('/mark', { volume: 'copy', label: 'before' }), noted)
   t.same(notes.splice(0), ['mark one before', 'mark copy copy before'])
-  await t.rejects(client.post('/mark', { volume: 'one', label: '-5s' }), { exitCode: 2, message: /would be taken for/ })
+  await t.rejects(client.post('/mark', { volume: 'one', label: '-5s' }), {
+    ...{ exitCode: 2, message: /^mark one: the label '-5s' would be taken for/ },
+  })
   await t.rejects(client.post('/mark', { volume: 'none', label: 'x' }), { code: 'NO_VOLUME' })
   const stretch = { from: '', to: '', buckets: 10 }
   await t.rejects(client.post('/history', { volume: 'one', ...stretch }), { code: 'IS_MASTER', exitCode: 3 })
+  await t.rejects(client.post('/history', { volume: 'none', ...stretch }), { message: /^history: there is no volume/ })
+  await t.rejects(client.post('/history', { volume: 'none', ...stretch, by: 'find' }), {
+    message: /^find: there is no volume 'none'/,
+  })
   await t.rejects(client.post('/history', { volume: 'copy', ...stretch, buckets: 0 }), {
     exitCode: 2,
     message: /'buckets'/,

@@ -362,9 +362,14 @@ t.test(
     await standby.mark('disk1', 'by hand')
     t.match(await standby.view('disk1', { writable: false, at: 'by hand' }), { position: { sequence: '6' } })
     await t.rejects(standby.mark('disk1', '4711'), { name: 'UsageError' })
-    await t.rejects(standby.view('disk1', { writable: false, at: 'by hnad' }), { code: 'NO_MOMENT' })
+    const wrong = { writable: false, at: 'by hnad' }
+    await t.rejects(standby.view('disk1', wrong), { code: 'NO_MOMENT', message: /^export disk1: / })
+    const drill = { ...wrong, action: 'vm drill web' }
+    await t.rejects(standby.viewGroup('disk1', drill), { code: 'NO_MOMENT', message: /^vm drill web: no point is / })
     fake.history = null
-    await t.rejects(standby.listHistory('disk1', '', '', 10), { code: 'NO_HISTORY' })
+    await t.rejects(standby.listHistory('find disk1', 'disk1', '', '', 10), {
+      ...{ code: 'NO_HISTORY', message: /^find disk1: / },
+    })
     await standby.close({ drainMs: 0 })
 
     const without = await open(t, store)

@@ -124,7 +124,9 @@ t.test('a moment that is not there is refused in one line that says the range', 
   await t.rejects(history.views('export d', '-100s', [0], false), { code: 'EAGAIN' })
   fake.state = null
   t.throws(() => history.find('export d', '-5s'), { message: /there is no history yet; it begins when/ })
-  t.throws(() => history.find('export d', '2026-02-30T00:00Z'), { name: 'UsageError' })
+  t.throws(() => history.find('export d', '2026-02-30T00:00Z'), {
+    ...{ exitCode: 2, message: /^export d: '2026-02-30T00:00Z': there is no such day/ },
+  })
 })
 
 t.test('a moment that is to stay is found as a point, or refused as for an export', async t => {
