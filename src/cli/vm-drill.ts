@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import { OperationError, UsageError } from '../core/errors.js'
 import { formatDuration, parseDuration } from '../core/units.js'
 import type { DrillEvent } from '../daemon/recovery-routes.js'
-import type { DrillResult } from '../recovery/drill-file.js'
+import { howItEnded, type DrillResult } from '../recovery/drill-file.js'
 import {
   connectTo,
   interruptSignal,
@@ -31,7 +31,8 @@ const help = `
 Asked on the standby's host. Runs the machine on the standby's copy of all its disks, at one position, with what it writes
 thrown away, and without a network, so that it meets nobody; replication goes on meanwhile. It has passed when the console
 (the first serial port) has said TEXT, or a program in it accepts connections to TCP port N. Exit code 0: passed; 1: failed,
-with the console's last lines. How the last ones ended is kept, and in metrics (understudy_drill_...).
+with the console's last lines. How the last ones ended is kept, and in metrics (understudy_drill_...); one that was stopped
+(Ctrl-C, a 'vm start', the end of the daemon) counts neither as passed nor as failed, and ends with exit code 1.
 
 --every repeats it from now on, also after a restart of the daemon, instead of running it at once; --every off ends that. Eight
 drills may run at once. A 'vm start' of the machine ends them.
@@ -80,7 +81,7 @@ function tell(machine: string, result: DrillResult, json: boolean): void {
   if (json) return print(JSON.stringify({ machine, ...result }))
   const { passed, seconds, reason, position } = result
   const at = position === null ? '' : ` at sequence ${position.sequence}`
-  print(`${machine}: drill ${passed ? 'passed' : 'FAILED'} after ${seconds.toFixed(1)} s${at}: ${reason}`)
+  print(`${machine}: drill ${howItEnded(result)} after ${seconds.toFixed(1)} s${at}: ${reason}`)
   if (!passed) for (const line of result.console) print(`  | ${line}`)
 }
 

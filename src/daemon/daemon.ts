@@ -298,7 +298,7 @@ export class Daemon {
     this.closing = true
     this.attachments.stop()
     await this.carryingOn
-    await this.recovery.close('another daemon goes on in place of this one', true)
+    await this.recovery.close('another daemon goes on in place of this one')
     this.eventCommand?.stop()
     const doors = await this.doors.giveUp()
     const listeners = this.front.giveUp()

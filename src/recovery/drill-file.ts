@@ -12,6 +12,8 @@ export interface DrillResult {
   /** ISO 8601 */
   startedAt: string
   passed: boolean
+  /** Somebody has ended it, so that nothing is known of the machine: neither passed nor failed, and not kept. */
+  stopped?: true
   /** What was seen, or why it failed. */
   reason: string
   /** From the request to the marker, or to the end. */
@@ -23,6 +25,9 @@ export interface DrillResult {
   /** The console's last lines. */
   console: string[]
 }
+
+export const howItEnded = ({ passed, stopped }: DrillResult): string =>
+  stopped ? 'stopped' : passed ? 'passed' : 'FAILED'
 
 /** What a drill waits for. */
 export interface DrillWish {

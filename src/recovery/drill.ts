@@ -13,6 +13,7 @@ import type { RunFolder } from './run-folder.js'
 
 export interface DrillOutcome {
   passed: boolean
+  stopped?: true
   reason: string
   console: string[]
 }
@@ -37,40 +38,39 @@ export async function runDrill(
   const over = new AbortController()
   const cancel = clock.after(wish.timeoutMs, () => over.abort())
   try {
-    const [passed, reason] = await Promise.race([
-      marker.then(() => [true, `the console said '${wish.marker}'`] as const),
+    const end = await Promise.race([
+      marker.then(() => passed(`the console said '${wish.marker}'`)),
       ...(wish.port === 0 ? [] : [answering(wish.port, folder, qemu, clock)]),
-      qemu.exited.then(({ how }) => [false, `QEMU: ${how}`] as const),
-      aborted(over.signal).then(() => [false, missing(wish)] as const),
-      aborted(signal).then(() => [false, String(signal.reason)] as const),
+      qemu.exited.then(({ how }) => failed(`QEMU: ${how}`)),
+      aborted(over.signal).then(() => failed(missing(wish))),
+      aborted(signal).then(() => ({ ...failed(String(signal.reason)), stopped: true as const })),
     ])
-    return { passed, reason, console: console.lastLines(consoleLines) }
+    return { ...end, console: console.lastLines(consoleLines) }
   } finally {
     cancel()
     await qemu.end()
   }
 }
 
-async function answering(
-  port: number,
-  folder: RunFolder,
-  qemu: Qemu,
-  clock: Clock,
-): Promise<readonly [boolean, string]> {
+async function answering(port: number, folder: RunFolder, qemu: Qemu, clock: Clock): Promise<End> {
   let qmp: Qmp | undefined
   let guest: GuestPort | undefined
   try {
     qmp = await Qmp.open(folder.monitor, clock, monitorMs, () => qemu.hasExited)
     guest = new GuestPort(qmp, port)
     while (!(await guest.answers())) await sleep(clock, portPollMs)
-    return [true, `TCP port ${port} answers`]
+    return passed(`TCP port ${port} answers`)
   } catch (error) {
-    return [false, qemu.hasExited ? `QEMU: ${(await qemu.exited).how}` : describe(error)]
+    return failed(qemu.hasExited ? `QEMU: ${(await qemu.exited).how}` : describe(error))
   } finally {
     guest?.close()
     qmp?.close()
   }
 }
+
+type End = Omit<DrillOutcome, 'console'>
+const passed = (reason: string): End => ({ passed: true, reason })
+const failed = (reason: string): End => ({ passed: false, reason })
 
 function missing({ marker, port, timeoutMs }: DrillWish): string {
   const what = [

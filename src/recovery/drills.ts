@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 
 import { describe, OperationError, SafetyRefusal, UsageError } from '../core/errors.js'
 import { runDrill } from './drill.js'
-import { DrillFile, type DrillResult, type DrillSchedule, type DrillWish } from './drill-file.js'
+import { DrillFile, howItEnded, type DrillResult, type DrillSchedule, type DrillWish } from './drill-file.js'
 import { networkFor } from './guest-port.js'
 import { Qemu, requireQemu } from './qemu.js'
 import { RunFolder } from './run-folder.js'
@@ -44,9 +44,10 @@ export class Drills {
   readonly #files = new Map<string, DrillFile>()
   readonly #counts = new Map<string, { passed: number; failed: number }>()
   readonly #stop: () => void
+  /** Groups that are being promoted: none of theirs begins. */
+  readonly #barred = new Set<string>()
   #repeating = false
   #closing = false
-  #givesWay = false
 
   constructor(private readonly stage: Stage) {
     this.#stop = stage.clock.every(scheduleTickMs, () => this.#repeat())
@@ -86,6 +87,8 @@ export class Drills {
         'IS_MASTER',
         `${action}: this host is the master of group ${machine.group}; a drill is of a standby's copy`,
       )
+    if (this.#barred.has(machine.group))
+      throw new SafetyRefusal('PROMOTING', `${action}: group ${machine.group} is being promoted`)
     requireQemu(action)
     if (this.#running.size < drillsMax) return
     throw new OperationError('BUSY', `${action}: ${drillsMax} drills are running already; wait for one to end`)
@@ -115,12 +118,8 @@ export class Drills {
           const outcome = await runDrill(args, folder, wish, signal, clock)
           const seconds = (clock.monotonicMs() - beganMs) / 1000
           const result = { startedAt, ...outcome, seconds, position: view.position, at: wish.at }
-          if (this.#givesWay && signal.aborted && !result.passed) {
-            log.info(`vm drill ${machine.name}: ended, and counts neither as passed nor as failed: ${result.reason}`)
-            return result
-          }
           this.#note(directory, machine.name, result)
-          this.stage.drilled?.(machine, result)
+          if (!result.stopped) this.stage.drilled?.(machine, result)
           return result
         } finally {
           listener.close()
@@ -134,11 +133,12 @@ export class Drills {
   }
 
   #note(directory: string, machine: string, result: DrillResult): void {
-    const counts = this.#countsOf(machine)
-    counts[result.passed ? 'passed' : 'failed']++
-    const line = `vm drill ${machine}: ${result.passed ? 'passed' : 'FAILED'} after ${result.seconds.toFixed(1)} s: ${result.reason}`
-    if (result.passed) this.stage.log.info(line)
+    const { passed, stopped, seconds, reason } = result
+    const line = `vm drill ${machine}: ${howItEnded(result)} after ${seconds.toFixed(1)} s: ${reason}`
+    if (stopped) return this.stage.log.info(`${line}; it counts neither as passed nor as failed`)
+    if (passed) this.stage.log.info(line)
     else this.stage.log.error(line)
+    this.#countsOf(machine)[passed ? 'passed' : 'failed']++
     this.#file(directory).add(machine, result)
   }
 
@@ -173,22 +173,24 @@ export class Drills {
     }))
   }
 
-  /** Ends those of a group, or all; resolves when their views are closed. */
-  async abort(reason: string, group?: string): Promise<void> {
-    const ending = [...this.#running].filter(running => group === undefined || running.group === group)
+  /** Ends those of a group, and resolves when their views are closed. None begins until the returned function is called. */
+  async bar(group: string, reason: string): Promise<() => void> {
+    this.#barred.add(group)
+    await this.#abort(reason, running => running.group === group)
+    return () => void this.#barred.delete(group)
+  }
+
+  /** One that is repeated is due again at once. */
+  async #abort(reason: string, which: (running: RunningDrill) => boolean = () => true): Promise<void> {
+    const ending = [...this.#running].filter(which)
     for (const { abort } of ending) abort.abort(reason)
     await Promise.all(ending.map(({ done }) => done))
   }
 
-  /**
-   * givesWay: another daemon goes on. Then what runs says nothing about the machine: it is neither a drill that passed
-   * nor one that failed, and if it is repeated it is due again at once.
-   */
-  async close(reason: string, givesWay = false): Promise<void> {
+  async close(reason: string): Promise<void> {
     this.#closing = true
-    this.#givesWay = givesWay
     this.#stop()
-    await this.abort(reason)
+    await this.#abort(reason)
   }
 
   /** One after the other: a night's drills are not to be one moment's load. */
@@ -206,7 +208,8 @@ export class Drills {
     for (const { machine, copy } of this.stage.machines.list(() => undefined)) {
       const file = this.#file(copy.directory)
       const schedule = file.scheduleOf(machine.name)
-      if (schedule === undefined || this.stage.copies().isPromoted(machine.group)) continue
+      if (schedule === undefined || this.#barred.has(machine.group)) continue
+      if (this.stage.copies().isPromoted(machine.group)) continue
       const last = Date.parse(file.results(machine.name)[0]?.startedAt ?? '')
       if (!(this.stage.clock.wallMs() - last < schedule.everyMs)) return { machine: machine.name, at: '', ...schedule }
     }

@@ -80,9 +80,8 @@ export class Recovery {
     }
   }
 
-  /** givesWay: as for drills. */
-  async close(reason: string, givesWay = false): Promise<void> {
-    await this.drills.close(reason, givesWay)
+  async close(reason: string): Promise<void> {
+    await this.drills.close(reason)
     await this.runs.close()
   }
 }

@@ -215,15 +215,17 @@ export class Runs {
     const isPromoted = copies.isPromoted(machine.group)
     if (!isPromoted && at !== '') await copies.checkMoment(`vm start ${run.machine}`, machine.group, at)
     if (!isPromoted || copies.isBeingPromoted(machine.group)) {
-      await this.drills.abort(`the machine's group is being promoted`, machine.group)
-      await this.#endThrowAways(machine.group)
+      const unbar = await this.drills.bar(machine.group, `the machine's group is being promoted`)
       const { acceptLoss, force } = request
       const readable = (): void => this.#serve(run)
       const options = { acceptLoss, force, at, readable }
       try {
+        await this.#endThrowAways(machine.group)
         messages.push(...(await copies.promote(found.copy.volumes[0]?.name ?? '', options)).messages)
       } catch (error) {
         throw failureOf(`vm start ${run.machine}`, error)
+      } finally {
+        unbar()
       }
     }
     messages.push(...this.stage.serve())
