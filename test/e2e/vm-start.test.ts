@@ -253,6 +253,7 @@ if (isLong)
         const { passed = false, console = [] } = results[index] ?? {}
         const held = /^HOLDS (-?\d+) (-?\d+)/m.exec(console.join('\n'))?.slice(1).map(Number)
         t.same([passed, held], [true, [Math.ceil(moment / 2), Math.floor(moment / 2)]], `flush ${moment}`)
+        if (!passed) t.comment(JSON.stringify(results[index]))
       }
       const { machines } = JSON.parse((await pair.standby.command(['vm', 'list', '--json'])).stdout) as MachinesDocument
       t.equal(machines[0]?.lastDrill?.passed, true)
