@@ -12,6 +12,7 @@ const columns: Columns<MachineStatus> = [
   ['FRESHNESS', freshnessText],
   ['RESIDENT', residentText],
   ['RUNS', ({ run }) => (run === null ? '-' : `${run.kind} since ${run.since}`)],
+  ['NEXT DRILL', nextText],
   ['LAST DRILL', drillText],
 ]
 
@@ -35,6 +36,12 @@ function drillText({ lastDrill }: MachineStatus): string {
   if (lastDrill === null) return '-'
   const { startedAt, passed, reason, seconds } = lastDrill
   return `${startedAt} ${passed ? `passed in ${formatDuration(seconds * 1000)}` : `FAILED: ${reason}`}`
+}
+
+function nextText({ nextDrill }: MachineStatus): string {
+  if (nextDrill === null) return '-'
+  const { dueAt } = nextDrill
+  return dueAt === null ? 'not while promoted' : Date.parse(dueAt) <= Date.now() ? 'now' : dueAt
 }
 
 function freshnessText({ freshness, asOf }: MachineStatus): string {

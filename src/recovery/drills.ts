@@ -11,6 +11,7 @@ import { networkFor } from './guest-port.js'
 import { Qemu, requireQemu } from './qemu.js'
 import { RunFolder } from './run-folder.js'
 import { controlArguments, disksAt, type Stage, throwAwayArguments, viewFor } from './stage.js'
+import type { NextDrill } from './listing.js'
 import type { Found } from './machines.js'
 
 export interface DrillRequest extends DrillWish {
@@ -165,6 +166,16 @@ export class Drills {
     return this.#file(directory).results(machine)[0]
   }
 
+  /** Null: its drills are not repeated. */
+  next(machine: string): NextDrill | null {
+    const found = this.stage.machines.find('vm', machine)
+    const schedule = this.#file(found.copy.directory).scheduleOf(machine)
+    if (schedule === undefined) return null
+    const isPromoted = this.stage.copies().isPromoted(found.machine.group)
+    const dueAt = isPromoted ? null : new Date(this.#dueMs(found, schedule)).toISOString()
+    return { dueAt, everySeconds: schedule.everyMs / 1000, at: schedule.at ?? '' }
+  }
+
   figures(machines: readonly Found[]): DrillFigures[] {
     return machines.map(({ machine: { name, group }, copy }) => ({
       ...{ machine: name, group, running: [...this.#running].filter(({ machine }) => machine === name).length },
@@ -205,15 +216,20 @@ export class Drills {
   }
 
   #due(): DrillRequest | undefined {
-    for (const { machine, copy } of this.stage.machines.list(() => undefined)) {
-      const file = this.#file(copy.directory)
-      const schedule = file.scheduleOf(machine.name)
-      if (schedule === undefined || this.#barred.has(machine.group)) continue
-      if (this.stage.copies().isPromoted(machine.group)) continue
-      const last = Date.parse(file.results(machine.name)[0]?.startedAt ?? '')
-      if (!(this.stage.clock.wallMs() - last < schedule.everyMs)) return { machine: machine.name, at: '', ...schedule }
+    for (const found of this.stage.machines.list(() => undefined)) {
+      const { name, group } = found.machine
+      const schedule = this.#file(found.copy.directory).scheduleOf(name)
+      if (schedule === undefined || this.#barred.has(group) || this.stage.copies().isPromoted(group)) continue
+      if (this.stage.clock.wallMs() >= this.#dueMs(found, schedule)) return { machine: name, at: '', ...schedule }
     }
     return undefined
+  }
+
+  /** Since 1970; the first one is due at once. */
+  #dueMs({ machine, copy }: Found, { everyMs }: DrillSchedule): number {
+    const [last] = this.#file(copy.directory).results(machine.name)
+    const lastMs = Date.parse(last?.startedAt ?? '')
+    return Number.isNaN(lastMs) ? this.stage.clock.wallMs() : lastMs + everyMs
   }
 
   /** It counts as a drill that failed, or it would be tried again every second. */

@@ -21,6 +21,8 @@ export interface MachineStatus {
   run: RunStatus | null
   /** Null: there was none. */
   lastDrill: LastDrill | null
+  /** Null: its drills are not repeated. */
+  nextDrill: NextDrill | null
 }
 
 /** What of the images' data is in the kernel's memory. */
@@ -46,8 +48,16 @@ export interface LastDrill {
   seconds: number
 }
 
+export interface NextDrill {
+  /** ISO 8601. In the past: it begins when those before it are over. Null: none begins while this host is the master. */
+  dueAt: string | null
+  everySeconds: number
+  /** The moment that it is of, as typed; '': the newest. */
+  at: string
+}
+
 /** What others know of a machine. */
-export type MachineFacts = Pick<MachineStatus, 'run' | 'lastDrill'>
+export type MachineFacts = Pick<MachineStatus, 'run' | 'lastDrill' | 'nextDrill'>
 
 export interface PrimaryStatus {
   id: string
@@ -88,6 +98,7 @@ export function machineStatus(
     asOf: disks.find(({ asOf }) => asOf !== undefined)?.asOf ?? null,
     run: facts.run ?? null,
     lastDrill: facts.lastDrill ?? null,
+    nextDrill: facts.nextDrill ?? null,
   }
 }
 

@@ -5,6 +5,7 @@
 import { describe, SafetyRefusal } from '../core/errors.js'
 import type { DrillResult } from './drill-file.js'
 import { type DrillFigures, Drills } from './drills.js'
+import type { NextDrill } from './listing.js'
 import { RunFolder } from './run-folder.js'
 import { type RunFigures, Runs } from './runs.js'
 import type { Stage } from './stage.js'
@@ -57,8 +58,9 @@ export class Recovery {
   }
 
   /** For a list of machines. */
-  state(machine: string): { run: RunFigures | null; lastDrill: DrillResult | null } {
-    return { run: this.runs.state(machine), lastDrill: this.drills.last(machine) ?? null }
+  state(machine: string): { run: RunFigures | null; lastDrill: DrillResult | null; nextDrill: NextDrill | null } {
+    const { drills } = this
+    return { run: this.runs.state(machine), lastDrill: drills.last(machine) ?? null, nextDrill: drills.next(machine) }
   }
 
   /** Its definition is what ends it, or carries it on after a crash. */

@@ -196,6 +196,12 @@ void t.test('drills of a machine', async t => {
     await metricBecomes(t, pair.metrics.standby, 'understudy_drills_total', 1, passed)
     const schedules = (): string => readFileSync(join(runFolder(pair), '../drills.json'), 'utf8')
     t.match(schedules(), /"everyMs": 7200000/, 'it is kept')
+    const { startedAt = '' } = (await lastDrill(pair, 'again')) ?? {}
+    const next = new Date(Date.parse(startedAt) + 7_200_000).toISOString()
+    t.match(
+      (await pair.standby.command(['vm', 'list'])).stdout,
+      new RegExp(`^again .* ${next} +${startedAt} passed`, 'm'),
+    )
     await new ControlClient(pair.standby.state).post('/vm/repeat-drill', { machine: 'again' })
     t.notMatch(schedules(), /everyMs/)
     await nothingLeft(t, pair)

@@ -47,3 +47,25 @@ test('no drill of a group begins while it is being promoted', async t => {
   await clock.advance(1_000)
   t.equal(begun.length, 1)
 })
+
+test('a repeated drill is due so long after the beginning of the last one, and that is told', async t => {
+  const { drills, clock, begun, promoted } = open(t)
+  t.equal(drills.next('web'), null)
+  drills.setSchedule('web', { ...wish, everyMs: hourMs, at: '-5m' })
+  const told = (): string | null | undefined => drills.next('web')?.dueAt
+  t.equal(told(), new Date(clock.now).toISOString(), 'the first one at once')
+  await clock.advance(1_000)
+  const [first = 0] = begun
+  t.same(drills.next('web'), { dueAt: new Date(first + hourMs).toISOString(), everySeconds: 3600, at: '-5m' })
+  promoted.add('web')
+  t.equal(told(), null)
+  promoted.clear()
+  await clock.advance(hourMs - 2_000)
+  t.equal(begun.length, 1, 'not before')
+  const due = Date.parse(told() ?? '')
+  await clock.advance(3_000)
+  t.equal(begun.length, 2)
+  t.ok((begun[1] ?? 0) - due < 2_000, 'but then')
+  drills.setSchedule('web', undefined)
+  t.equal(drills.next('web'), null)
+})

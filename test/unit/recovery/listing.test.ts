@@ -35,7 +35,7 @@ const line = (volumes: VolumeStatus[], facts = {}): string =>
 test('a machine is as fresh as the worst of its disks', async t => {
   t.match(
     line([status('root'), status('data')]),
-    /^web +web +2 GiB +root,data +abcdef01 192.0.2.1:7400 +current +- +- +-$/,
+    /^web +web +2 GiB +root,data +abcdef01 192.0.2.1:7400 +current +- +- +- +-$/,
   )
   const behind = [status('root', { lagBytes: 4096, lagSeconds: 1 }), status('data', { lagBytes: 4096, lagSeconds: 2 })]
   t.match(machineStatus(found, behind, {}).freshness, { lagBytes: 8192, lagSeconds: 2, usable: true })
@@ -58,8 +58,12 @@ test('what others know of it is shown beside it; a volume of another group is no
   }
   t.match(
     line([status('root', { residency }), status('other', { group: 'other', usable: false })], facts),
-    /current +50 % of 1 GiB +machine since \S+ +2026-11-29T00:00:00.000Z FAILED: no marker in 60 s$/,
+    /current +50 % of 1 GiB +machine since \S+ +- +2026-11-29T00:00:00.000Z FAILED: no marker in 60 s$/,
   )
   t.match(line([status('root')], { lastDrill: { ...facts.lastDrill, passed: true } }), /passed in 60.0 s$/)
+  const nextDrill = { dueAt: '2100-01-01T00:00:00.000Z', everySeconds: 86_400, at: '' }
+  t.match(line([status('root')], { nextDrill }), / 2100-01-01T00:00:00.000Z +-$/)
+  t.match(line([status('root')], { nextDrill: { ...nextDrill, dueAt: '2026-11-29T00:00:00.000Z' } }), / now +-$/)
+  t.match(line([status('root')], { nextDrill: { ...nextDrill, dueAt: null } }), / not while promoted +-$/)
   t.equal(machineTable({ machines: [] }), "no machines yet: 'understudy vm add' makes one")
 })
