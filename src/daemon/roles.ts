@@ -16,7 +16,7 @@ import type { StandbyImage } from '../standby/image.js'
 import type { Origin } from '../standby/replica-file.js'
 import type { GroupView, ViewOptions } from '../standby/views.js'
 import type { CopiedGroup } from '../standby/standby.js'
-import type { PromoteOptions } from '../standby/standby-group.js'
+import type { PromoteOptions } from '../standby/promoting.js'
 
 export type { VolumeIdentity }
 
