@@ -86,13 +86,14 @@ const listHelp = `
 FRESHNESS   what its disks lack of the master's, as 'understudy status' says it; or why the copy cannot be used
 RESIDENT    how much of its images' data is in the kernel's memory
 RUNS        as what, and since when, it runs on this host
+NEXT DRILL  when one is due, if they are repeated (vm drill --every)
 LAST DRILL  when, and how it ended
 - is what is not known, or has not been.
 `
 
 function listCommand(): Command {
   return new Command('list')
-    .description('all machines: the primary, how fresh the copy is, how much of it is in memory, the last drill')
+    .description('all machines: the primary, how fresh the copy is, how much of it is in memory, the drills')
     .option('--json', 'the whole document, for programs')
     .addOption(stateOption())
     .addHelpText('after', listHelp)
