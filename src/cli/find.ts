@@ -1,6 +1,6 @@
 /** understudy find: the newest point of the history on which a check passes. */
 import { spawn } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -17,6 +17,7 @@ import type {
 import { describe, OperationError, UnderstudyError, UsageError } from '../core/errors.js'
 import { killGroup } from '../core/process-group.js'
 import { formatDuration } from '../core/units.js'
+import { Caretaker } from './caretaker.js'
 import {
   connectTo,
   interruptSignal,
@@ -39,6 +40,8 @@ an overlay that is thrown away, which a check needs that replays a journal. CMD 
   UNDERSTUDY_SOCKET     the unix socket in it, and UNDERSTUDY_EXPORT the export's name: for nbd-client -unix
   UNDERSTUDY_POSITION   the moment, as --at takes it
   UNDERSTUDY_TIME, UNDERSTUDY_KIND, UNDERSTUDY_LABEL   of the point
+
+CMD and all that it has started end with this command, also when that is killed (but for what made a session of its own).
 
 Example: understudy find disk1 --newest --check 'nbdcopy "$UNDERSTUDY_URI" /tmp/d.img && e2fsck -fn /tmp/d.img'
          understudy find disk1 --newest --points mark --check ./test-database.sh
@@ -84,16 +87,17 @@ async function find(volume: string, flags: FindFlags): Promise<void> {
   const { points } = await client.post<HistoryReply>('/history', request)
   const wanted = points.filter(({ kind }) => flags.points?.includes(kind) ?? true).reverse()
   const directory = await mkdtemp(join(tmpdir(), 'understudy-find-'))
+  const caretaker = new Caretaker(directory)
   try {
     for (const [index, point] of wanted.entries()) {
       // A name of its own: the daemon may still be ending the export before.
       const socket = join(directory, `${index}.sock`)
-      if (await passes({ client, volume, point, check, socket, signal }, flags))
+      if (await passes({ client, volume, point, check, socket, signal, caretaker }, flags))
         return print(flags.json === true ? JSON.stringify(point) : pointText(volume, point))
       if (signal.aborted) throw new OperationError('INTERRUPTED', 'find: interrupted')
     }
   } finally {
-    await rm(directory, { recursive: true, force: true })
+    await caretaker.dismiss()
   }
   const of = wanted.length === 1 ? 'the one point' : `any of ${wanted.length} points`
   throw new OperationError(
@@ -111,6 +115,7 @@ interface Attempt {
   check: string
   socket: string
   signal: AbortSignal
+  caretaker: Caretaker
 }
 
 async function passes(attempt: Attempt, { writable, timeout }: FindFlags): Promise<boolean> {
@@ -134,7 +139,11 @@ async function passes(attempt: Attempt, { writable, timeout }: FindFlags): Promi
 }
 
 /** '': it passed. */
-function run({ check, point, volume, socket, signal }: Attempt, uri: string, timeoutMs?: number): Promise<string> {
+function run(
+  { check, point, volume, socket, signal, caretaker }: Attempt,
+  uri: string,
+  timeoutMs?: number,
+): Promise<string> {
   const env = {
     ...process.env,
     ...{ UNDERSTUDY_URI: uri, UNDERSTUDY_SOCKET: socket, UNDERSTUDY_EXPORT: volume },
@@ -143,6 +152,7 @@ function run({ check, point, volume, socket, signal }: Attempt, uri: string, tim
   }
   // A group of its own, so that what the shell has started ends with it.
   const child = spawn('/bin/sh', ['-c', check], { stdio: ['ignore', 2, 2], env, detached: true })
+  caretaker.watch(child)
   return new Promise(resolve => {
     let why = ''
     const end = (reason: string): void => {
@@ -153,6 +163,7 @@ function run({ check, point, volume, socket, signal }: Attempt, uri: string, tim
     const timer =
       timeoutMs === undefined ? undefined : setTimeout(() => end(`not within ${formatDuration(timeoutMs)}`), timeoutMs)
     const over = (problem: string): void => {
+      caretaker.watch(undefined)
       clearTimeout(timer)
       signal.removeEventListener('abort', interrupted)
       resolve(why === '' ? problem : why)

@@ -1,7 +1,7 @@
 /** understudy find, mark and export --at against a daemon that only answers. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -10,6 +10,7 @@ import { OperationError, UnderstudyError } from '../../../src/core/errors.js'
 import { createLogger } from '../../../src/core/log.js'
 import { MAIN } from '../../../src/core/root.js'
 import { ControlServer, type Routes } from '../../../src/daemon/control-server.js'
+import { becomes } from '../../support/daemon.js'
 
 async function answering(t: Test, routes: Routes): Promise<string> {
   const state = mkdtempSync(join(tmpdir(), 'find-'))
@@ -84,6 +85,38 @@ t.test('points are tried from the newest back, each served for the time of its c
       /flush: ended by SIGKILL\n.*\nunderstudy: find disk: the check does not pass on any of 4 points \([^\n]*\)\n$/,
   })
 })
+
+// Its check and its folder stayed behind.
+t.test('a find that is killed leaves neither its check nor its folder', async t => {
+  const state = await answering(t, {
+    'POST /history': () => ({ document: { points } }),
+    'POST /export': fields => ({
+      stream: async (report, signal) => {
+        report({ uri: fields.string('listen'), position: { incarnation: '17', sequence: '3' } })
+        await new Promise(resolve => signal.addEventListener('abort', resolve, { once: true }))
+      },
+    }),
+  })
+  const check = 'sleep 1000 & echo "$! $$ $UNDERSTUDY_SOCKET" >&2; sleep 1000; true'
+  const child = spawn(process.execPath, [MAIN, 'find', 'disk', '--state', state, '--check', check])
+  t.teardown(() => child.kill('SIGKILL'))
+  const [said] = (await once(child.stderr, 'data')) as [Buffer]
+  const [, background = '', shell = '', folder = ''] = /^(\d+) (\d+) (.*)\/\d+\.sock\n$/.exec(String(said)) ?? []
+  t.same([background, shell].map(isThere), [true, true])
+  t.ok(existsSync(folder))
+  child.kill('SIGKILL')
+  await becomes(t, 'both are gone', () => !isThere(background) && !isThere(shell))
+  await becomes(t, 'and so is the folder', () => !existsSync(folder))
+})
+
+/** A zombie is not: whoever is to reap it here may be slow. */
+function isThere(pid: string): boolean {
+  try {
+    return !/^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
 
 // An empty --check passed on the newest point, and in no time at all one passed by chance.
 t.test('a check that cannot fail, or only fail, is no check', async t => {
