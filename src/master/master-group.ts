@@ -20,15 +20,13 @@ import type { FilterExplanation } from '../filter/compile-files.js'
 import type { FileRule } from '../filter/file-rules.js'
 import type { FilterOutcome } from '../filter/filter-change.js'
 import { filterStatus } from '../filter/filter-status.js'
-import type { CompiledFilter, Installed, RangeFollower } from '../filter/follow.js'
-import { fromTable, sameTable } from '../filter/ranges.js'
+import type { CompiledFilter, Installed } from '../filter/follow.js'
 import type { Addon, AddonEvent, OpenedGroup } from '../native/binding.js'
 import { CounterReader, type Counters } from '../native/counters.js'
 import type { EventSource } from '../native/events.js'
 import {
   decodeSuspects,
   encodeAbdicate,
-  encodeLeftOut,
   type Hello,
   type Refused,
   type Suspects,
@@ -60,7 +58,7 @@ import { encodeHanded } from './handed-group.js'
 import { HeldLease } from './held-lease.js'
 import { helloOf } from './hello.js'
 import { LagPause } from './lag-pause.js'
-import { isMuchMore, mayTake, narrow, widen } from './left-out-record.js'
+import { inForce, LeftOut } from './left-out.js'
 import { MapTrust } from './map-trust.js'
 import { markNow, Marks } from './marks.js'
 import { masterVolumeStatus } from './master-status.js'
@@ -125,11 +123,11 @@ const answerMs = 3_000
 /** And so long for what it gives back, so that clients who come back at once find their volume. */
 const givenBackMs = 10_000
 const suspectsMax = 256
-const inForce: Installed = { refused: -1, why: '' }
 
 export class MasterGroup {
   readonly config: GroupConfig
   readonly counterPage: number
+  readonly leftOut: LeftOut
   readonly #deps: MasterDeps
   readonly #log: Logger
   readonly #clock: Clock
@@ -152,15 +150,11 @@ export class MasterGroup {
   readonly #unsubscribe: () => void
   readonly #stopSampling: () => void
   #known: KnownCopy | undefined
-  /** How often. */
-  #rangesSet = 0
-  readonly #writesSeen = new Map<OpenVolume, bigint>()
   /** The most the standby ever acknowledged as durable in this incarnation. */
   #durable = 0n
   #attached = false
   #compress: Compression = 'off'
   #outranked: Refused | undefined
-  #leftOutTold = ''
   /** The peer's reign that the operator has decided against. */
   #discard = ''
   #suspects: Suspects[] = []
@@ -186,11 +180,11 @@ export class MasterGroup {
       bootId: deps.bootId ?? bootId(),
       log,
       engine: {
-        isWritten: (index: number): boolean => opened?.isWritten(index) === true,
+        isWritten: (index: number): boolean => opened?.leftOut.isWritten(index) === true,
         watchRanges: (index: number, watched: BigUint64Array): Promise<number> =>
-          opened?.watchRanges(index, watched) ?? Promise.resolve(0),
+          opened?.leftOut.watchRanges(index, watched) ?? Promise.resolve(0),
         setRanges: async (index: number, compiled: CompiledFilter, mark: number): Promise<Installed> =>
-          (await opened?.setRanges(index, compiled, mark)) ?? inForce,
+          (await opened?.leftOut.setRanges(index, compiled, mark)) ?? inForce,
       },
     }
     const prepared = await prepareGroup(config, preparation, seed, deps.handed?.(config.name))
@@ -267,6 +261,7 @@ export class MasterGroup {
     })
     this.#marks = new Marks({ group: config.name, clock: this.#clock, send: message => this.#keeper?.send(message) })
     this.#giveBack = this.#makeGiveBack()
+    this.leftOut = this.#makeLeftOut()
     const replicated = config.standby !== undefined
     this.#progress = new GroupProgress(replicated ? carriedSince(prepared, this.#clock) : undefined)
     this.#verification = this.#verifications()
@@ -508,66 +503,6 @@ export class MasterGroup {
     this.#keeper?.retryNow()
   }
 
-  /** Since it was asked last. */
-  isWritten(index: number): boolean {
-    const volume = this.#volumes[index]
-    if (volume === undefined) return false
-    const written = writesOf(this.#counters.read('volume', volume.counterPage))
-    const before = this.#writesSeen.get(volume)
-    this.#writesSeen.set(volume, written)
-    return written !== before
-  }
-
-  watchRanges(index: number, watched: BigUint64Array): Promise<number> {
-    const volume = this.#volumes[index]
-    return volume === undefined ? Promise.resolve(0) : this.#deps.addon.watchRanges(volume.handle, watched)
-  }
-
-  /** `mark`: of watchRanges; 0: nothing was written to the volume yet. */
-  async setRanges(index: number, compiled: CompiledFilter, mark = 0): Promise<Installed> {
-    const volume = this.#volumes[index]
-    if (volume === undefined) return inForce
-    const { addon } = this.#deps
-    const { uuid } = volume.identity
-    const { byRanges, watched, files } = compiled
-    this.#rangesSet++
-    if (this.isOwed && this.#record.fixed?.[uuid] !== undefined && !mayTake(this.#record, uuid, compiled)) {
-      files?.forget()
-      this.#log.warn(
-        `volume ${volume.config.name}: its rules for files, or its file systems, are not those of before: what was left out stays this side's until everything is given back`,
-      )
-      const kept = BigUint64Array.from(this.#record.excluded[uuid] ?? [])
-      return addon.setRanges(volume.handle, kept, watched, mark, 0)
-    }
-    if (files !== undefined || this.#record.fixed?.[uuid] !== undefined) {
-      if (widen(this.#record, uuid, compiled)) this.#saveRecord()
-      if (this.#attached) this.#tellLeftOut()
-      return addon.setRanges(volume.handle, byRanges, watched, mark, files?.watches ?? 0)
-    }
-    const trusted = this.#record.live !== undefined
-    this.#trust.distrust()
-    const installed = addon.setRanges(volume.handle, byRanges, watched, mark, 0)
-    this.#record.excluded[uuid] = [...byRanges]
-    this.#saveRecord()
-    if (trusted) void this.#trust.complete(() => this.#known) // what entered is dirty, and is stored first
-    return installed
-  }
-
-  /** Where files are left out the group's file says more than is; with the maps whole it may say what is. */
-  async #narrow(): Promise<void> {
-    for (const volume of this.#volumes) {
-      const { uuid } = volume.identity
-      if (this.isOwed || this.#record.fixed?.[uuid] === undefined) continue
-      const set = this.#rangesSet
-      const left = fromTable(await this.#deps.addon.leftOut(volume.handle))
-      if (!isMuchMore(this.#record, uuid, left)) continue
-      await this.#deps.addon.fillMap(this.#group)
-      if (set !== this.#rangesSet || this.#closing !== undefined) return
-      narrow(this.#record, uuid, left, volume.follower.current)
-      this.#saveRecord()
-    }
-  }
-
   #makeTrust(): MapTrust {
     return new MapTrust({
       addon: this.#deps.addon,
@@ -577,6 +512,25 @@ export class MasterGroup {
       save: () => this.#saveRecord(),
       clock: this.#clock,
       log: this.#log,
+    })
+  }
+
+  #makeLeftOut(): LeftOut {
+    return new LeftOut({
+      addon: this.#deps.addon,
+      log: this.#log,
+      group: this.#group,
+      volumes: this.#volumes,
+      record: this.#record,
+      save: () => this.#saveRecord(),
+      isOwed: () => this.isOwed,
+      isClosing: () => this.#closing !== undefined,
+      isAttached: () => this.#attached,
+      distrust: () => this.#trust.distrust(),
+      complete: () => void this.#trust.complete(() => this.#known),
+      hello: () => this.#hello(),
+      send: message => this.#keeper?.send(message),
+      writesOf: volume => writesOf(this.#counters.read('volume', volume.counterPage)),
     })
   }
 
@@ -602,41 +556,16 @@ export class MasterGroup {
     if (this.#known === undefined) this.#trust.distrust()
     else this.#trust.follow(this.#known)
     if (fills) void this.#trust.complete(() => this.#known)
-    if (!this.isOwed) this.#followRanges()
+    if (!this.isOwed) this.leftOut.follow()
     if (!this.isOwed) for (const { follower } of this.#volumes) follower.begin()
     const { pausedSince } = this.#record
     if (pausedSince === undefined) this.#keeper?.start()
     else this.#pauseKeeper(pausedSince)
   }
 
-  #followRanges(): void {
-    for (const [index, volume] of this.#volumes.entries()) {
-      const { excludedBefore, ranges, follower } = volume
-      if (follower.hasFileRules) {
-        if (ranges.files === undefined) follower.watched()
-        else void this.#setFirst(index, ranges, follower)
-        continue
-      }
-      if (excludedBefore === undefined || sameTable(excludedBefore, ranges.excluded)) continue
-      this.#log.info(`volume ${volume.config.name}: what is replicated has changed since the last start`)
-      void this.#setFirst(index, ranges, follower)
-    }
-  }
-
-  /** What was read before the group was opened. */
-  async #setFirst(index: number, ranges: CompiledFilter, follower: RangeFollower): Promise<void> {
-    try {
-      const { refused } = await this.setRanges(index, ranges)
-      if (refused < 0) return
-    } catch (error) {
-      this.#log.error(describe(error))
-    }
-    follower.watched()
-  }
-
   /** The device is whole: what its partition table says counts from here on, and it may be another than at the start. */
   #served(): void {
-    this.#followRanges()
+    this.leftOut.follow()
     for (const { ranges, follower } of this.#volumes) {
       if (ranges.watched.length > 0) follower.watched()
       follower.begin()
@@ -673,7 +602,7 @@ export class MasterGroup {
       hello: () => {
         this.#suspects = []
         this.#lease.asks()
-        this.#leftOutTold = this.#leftOut()
+        this.leftOut.saidInHello()
         return this.#hello()
       },
       welcomed: (session, welcome) => this.#attach(session, welcome),
@@ -693,21 +622,6 @@ export class MasterGroup {
 
   #hello(): Hello {
     return helloOf(this.config, this.#record, this.#volumes, this.#discard)
-  }
-
-  #leftOut(): string {
-    return JSON.stringify(encodeLeftOut(this.#hello().volumes))
-  }
-
-  /**
-   * A standby that is promoted leaves out what its copy does not have. So it hears of a filter, or a partition table, that
-   * is not what the hello said, once the copy follows it.
-   */
-  #tellLeftOut(): void {
-    const leftOut = this.#leftOut()
-    if (leftOut === this.#leftOutTold) return
-    this.#leftOutTold = leftOut
-    this.#keeper?.send(JSON.parse(leftOut) as object)
   }
 
   #heard(type: string, message: unknown): void {
@@ -786,7 +700,7 @@ export class MasterGroup {
         `resynchronisation is complete at sequence ${sequence}: ${formatSize(bytes)} were compared or sent`,
       )
       if (this.#record.live === undefined) void this.#trust.complete(() => this.#known)
-      this.#narrow().catch((error: unknown) => this.#log.warn(describe(error)))
+      this.leftOut.narrow().catch((error: unknown) => this.#log.warn(describe(error)))
     } else if (event.type === 'map-failed') {
       this.#trust.failed(event.message, () => this.#known)
     } else if (event.type === 'watched') {
@@ -824,7 +738,7 @@ export class MasterGroup {
     this.#noteDurable(counters)
     const { state } = this.#state(counters)
     this.#progress.observe(this.#clock.monotonicMs(), this.#clock.wallMs(), counters, state)
-    if (this.#attached && state === 'replicating') this.#tellLeftOut()
+    if (this.#attached && state === 'replicating') this.leftOut.tell()
   }
 
   #noteDurable(counters: Counters): void {

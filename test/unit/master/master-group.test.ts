@@ -610,7 +610,7 @@ t.test('while the filter changes a crash means that everything is compared', asy
   let during: unknown = 'nothing'
   Object.assign(second.fake, { setRanges: () => (during = readGroup(place.state, 'disk1')?.live) })
   const byRanges = BigUint64Array.of(0n, 65536n)
-  await second.group.setRanges(0, {
+  await second.group.leftOut.setRanges(0, {
     ...{ policy: { partitions: [], exclude: [] }, excluded: byRanges, byRanges, watched: new BigUint64Array() },
     ...{ missing: [], tableKnown: true, places: '' },
   })
