@@ -436,7 +436,7 @@ const starting = {
   title: `${waiting}, 10,000 records not replayed, on a disk`,
   place: 'disk',
   usualRounds: 100,
-  peers: ['starting-1g', 'starting-4g', 'starting-10g', 'starting-10g-cached', 'starting-16g'],
+  peers: ['starting-1g', 'starting-4g', 'starting-10g', 'starting-10g-cached', 'starting-16g', 'starting-guest'],
   loads: [
     {
       ...{ name: waiting, seconds: 3 },
@@ -444,6 +444,10 @@ const starting = {
         ...[50, 95, 99, 100].map(percent => ({
           ...{ measure: 'readyUs', percent, unit: 'us' },
           title: percent === 100 ? '  most' : `  p${percent}`,
+        })),
+        ...[50, 99].map(percent => ({
+          ...{ measure: 'guestUs', percent, unit: 'us' },
+          title: `  the guest's own word on its console, p${percent}`,
         })),
         { measure: 'behind', title: '  records not replayed', unit: 'count' },
         { measure: 'replaceUs', title: '  replacing a small file durably', unit: 'us' },

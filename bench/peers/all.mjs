@@ -10,7 +10,7 @@ import { startMirror } from './mirror.mjs'
 import { startNbdServer } from './nbd-server.mjs'
 import { startNbdkit, startNbdkitFio, startNbdkitTcp } from './nbdkit.mjs'
 import { startQemuNbd } from './qemu-nbd.mjs'
-import { startStarting } from './starting.mjs'
+import { startSpeaking, startStarting } from './starting.mjs'
 import { startCold, startSync } from './starts.mjs'
 import { startAlone, startAloneTcp, startPair } from './understudy.mjs'
 
@@ -70,6 +70,7 @@ export const peers = {
   'starting-10g': { what: 'the same, 10 GiB', start: startStarting(10) },
   'starting-10g-cached': { what: 'the same, kept in memory', start: startStarting(10, '--cache-size', '1GiB') },
   'starting-16g': { what: 'the same, 16 GiB', start: startStarting(16) },
+  'starting-guest': { what: 'the same, 10 GiB, until its guest speaks', start: startSpeaking(10) },
 
   history: { what: 'a standby alone, which keeps a history', start: startHistory },
   'history-xfs': { what: 'the same, on an XFS of its own: epochs begin with clones', start: startHistoryOn('xfs') },

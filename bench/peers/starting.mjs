@@ -5,6 +5,9 @@
 //   2. it is held (hold/), and 10,000 more random writes and a flush are received: durable here, and not applied
 //   3. the master is killed; the request, and the applier goes on
 //
+// Or, without `--print`, to the word of a guest: a boot sector that reads it from the disk and says it on the console, both
+// of them the last that was written.
+//
 // The image is sparse, with 128 MiB of data in 32 places, which is what is written over.
 import { randomBytes, randomInt } from 'node:crypto'
 import {
@@ -14,11 +17,13 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   renameSync,
   rmSync,
   writeSync,
 } from 'node:fs'
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -28,6 +33,7 @@ import { attach } from '../lib/nbd.mjs'
 import { start } from '../lib/processes.mjs'
 import { startPair, status } from './understudy.mjs'
 
+const bootCode = new URL('../../test/support/boot-sector.hex', import.meta.url)
 const holder = fileURLToPath(new URL('../../build/bench/hold', import.meta.url))
 const block = 4096
 const writes = { block, depth: 32, regions: 32 }
@@ -35,10 +41,18 @@ const regionBytes = 4 << 20 // as the load generator has it
 const appliedWrites = 2000
 const backlog = 10_000
 const readyMs = 60_000
+const word = 'the last block that was flushed'
+const wordAt = 1 << 20
 
 /** `standbyFlags`: e.g. --cache-size. */
 export function startStarting(sizeGiB, ...standbyFlags) {
-  return context => rounds(context, { sizeBytes: sizeGiB * 2 ** 30, standbyFlags })
+  return context => rounds(context, { sizeBytes: sizeGiB * 2 ** 30, standbyFlags, write: writeLast, reach: ready })
+}
+
+/** Until its guest has spoken. */
+export function startSpeaking(sizeGiB) {
+  return context =>
+    rounds(context, { sizeBytes: sizeGiB * 2 ** 30, standbyFlags: [], write: writeGuest, reach: spoken })
 }
 
 function rounds({ folder, folders }, kind) {
@@ -64,7 +78,7 @@ function rounds({ folder, folders }, kind) {
   }
 }
 
-async function measure({ folder, master, disk, sizeBytes, standbyFlags }) {
+async function measure({ folder, master, disk, sizeBytes, standbyFlags, write, reach }) {
   const place = path => (mkdirSync(dirname(path), { recursive: true }), linkSync(disk, path))
   const pair = await startPair({ folder, sizeBytes, standbyFlags, elsewhere: join(master, 'm') }, 'pair', [], place)
   const standby = join(folder, 'pair', 's')
@@ -75,14 +89,14 @@ async function measure({ folder, master, disk, sizeBytes, standbyFlags }) {
     await sleep(randomInt(600))
     const held = await hold(pair.processes.standby.pid, 'us-applier')
     await put(pair.target, writes, ['--requests', backlog - 1], randomInt(1e6))
-    const last = await writeLast(pair.target, sizeBytes)
+    const last = await write(pair.target, sizeBytes)
     process.kill(pair.processes.master.pid, 'SIGKILL')
     await pair.processes.master.ended
     const [before] = (await status(standby)).volumes
     const behind = Number(BigInt(before.durable) - BigInt(before.applied))
     const replaceUs = 1000 * replacing(folder)
     const isReal = behind >= backlog ? {} : { void: `only ${behind} records were not replayed` }
-    return { ...isReal, ...(await ready({ standby, held, at: sizeBytes - block, last })), behind, replaceUs }
+    return { ...isReal, ...(await reach({ standby, held, at: sizeBytes - block, last })), behind, replaceUs }
   } finally {
     process.kill(pair.processes.standby.pid, 'SIGKILL') // Its stop would wait for a peer that is no more.
     await pair.stop()
@@ -97,6 +111,20 @@ async function ready({ standby, held, at, last }) {
   if (readMs === undefined) throw new Error('the last block that was flushed is not there')
   await started
   return { readyUs: (readMs - beganMs) * 1000, startedUs: (performance.now() - beganMs) * 1000 }
+}
+
+async function spoken({ standby, held }) {
+  const beganMs = performance.now()
+  const started = post(standby, '/vm/start', { machine: 'web', acceptLoss: true })
+  held.letGo()
+  const saidMs = await Promise.race([
+    heard(join(standby, 'store/.groups/bench/running/web/console'), word),
+    started.then(() => sleep(readyMs)),
+  ])
+  const { pid } = await started
+  process.kill(pid, 'SIGKILL')
+  if (saidMs === undefined) throw new Error('the guest has not spoken')
+  return { guestUs: (saidMs - beganMs) * 1000 }
 }
 
 /** Sparse; what the load generator will write to holds data. */
@@ -128,6 +156,38 @@ async function writeLast({ unix, export: name }, sizeBytes) {
   await client.flush()
   client.close()
   return last
+}
+
+/** As test/support/boot-sector.ts has it. */
+async function writeGuest({ unix, export: name }) {
+  const [boot, text] = [Buffer.alloc(block), Buffer.alloc(block)]
+  const code = Buffer.from(readFileSync(bootCode, 'latin1').trim(), 'hex')
+  code.copy(boot)
+  boot.writeBigUInt64LE(BigInt(wordAt / 512), code.length)
+  boot.writeUInt16LE(0xaa55, 510)
+  text.write(word, 'latin1')
+  const client = await attach(unix, name)
+  await client.write([0], boot)
+  await client.write([wordAt], text)
+  await client.flush()
+  client.close()
+}
+
+/** When the console at a unix socket, which may not be there yet, has said it. */
+async function heard(path, text) {
+  for (const end = performance.now() + readyMs; performance.now() < end; await sleep(2)) {
+    const socket = connect(path)
+    socket.setTimeout(readyMs, () => socket.destroy())
+    try {
+      let said = ''
+      for await (const chunk of socket) if ((said += chunk).includes(text)) return performance.now()
+    } catch {
+      // Nobody listens there yet.
+    } finally {
+      socket.destroy()
+    }
+  }
+  return undefined
 }
 
 /** When it is. */
