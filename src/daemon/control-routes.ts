@@ -152,7 +152,7 @@ function exportCopy(daemon: Daemon, fields: Fields): Answer {
   const standby = request.saved === '' ? standbyOf(daemon, request.volume, command) : storeOf(daemon)
   return {
     stream: async (report, signal) => {
-      const copy = await daemon.copies.add(standby, request, `${command} ${request.volume}`)
+      const copy = await daemon.copies.add(standby, request, command)
       try {
         const { uri, position, time } = copy
         report({ uri, position, ...(time === undefined ? {} : { time }) } satisfies ExportEvent)

@@ -2,6 +2,7 @@
 import type { NbdConfig } from '../core/config-types.js'
 import { nbdUri, parseAddress } from '../core/units.js'
 import { isoTime } from '../standby/history.js'
+import type { Viewer } from '../standby/views.js'
 import type { ExportEvent, ExportRequest } from './control-protocol.js'
 import type { NbdFront } from './nbd-front.js'
 import type { StandbyRole, StandbyView } from './roles.js'
@@ -21,12 +22,11 @@ export class Copies {
     private readonly nbd: NbdConfig,
   ) {}
 
-  /** `action`: as what is refused begins. */
-  async add(standby: StandbyRole, request: ExportRequest, action: string): Promise<Copy> {
+  async add(standby: StandbyRole, request: ExportRequest, command: string): Promise<Copy> {
     const address = parseAddress(request.listen)
     const view =
       request.saved === ''
-        ? await standby.view(request.volume, { ...request, action })
+        ? await standby.view(request.volume, { ...request, viewer: viewerOf(request, command) })
         : standby.saved(request.volume, request.saved === 'newest' ? '' : request.saved)
     try {
       const nbd = nbdOf(this.nbd, request)
@@ -65,6 +65,13 @@ export class Copies {
   async close(): Promise<void> {
     await Promise.all(this.list().map(copy => copy.close()))
   }
+}
+
+function viewerOf({ volume, detach, listen }: ExportRequest, command: string): Viewer {
+  const action = `${command} ${volume}`
+  const end = detach ? `'understudy export ${volume} --end' ends it` : 'end that command first'
+  const what = command === 'export' ? `exported at ${listen}` : `looked at by 'understudy ${action}'`
+  return { action, holds: `the copy is being ${what}; ${end}` }
 }
 
 /** The daemon's own settings, unless the request has some. */

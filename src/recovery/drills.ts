@@ -11,6 +11,7 @@ import { networkFor } from './guest-port.js'
 import { Qemu, requireQemu } from './qemu.js'
 import { RunFolder } from './run-folder.js'
 import { controlArguments, disksAt, type Stage, throwAwayArguments, viewFor } from './stage.js'
+import type { Viewer } from '../standby/views.js'
 import type { NextDrill } from './listing.js'
 import type { Found } from './machines.js'
 
@@ -104,7 +105,7 @@ export class Drills {
       ...{ machine: machine.name, kind: 'drill', state: 'starting', prints: false, since: startedAt },
     })
     try {
-      const view = await viewFor(`vm drill ${machine.name}`, this.stage, machine, wish.at)
+      const view = await viewFor(drillOf(machine.name), this.stage, machine, wish.at)
       try {
         const listener = this.stage.listen(folder.disks, view.exported)
         try {
@@ -257,3 +258,8 @@ export class Drills {
     return file
   }
 }
+
+const drillOf = (machine: string): Viewer => ({
+  action: `vm drill ${machine}`,
+  holds: `a drill of machine ${machine} runs on the copy; wait for its end, or end it with Ctrl-C where it was asked for`,
+})

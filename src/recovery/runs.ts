@@ -13,6 +13,7 @@
  */
 import { describe, failureOf, OperationError, SafetyRefusal } from '../core/errors.js'
 import type { ExportedVolume } from '../standby/open-volumes.js'
+import type { Viewer } from '../standby/views.js'
 import type { Machine } from './definition.js'
 import { machineSocket, qemuArguments, qemuProgram } from './command-line.js'
 import type { Drills } from './drills.js'
@@ -249,7 +250,7 @@ export class Runs {
 
   async #startThrowAway(run: Run, { machine }: Found, at: string): Promise<Started> {
     const { folder } = run
-    const view = await viewFor(`vm start ${machine.name}`, this.stage, machine, at)
+    const view = await viewFor(throwAwayOf(machine.name), this.stage, machine, at)
     run.close = view.close
     run.listener = this.stage.listen(folder.disks, view.exported)
     const volumes = view.exported.map(({ name }) => name)
@@ -362,6 +363,11 @@ export class Runs {
     }
   }
 }
+
+const throwAwayOf = (machine: string): Viewer => ({
+  action: `vm start ${machine}`,
+  holds: `machine ${machine} runs on the copy (vm start --throw-away); end it first: 'understudy vm stop ${machine}'`,
+})
 
 function doing({ machine, qemu, folder }: Run): string {
   const { state, since } = folder.record

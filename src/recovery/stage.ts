@@ -3,7 +3,7 @@ import type { Clock } from '../core/clock.js'
 import type { Logger } from '../core/log.js'
 import { nbdUri } from '../core/units.js'
 import type { ExportedVolume } from '../standby/open-volumes.js'
-import type { GroupView, ViewOptions } from '../standby/views.js'
+import type { GroupView, Viewer, ViewOptions } from '../standby/views.js'
 import type { AcceleratorName } from './accelerator.js'
 import { type Disk, qemuArguments } from './command-line.js'
 import type { Machine } from './definition.js'
@@ -47,8 +47,8 @@ export interface Stage {
 }
 
 /** What a machine runs on that is thrown away. */
-export async function viewFor(action: string, stage: Stage, { group }: Machine, at: string): Promise<GroupView> {
-  const view = await stage.copies().viewGroup(group, { writable: false, at, action })
+export async function viewFor(viewer: Viewer, stage: Stage, { group }: Machine, at: string): Promise<GroupView> {
+  const view = await stage.copies().viewGroup(group, { writable: false, at, viewer })
   const held = view.exported.map(({ name }) => stage.hold(name))
   const close = (): Promise<void> => {
     for (const release of held) release()

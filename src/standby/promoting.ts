@@ -61,8 +61,8 @@ interface Parts {
   /** Resolves when the engine has let go of the session. */
   endSession: (text: string) => Promise<void>
   stopFollowing: (text: string) => void
-  /** How many exports are open. */
-  views: () => number
+  /** Of views that are open: what is said of each. */
+  holders: () => string[]
   /** What the master has been writing lately. */
   bytesPerSecond: () => number
   isClosing: () => boolean
@@ -173,8 +173,8 @@ export class Promoting {
   }
 
   #mayPromote(name: string, acceptLoss: boolean, isCurrent = false, asOf?: Point): void {
-    const [sessionAddress, views] = [this.parts.sessionAddress(), this.parts.views()]
-    mayPromote(name, { acceptLoss, isCurrent, sessionAddress, views, asOf })
+    const [sessionAddress, holders] = [this.parts.sessionAddress(), this.parts.holders()]
+    mayPromote(name, { acceptLoss, isCurrent, sessionAddress, holders, asOf })
   }
 
   /** It stays until the promotion is over, or has failed; unless it has expired just now. */

@@ -14,16 +14,16 @@ interface PromotionFacts {
   isCurrent: boolean
   /** '' without a session. */
   sessionAddress: string
-  /** How many exports of the group are open. */
-  views: number
+  /** What has the copy open, and how to end that. */
+  holders: readonly string[]
   /** Not as it is now. */
   asOf: Point | undefined
 }
 
 /** Throws when it may not. */
 export function mayPromote(name: string, facts: PromotionFacts): void {
-  const { acceptLoss, isCurrent, sessionAddress, views, asOf } = facts
-  if (views > 0) throw new OperationError('BUSY', `promote ${name}: the copy is being exported; end the export first`)
+  const { acceptLoss, isCurrent, sessionAddress, holders, asOf } = facts
+  if (holders.length > 0) throw new OperationError('BUSY', `promote ${name}: ${holders.join('; and ')}`)
   if (acceptLoss) return
   if (asOf !== undefined)
     throw new SafetyRefusal(

@@ -48,7 +48,7 @@ import { encodeReplica, leftOutOf, type ReplicaRecord, type ReplicaVolume } from
 import { saveAll } from './saved-regions.js'
 import { standbyState, standbyVolumeStatus } from './standby-status.js'
 import type { Store } from './store.js'
-import { type GroupView, type StandbyView, type ViewOptions, Views, viewWaitMs } from './views.js'
+import { type GroupView, type StandbyView, type Viewer, type ViewOptions, Views, viewWaitMs } from './views.js'
 
 export interface GroupDeps {
   addon: Addon
@@ -136,7 +136,7 @@ export class StandbyGroup {
       sessionAddress: () => this.#address(),
       endSession: text => this.#endSession(text),
       stopFollowing: text => this.#stopFollowing(text),
-      views: () => this.#views.size,
+      holders: () => this.#views.holders,
       bytesPerSecond: () => this.#rate.bytesPerSecond,
       isClosing: () => this.#closing,
     })
@@ -306,7 +306,7 @@ export class StandbyGroup {
    * the newest records, and for a step, at most 30 s.
    */
   async view(volume: ReplicaVolume, options: ViewOptions): Promise<StandbyView> {
-    const view = await this.#view(`export ${volume.name}`, [volume], options)
+    const view = await this.#view(volume.name, [volume], options)
     const [exported] = view.exported
     if (exported === undefined) throw new OperationError('NATIVE', `export ${volume.name}: the engine opened nothing`)
     return { ...view, exported }
@@ -314,15 +314,16 @@ export class StandbyGroup {
 
   /** As view(), of all volumes, at one position. */
   viewAll(options: ViewOptions): Promise<GroupView> {
-    return this.#view(`export ${this.record.group}`, this.record.volumes, options)
+    return this.#view(this.record.group, this.record.volumes, options)
   }
 
   /** Of all these volumes at one position. */
   async #view(
-    otherwise: string,
+    name: string,
     volumes: readonly ReplicaVolume[],
-    { writable, at = '', format = 'raw', action = otherwise }: ViewOptions,
+    { writable, at = '', format = 'raw', viewer = exportOf(name) }: ViewOptions,
   ): Promise<GroupView> {
+    const { action } = viewer
     this.#refuseMaster(action, 'connect to its own export')
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     if (at === '' || this.#history.find(action, at).isNewest) await this.#replica.catchUp(action)
@@ -330,7 +331,7 @@ export class StandbyGroup {
       ...{ name: volume.name, index: this.record.volumes.indexOf(volume) },
       ...(format === 'raw' ? {} : { tail: tailOf(volume, format) }),
     }))
-    return this.#views.open(action, viewed, writable, deadlineMs, async indexes => {
+    return this.#views.open(viewer, viewed, writable, deadlineMs, async indexes => {
       this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       if (at === '') this.#replica.refuseUnusable(action)
       return this.#history.views(action, at, indexes, writable)
@@ -340,11 +341,12 @@ export class StandbyGroup {
   /** What view() shows now, as a file, by reflink. */
   async makeFile(volume: ReplicaVolume, wish: FileWish): Promise<Point> {
     const action = `export ${volume.name}`
+    const holds = `a file is being made of the copy (${wish.path}); try again when that is done`
     this.#refuseMaster(action, 'connect to its own export')
     const tail = tailOf(volume, wish.format)
     const deadlineMs = this.deps.clock.monotonicMs() + viewWaitMs
     await this.#replica.catchUp(action)
-    return this.#views.clone(action, deadlineMs, () => {
+    return this.#views.clone({ action, holds }, deadlineMs, () => {
       this.#refuseMaster(action, 'connect to its own export') // Meanwhile.
       this.#replica.refuseUnusable(action)
       const index = this.record.volumes.indexOf(volume)
@@ -674,3 +676,7 @@ export class StandbyGroup {
     return done
   }
 }
+
+const exportOf = (name: string): Viewer => ({
+  ...{ action: `export ${name}`, holds: 'the copy is being exported; end the export first' },
+})

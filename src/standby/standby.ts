@@ -164,7 +164,7 @@ export class Standby {
 
   /** All volumes of a group, at one position. */
   viewGroup(group: string, options: ViewOptions): Promise<GroupView> {
-    return this.#named(options.action ?? 'export', group).viewAll(options)
+    return this.#named(options.viewer?.action ?? 'export', group).viewAll(options)
   }
 
   isPromoted(group: string): boolean {

@@ -32,8 +32,16 @@ export interface ViewOptions {
   /** A moment as people write it (moment.ts); absent or '': the newest. */
   at?: string
   format?: ExportFormat
-  /** What was asked for, as every refusal begins; absent: `export NAME`. */
-  action?: string
+  /** Absent: an export. */
+  viewer?: Viewer
+}
+
+/** Whom a view is for. */
+export interface Viewer {
+  /** What was asked for, as every refusal begins. */
+  action: string
+  /** For whoever cannot go on before it has ended: what holds the copy, and how to end that. */
+  holds: string
 }
 
 /** What the engine was asked for: handles for openGroup(). */
@@ -53,31 +61,33 @@ export const viewWaitMs = 30_000
 const stepPollMs = 20
 
 export class Views {
-  readonly #open = new Set<OpenVolumes>()
-  readonly #cloning = new Set<Promise<unknown>>()
+  /** With what holds the copy, in words. */
+  readonly #open = new Map<OpenVolumes, string>()
+  readonly #cloning = new Map<Promise<unknown>, string>()
 
   constructor(private readonly deps: ViewDeps) {}
 
-  get size(): number {
-    return this.#open.size + this.#cloning.size
+  /** Why the copy cannot be taken away now: what holds it. */
+  get holders(): string[] {
+    return [...new Set([...this.#open.values(), ...this.#cloning.values()])]
   }
 
   /** `take` is called for each attempt; it throws when there is nothing to be viewed. */
   open(
-    action: string,
+    viewer: Viewer,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     deadlineMs: number,
     take: (indexes: number[]) => Promise<TakenViews>,
   ): Promise<GroupView> {
-    return this.#whenCut(action, deadlineMs, () => this.#attempt(action, volumes, writable, take))
+    return this.#whenCut(viewer.action, deadlineMs, () => this.#attempt(viewer, volumes, writable, take))
   }
 
   /** What shows nothing to clients, and counts as a view as long as it takes. */
-  clone(action: string, deadlineMs: number, make: () => Promise<Point>): Promise<Point> {
-    return this.#whenCut(action, deadlineMs, async () => {
+  clone(viewer: Viewer, deadlineMs: number, make: () => Promise<Point>): Promise<Point> {
+    return this.#whenCut(viewer.action, deadlineMs, async () => {
       const making = make()
-      this.#cloning.add(making)
+      this.#cloning.set(making, viewer.holds)
       try {
         return await making
       } finally {
@@ -106,13 +116,13 @@ export class Views {
   }
 
   async close(): Promise<void> {
-    for (const view of this.#open) await view.close()
+    for (const view of this.#open.keys()) await view.close()
     this.#open.clear()
-    await Promise.allSettled(this.#cloning)
+    await Promise.allSettled(this.#cloning.keys())
   }
 
   async #attempt(
-    action: string,
+    { action, holds }: Viewer,
     volumes: readonly ViewedVolume[],
     writable: boolean,
     take: (indexes: number[]) => Promise<TakenViews>,
@@ -121,7 +131,7 @@ export class Views {
     const { views, point } = await take(volumes.map(({ index }) => index))
     const viewed = volumes.map(({ name, tail }, at) => ({ name, view: views[at] ?? -1, ...(tail && { tail }) }))
     const open = viewGroup(addon, action, viewed, writable, random64())
-    this.#open.add(open)
+    this.#open.set(open, holds)
     const close = async (): Promise<void> => {
       if (this.#open.delete(open)) await open.close()
     }

@@ -154,7 +154,11 @@ void t.test('drills of a machine', async t => {
     await inSync(pair)
     await becomes(t, 'all of them run', () => processes(pair).length === 8)
     const promoted = await pair.standby.command(['promote', pair.volume, '--accept-loss'])
-    t.match(promoted.stderr, /the copy is being exported/, 'and none has its copy taken away')
+    t.match(
+      promoted.stderr,
+      /^understudy: promote disk1: a drill of machine web runs on the copy; wait for its end, [^;]*\n$/,
+      'and none has its copy taken away',
+    )
 
     const pids = processes(pair)
     await pair.standby.kill()
@@ -168,6 +172,14 @@ void t.test('drills of a machine', async t => {
     await logged(t, pair.standby, /vm drill web: FAILED .*the daemon was ended in the middle of it/)
     await inSync(pair)
     t.equal((await drill(pair, '--marker', 'counter 42')).code, 0, 'the next one shows what was written meanwhile')
+  })
+
+  await t.test('a promotion beside a throw-away machine says what holds the copy, and how to end it', async t => {
+    t.match(await pair.standby.command(['vm', 'start', 'web', '--throw-away'], { limitMs }), { code: 0 })
+    const promoted = await pair.standby.command(['promote', pair.volume, '--accept-loss'])
+    t.same([promoted.code, promoted.stderr], [1, "understudy: promote disk1: machine web runs on the copy (vm start --throw-away); end it first: 'understudy vm stop web'\n"]) // prettier-ignore
+    t.match(await pair.standby.command(['vm', 'stop', 'web', '--force']), { code: 0 })
+    await nothingLeft(t, pair)
   })
 
   // Ctrl-C made the machine one that does not come up (found by hand).

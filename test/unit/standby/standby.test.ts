@@ -364,7 +364,7 @@ t.test(
     await t.rejects(standby.mark('disk1', '4711'), { name: 'UsageError' })
     const wrong = { writable: false, at: 'by hnad' }
     await t.rejects(standby.view('disk1', wrong), { code: 'NO_MOMENT', message: /^export disk1: / })
-    const drill = { ...wrong, action: 'vm drill web' }
+    const drill = { ...wrong, viewer: { action: 'vm drill web', holds: '' } }
     await t.rejects(standby.viewGroup('disk1', drill), { code: 'NO_MOMENT', message: /^vm drill web: no point is / })
     fake.history = null
     await t.rejects(standby.listHistory('find disk1', 'disk1', '', '', 10), {
@@ -780,6 +780,12 @@ t.test('a copy that is being exported is not promoted under its clients', async 
     code: 'BUSY',
     message: /end the export first/,
   })
+  const viewer = { action: 'vm start web', holds: 'machine web runs on it' }
+  const run = await standby.viewGroup('disk1', { writable: false, viewer })
+  const promoted = standby.promote('disk1', { acceptLoss: true, force: false })
+  const both = 'promote disk1: the copy is being exported; end the export first; and machine web runs on it'
+  await t.rejects(promoted, { message: both })
+  await run.close()
   await view.close()
   await standby.promote('disk1', { acceptLoss: true, force: false })
 })
