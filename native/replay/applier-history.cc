@@ -18,7 +18,7 @@ Status Applier::save_ahead(const Ledger::Plan &plan, uint64_t end) {
   const uint64_t first = cursor_.log_offset;
   uint64_t at = first;
   reader_.hold(at);
-  for (int count = 0; count < kTurnRecordsMax && at < end && at - first < kTurnBytesMax; count++) {
+  for (int count = 0; count < kTurnRecordsMax && at < end && at - first < turn_bytes_max_; count++) {
     LogReader::Record record;
     if (Status status = reader_.read(at, end, &record); !status.ok()) {
       let_go();

@@ -13,6 +13,8 @@ namespace understudy::replay {
 namespace {
 constexpr uint64_t kSyncBytes = 256u << 20;
 constexpr uint64_t kSyncNs = 1'000'000'000;
+constexpr uint64_t kSyncNsMax = 10'000'000'000;
+constexpr int kSyncShare = 3;               // while there is work: at most one part in four of the time
 constexpr uint64_t kRetryNs = 1'000'000'000;
 constexpr uint64_t kIdleNs = 10'000'000'000;
 constexpr uint64_t kNapNs = 300'000;        // after a turn that found little: let records gather
@@ -20,7 +22,7 @@ constexpr uint64_t kLittleBytes = 1u << 20;
 constexpr uint64_t kAsideNs = 1'000'000'000;
 constexpr int kLastNice = 5;  // a third of another thread's share: who writes waits for what is left
 constexpr int kAsidePollMs = 20;
-constexpr uint64_t kCloneNsMax = 100'000'000;
+constexpr uint64_t kCloneNsMax = 100'000'000, kCloneSoonNsMax = 250'000'000;
 }  // namespace
 
 void Applier::start(const Watermark &from, uint64_t redo_end) {
@@ -64,10 +66,10 @@ void Applier::run() {
   if (!progress_.is_failing(Progress::Part::kImage)) sync_now();
 }
 
-// The sooner the images are cloned, the less is saved. So replay may be at a quarter of its rate meanwhile; but whoever waits for
-// what is not applied yet (a promotion, a view) waits for one slice.
+// The sooner the images are cloned, the less is saved. So short turns (turn_bytes_max_) lie far apart meanwhile; if it lasts, replay
+// may be at a quarter of its rate. But whoever waits for what is not applied yet (a promotion, a view) waits for one slice.
 bool Applier::clone_some(uint64_t turn_ns) {
-  const uint64_t end = monotonic_ns() + std::min(turn_ns * 3, kCloneNsMax);
+  const uint64_t end = monotonic_ns() + (history_->clones_soon() ? kCloneSoonNsMax : std::min(turn_ns * 3, kCloneNsMax));
   bool more;
   while ((more = history_->clone_slice()) && monotonic_ns() < end && waiting_.load() == 0 && !stands_aside() && !stopping_.load()) continue;
   return more;
@@ -78,8 +80,13 @@ bool Applier::sync_when_due(Turn last) {
   if (is_clean_ || phase_ == ReplicaPhase::kStepping || last == Turn::kFailed) return true;
   if (stands_aside()) return true;
   const bool wanted = last == Turn::kIdle && sync_wanted_.load(std::memory_order_relaxed);
-  if (!wanted && unsynced_bytes_ < kSyncBytes && monotonic_ns() - unsynced_since_ns_ < kSyncNs) return true;
+  if (!wanted && unsynced_bytes_ < kSyncBytes && monotonic_ns() - unsynced_since_ns_ < sync_after_ns(last)) return true;
   return sync_now();
+}
+
+// Of an image that is slow to sync each sync is to cover much: what is written twice between two is synced once.
+uint64_t Applier::sync_after_ns(Turn last) const {
+  return last == Turn::kWorked ? std::clamp(sync_took_ns_ * kSyncShare, kSyncNs, kSyncNsMax) : kSyncNs;
 }
 
 bool Applier::sync_now() {
@@ -99,7 +106,9 @@ bool Applier::sync(ReplicaPhase phase) {
   mark.segment_index_next = log_.index_next();
   let_go();
   lock_.unlock();
+  const uint64_t since = monotonic_ns();
   Status flushed = flush_images();
+  sync_took_ns_ = monotonic_ns() - since;
   if (flushed.ok() && history_) flushed = history_->cover(mark.log_offset);
   const int error = flushed.ok() ? file_.store(mark) : 0;
   if (flushed.ok() && !error) log_.remove_below(mark.log_offset);

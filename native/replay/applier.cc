@@ -28,6 +28,7 @@ Applier::Turn Applier::turn() {
     const Ledger::Plan plan = ledger_.plan(cursor_.log_offset);
     epoch = plan.epoch;
     const uint64_t end = step_end_ ? std::min(plan.end, step_end_) : plan.end;
+    turn_bytes_max_ = history_ && history_->clones_soon() && waiting_.load() == 0 ? kShortTurnBytesMax : kTurnBytesMax;
     Status saved = history_ ? save_ahead(plan, end) : Status::good();
     reader_.hold(cursor_.log_offset);
     result = saved.ok() ? apply_some(plan, end) : fail(saved);
@@ -64,7 +65,7 @@ Applier::Turn Applier::stage() {
 Applier::Turn Applier::apply_some(const Ledger::Plan &plan, uint64_t end) {
   const uint64_t first = cursor_.log_offset;
   for (int count = 0; count < kTurnRecordsMax && cursor_.log_offset < end; count++) {
-    if (stopping_.load(std::memory_order_relaxed) || cursor_.log_offset - first >= kTurnBytesMax) return Turn::kWorked;
+    if (stopping_.load(std::memory_order_relaxed) || cursor_.log_offset - first >= turn_bytes_max_) return Turn::kWorked;
     if (count > 0 && stands_aside()) return Turn::kWorked;
     if (!history_ && count > 0 && gate_->is_wanted()) return Turn::kWorked;  // with one a short turn costs as much as a long one
     LogReader::Record record;

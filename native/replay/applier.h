@@ -81,7 +81,7 @@ class Applier {
 
  private:
   enum class Turn : uint8_t { kWorked, kIdle, kFailed };
-  static constexpr uint64_t kTurnBytesMax = 4u << 20;
+  static constexpr uint64_t kTurnBytesMax = 4u << 20, kShortTurnBytesMax = 512u << 10;
   static constexpr int kTurnRecordsMax = 1024;
   void run();
   Turn turn();
@@ -104,6 +104,7 @@ class Applier {
   Status flush_images();
   void replay_from_last_sync();
   bool sync_when_due(Turn last);
+  uint64_t sync_after_ns(Turn last) const;
   void nap();
   void rest(Turn last);
   void rest_aside();
@@ -142,6 +143,8 @@ class Applier {
   std::unique_lock<std::mutex> lock_;          // the gate, while the applier has it
   uint64_t unsynced_bytes_ = 0;
   uint64_t unsynced_since_ns_ = 0;             // monotonic
+  uint64_t sync_took_ns_ = 0;                  // of the images, the last time
+  uint64_t turn_bytes_max_ = kTurnBytesMax;    // of this turn
   struct Waits;
   std::atomic<int> waiting_{0};                // who waits for what is not applied yet
   std::atomic<uint64_t> aside_until_ns_{0};    // monotonic; 0: it does not stand aside

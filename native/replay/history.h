@@ -93,6 +93,8 @@ class History {
   bool saves_blocks() const { return is_open() && !epochs_.back().is_cloned(); }
   // Between two turns: a slice of the clones, if they are to be made: some ms. True: there is more.
   bool clone_slice();
+  // They are being made, and it may be that they are there soon: it is worth to let replay wait.
+  bool clones_soon() const { return clones_ && clones_->took_ns() < kClonesSoonNs; }
   // On stable storage when it returns: the images may be changed there. An error: they may not.
   Status save(const std::vector<std::shared_ptr<VolumeImage>> &images, const std::vector<Change> &changes);
   void note(const wire::RecordHeader &header, uint64_t log_offset, bool is_skipped);
@@ -119,6 +121,7 @@ class History {
   const KeptSegments &kept() const { return kept_; }
 
  private:
+  static constexpr uint64_t kClonesSoonNs = 8'000'000'000;
   struct Epoch {
     std::shared_ptr<SavedBlocks> saved;
     uint64_t saved_bytes = 0, records_bytes = 0;

@@ -39,6 +39,7 @@ Status ImageClones::clone_slice() {
   if (ioctl(clone_.get(), FICLONERANGE, &range) != 0) return Status::failed(errno, "clone " + volume.image_path);
   at_ += bytes;
   const uint64_t took = monotonic_ns() - since;
+  took_ns_ += took;
   if (took > kSliceNs * 2) slice_bytes_ = std::max(slice_bytes_ / 2, kSliceBytesMin);
   if (took < kSliceNs / 2) slice_bytes_ = std::min(slice_bytes_ * 2, kSliceBytesMax);
   return Status::good();

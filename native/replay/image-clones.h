@@ -31,6 +31,7 @@ class ImageClones {
   Status go_on();
   bool is_whole() const { return volume_ == volumes_.size(); }
   uint64_t bytes() const { return bytes_; }  // what they hold
+  uint64_t took_ns() const { return took_ns_; }  // up to now
   void remove();
   // The file system has no such thing, or not for these images: it will say so again.
   static bool is_refused(int error);
@@ -48,7 +49,7 @@ class ImageClones {
   size_t volume_ = 0;  // that is being cloned
   uint64_t at_ = 0;    // what is before it is cloned
   uint64_t slice_bytes_ = kSliceBytesMin;
-  uint64_t bytes_ = 0;
+  uint64_t bytes_ = 0, took_ns_ = 0;
   Fd image_, clone_;
 };
 

@@ -413,6 +413,32 @@ void test_slices() {
   ok(good && EXPECT(mixed > 2), "the images are cloned a slice at a time: what replay overwrites meanwhile is in the history (G2)");
 }
 
+// A turn of 4 MiB came after each 100 ms of cloning: some 80 MiB of a client's writes at full speed were saved in each epoch.
+void test_little_is_saved() {
+  constexpr uint64_t kBytes = 16u << 20, kBlocks = kBytes / 4096;
+  Scratch scratch;
+  std::mt19937_64 random(12);
+  Master master(7);
+  ReplicaOptions options = options_for(scratch.path, kBytes);
+  options.history.bytes_max = uint64_t{1} << 40;
+  Standby standby(options);
+  clones_are_slow = true;
+  clones_asked = 0;
+  bool good = EXPECT(standby.make_cut(master)) && EXPECT(wait_until([&] { return standby.replica->history().has_value(); }));
+  for (uint64_t i = 0; good && i < kBlocks * 2; i++) good = EXPECT(standby.send(master.fill(random() % kBlocks * 4096, 4096, 1)).ok());
+  good = good && EXPECT(standby.applied(master.sequence));
+  clones_are_slow = false;
+  size_t blocks = kBlocks;
+  for (const std::string &path : list_files(scratch.path + "/history")) {
+    if (!path.ends_with(".saved")) continue;
+    const auto saved = SavedBlocks::open(scratch.path + "/history", std::stoull(path.substr(path.rfind('/') + 1), nullptr, 16), {kBytes});
+    good = good && EXPECT(saved.ok()) && EXPECT(saved.value->is_cloned());
+    if (good) blocks = saved.value->entries().size();
+  }
+  printf("# %d slices, %zu of %lu blocks saved\n", clones_asked.load(), blocks, kBlocks);
+  ok(good && EXPECT(blocks < kBlocks / 2), "while the images are cloned replay takes short turns that lie far apart: little of what a client overwrites is saved");
+}
+
 // A child that takes all records, and is killed at some write, sync, clone, rename or unlink; then the power goes, too.
 void test_kills(LoopFilesystem *power = nullptr) {
   Scratch scratch;
@@ -507,6 +533,7 @@ int main() {
     clones = 0;
     test_all(2);
     test_slices();
+    test_little_is_saved();
     clones_fail_one_in = 4;
     clones_are_slow = true;
     if (is_long) test_moments(3);

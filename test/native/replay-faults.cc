@@ -11,7 +11,7 @@
 #include "replay/watermark-file.h"
 
 namespace {
-enum class Fault { kNone, kNoSpace, kBadWrite, kShortWrite, kBadSync, kBadRead, kSlow, kStale };
+enum class Fault { kNone, kNoSpace, kBadWrite, kShortWrite, kBadSync, kBadRead, kSlow, kSlowSync, kStale };
 std::atomic<Fault> fault{Fault::kNone};
 std::atomic<int> hits{0};
 const char *place = "";  // what the names of the files that fail end in
@@ -34,6 +34,7 @@ int fails(int error) {
 
 // Stand in front of the C library's.
 extern "C" int fdatasync(int fd) {
+  if (strikes(Fault::kSlowSync, fd)) usleep(1'200'000);
   return strikes(Fault::kBadSync, fd) ? fails(EIO) : static_cast<int>(syscall(SYS_fdatasync, fd));
 }
 extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) {
@@ -43,6 +44,7 @@ extern "C" ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) 
   }
   if (strikes(Fault::kBadWrite, fd)) return fails(EIO);
   if (strikes(Fault::kSlow, fd) && hits % 8 == 1) usleep(5000);
+  if (strikes(Fault::kSlowSync, fd)) usleep(5000);
   if (bytes > 1 && strikes(Fault::kShortWrite, fd)) bytes = (bytes + 1) / 2;
   return syscall(SYS_pwrite64, fd, data, bytes, offset);
 }
@@ -247,6 +249,24 @@ bool torn_image_refuses_views() {
          EXPECT(view.status.message.find("only in part") != std::string::npos) && stage.recovers();
 }
 
+// It was synced a second after the last sync: with one that took longer than that, hardly anything else was done.
+bool slow_syncs() {
+  Scratch scratch;
+  Master master(7);
+  place = "/image";
+  Standby standby(options_for(scratch.path, kSize));
+  bool good = EXPECT(standby.make_cut(master));
+  fault = Fault::kSlowSync;
+  const uint64_t before = standby.state().image_syncs.load(), end = monotonic_ns() + 5'000'000'000;
+  for (int64_t ahead = 0; good && monotonic_ns() < end; usleep(100)) {  // there is always something to apply
+    ahead -= static_cast<int64_t>(standby.replica->take_consumed());
+    for (; good && ahead < (8 << 20); ahead += 65536) good = EXPECT(standby.send(master.fill(0, 65536, 1)).ok());
+  }
+  const uint64_t syncs = standby.state().image_syncs.load() - before;
+  fault = Fault::kNone;
+  return good && EXPECT(syncs == 1) && EXPECT(standby.drain());
+}
+
 // The applier takes what it can from memory and the rest from segments, while the link goes round and round the ring.
 bool slow_image() {
   Scratch scratch;
@@ -352,6 +372,7 @@ std::vector<Case> all_cases() {
   cases.push_back({"the segments: one that cannot be read back stops the acknowledgements, loses none, and ends unaided", [] { return stops(".seg", Fault::kBadRead, EIO); }});
   cases.push_back({"the segments: one that cannot be read back before its records are committed: the same", unreadable_before_its_commit});
   cases.push_back({"the image: a slow one gets the same records from memory as from segments, and holds no memory for long", slow_image});
+  cases.push_back({"the image: while there is work, one that is slow to sync is synced a quarter of the time at most", slow_syncs});
   cases.push_back({"the segments: what a failed fdatasync left in the page cache is not believed by the next process", unsynced_records_are_not_believed});
   cases.push_back({"the watermark file: what a failed fdatasync left in the page cache is not believed by the next process", unsynced_watermark_is_not_believed});
   cases.push_back({"the watermark file: unreadable at the start, it is refused and left as it is", [] { return unreadable_at_start("/watermark"); }});
