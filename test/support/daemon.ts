@@ -21,7 +21,7 @@ import { ControlClient } from '../../src/daemon/control-client.js'
 import { loadIdentity } from '../../src/daemon/identity.js'
 import { prepareStateDirectory } from '../../src/daemon/state-directory.js'
 import { addon } from '../../src/native/binding.js'
-import { SLOWER } from './patience.js'
+import { nextLookMs, SLOWER } from './patience.js'
 
 /** Who a process or a scratch folder belongs to: a test, or a program that ends what it began in the same way. */
 export interface Owner {
@@ -365,7 +365,8 @@ export class Daemon {
     condition: (volume: VolumeStatus) => boolean,
     limitMs = 20_000,
   ): Promise<VolumeStatus> {
-    const end = performance.now() + limitMs * SLOWER
+    const began = performance.now()
+    const end = began + limitMs * SLOWER
     let seen: unknown
     for (;;) {
       try {
@@ -380,7 +381,7 @@ export class Daemon {
           `${this.name}: ${name}: ${what}: not within ${limitMs} ms; last seen: ${JSON.stringify(seen)}${this.program.tail()}`,
         )
       }
-      await sleep(30)
+      await sleep(nextLookMs(performance.now() - began))
     }
   }
 
@@ -573,10 +574,11 @@ export async function metricBecomes(
 ): Promise<number> {
   const fulfils = (value: number | undefined): boolean =>
     typeof wanted === 'number' ? value === wanted : value !== undefined && wanted(value)
-  const end = performance.now() + 20_000 * PATIENCE * SLOWER
+  const began = performance.now()
+  const end = began + 20_000 * PATIENCE * SLOWER
   let value = await metric(port, name, labels)
   while (!fulfils(value) && performance.now() < end) {
-    await sleep(50)
+    await sleep(nextLookMs(performance.now() - began))
     value = await metric(port, name, labels)
   }
   const title = `${name} ${Object.values(labels).join(' ')}`

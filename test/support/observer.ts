@@ -8,6 +8,7 @@ import { ControlClient } from '../../src/daemon/control-client.js'
 import type { ExportEvent } from '../../src/daemon/control-protocol.js'
 import { type Pair, PATIENCE, SLOWER } from './daemon.js'
 import { NbdClient } from './nbd-client.js'
+import { nextLookMs } from './patience.js'
 
 /** `at`: where it stands, as typed. */
 export interface Shown {
@@ -44,8 +45,13 @@ export class Observer {
   }
 
   async until(what: string, milliseconds: number, condition: () => Promise<boolean> | boolean): Promise<void> {
-    for (const end = performance.now() + milliseconds * SLOWER; !(await condition()); await sleep(20)) {
-      if (performance.now() < end) continue
+    const began = performance.now()
+    while (!(await condition())) {
+      const waited = performance.now() - began
+      if (waited < milliseconds * SLOWER) {
+        await sleep(nextLookMs(waited))
+        continue
+      }
       const [master, standby] = await Promise.all([this.status('master'), this.status('standby')])
       const { pair } = this
       const logs = [pair.master, pair.standby].map(daemon => daemon.program.tail(40)).join('')

@@ -5,6 +5,12 @@
  */
 export const SLOWER = slower()
 
+/**
+ * How long to wait before the next look at what is not so yet: soon at first, then a fifth of the wait so far. A look is
+ * a connection and a document on both sides, and dozens of them a second are what a machine of two cores is busy with.
+ */
+export const nextLookMs = (waitedMs: number): number => Math.min(150, 10 + waitedMs / 5)
+
 function slower(): number {
   const sanitizer = process.env['UNDERSTUDY_SANITIZED']
   if (sanitizer === undefined) return 4

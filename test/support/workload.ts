@@ -125,12 +125,17 @@ export class Workload {
 
   /** One request after the other until the connection is dead or the workload stops. */
   async #requests(client: NbdClient): Promise<void> {
-    const { writesPerSecond } = this.#options
     for (let alive = true; alive && !this.#stopping;) {
       if (this.#paused !== undefined) await this.#paused
-      else if (this.submitted > ((Date.now() - this.#began) * writesPerSecond) / 1000 + 100) await sleep(5)
+      else if (this.#aheadMs() > 0) await sleep(this.#aheadMs())
       else alive = this.#random() < 0.02 ? await this.#flush(client) : await this.#write(client)
     }
+  }
+
+  /** Until the next write is due, in whole milliseconds: whoever waits sleeps once, and not again and again. */
+  #aheadMs(): number {
+    const due = ((this.submitted - 100) * 1000) / this.#options.writesPerSecond
+    return Math.ceil(due - (Date.now() - this.#began))
   }
 
   #flush(client: NbdClient): Promise<boolean> {

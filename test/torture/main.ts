@@ -5,8 +5,7 @@
  *
  *   npm run torture -- --minutes N [--least FAULTS] [--seed S] [--rate WRITES] [--faults TEXT] [--lie] [--quiet]
  *
- * --least: on a slow machine it goes on until there were so many faults, and 5000 writes for each, for three times as
- * long at most. --faults: only those whose name contains TEXT. --lie: a sync does nothing, as in a build without fdatasync.
+ * --least: it goes on until there were so many faults, and 5000 writes for each, for LEAST_MINUTES_MAX at most. --faults: only those whose name contains TEXT. --lie: a sync does nothing, as in a build without fdatasync.
  * Exit codes: 0 nothing was lost, 1 something was (each loss is a line), 2 wrong usage.
  */
 import { parseArgs } from 'node:util'
@@ -25,6 +24,9 @@ const blocks = 1024
 const epochWrites = 15_000
 /** Between faults, so that the pair is in sync now and then. */
 const pauseMs: [number, number] = [150, 450]
+
+/** Of a run that is to have so many faults, on however slow a machine. */
+const LEAST_MINUTES_MAX = 6
 
 const { values: options } = parseArgs({
   options: {
@@ -82,7 +84,7 @@ class Run {
       this.#random,
     )
     const end = this.#began + minutes * 60_000
-    const latest = this.#began + 3 * minutes * 60_000
+    const latest = this.#began + LEAST_MINUTES_MAX * 60_000
     const isEnough = (): boolean => this.#inflicted() >= least && workload.submitted >= 5200 * least
     while ((performance.now() < end || (performance.now() < latest && !isEnough())) && this.#lost.length === 0) {
       await sleep(pauseMs[0] + this.#random() * (pauseMs[1] - pauseMs[0]))
