@@ -49,6 +49,7 @@ function only(content: Buffer, spans: Span[]): Buffer {
 }
 
 function firstDifference(a: Buffer, b: Buffer): string {
+  if (a.equals(b)) return 'none'
   for (let offset = 0; offset < a.length; offset += 512) {
     if (!a.subarray(offset, offset + 512).equals(b.subarray(offset, offset + 512)))
       return `at ${offset} (${(offset / MiB).toFixed(3)} MiB)`
@@ -143,7 +144,7 @@ t.test(
         'the history is a legal cut',
       )
       const same = (span: Span): boolean => content.subarray(...span).equals(master.subarray(...span))
-      const zero = (span: Span): boolean => content.subarray(...span).every(byte => byte === 0)
+      const zero = (span: Span): boolean => content.subarray(...span).equals(Buffer.alloc(span[1] - span[0]))
       const state = same(gone) && zero(added) ? 'before' : zero(gone) && same(added) ? 'after' : 'mixed'
       if (state === 'mixed') t.fail(`neither the old nor the new ranges: removed ${zero(gone)}, added ${same(added)}`)
       else seen[state]++

@@ -1,6 +1,6 @@
 // timeout: 280
 /**
- * Leaving well: however a daemon is made to leave, under load, 6 times each, it ends by an exit code and not by a
+ * Leaving well: however a daemon is made to leave, under load, 4 times each, it ends by an exit code and not by a
  * signal, its socket files are gone, and what was promised to be drained is on the standby. (An early prototype died
  * inside GnuTLS 73 of 74 times when it exited with its threads running.) UNDERSTUDY_LONG=N multiplies the times.
  */
@@ -23,7 +23,7 @@ import {
 import type { VolumeStatus } from '../../src/core/status-types.js'
 import { CMD, NbdClient } from '../support/nbd-client.js'
 
-const TIMES = 6 * Number(process.env.UNDERSTUDY_LONG ?? 1)
+const TIMES = 4 * Number(process.env.UNDERSTUDY_LONG ?? 1)
 const MiB = 1 << 20
 const DEVICE_BYTES = 8 * MiB
 const HOOK = { NODE_OPTIONS: `--import ${join(ROOT, 'test/support/leave-hook.mjs')}` }

@@ -7,6 +7,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import type { Test as Tap } from 'tap'
+import { ControlClient } from '../../src/daemon/control-client.js'
+import type { ExportEvent } from '../../src/daemon/control-protocol.js'
 import {
   Daemon,
   freeUdpPort,
@@ -18,6 +20,7 @@ import {
   sparseFile,
 } from '../support/daemon.js'
 import { NbdClient } from '../support/nbd-client.js'
+import { readAll } from '../support/observer.js'
 
 const sizeBytes = 4 << 20
 const spreadBlocks = 200
@@ -100,17 +103,24 @@ let exports = 0
 /** The number that the standby's copy of the volume shows, after a look at whether its blocks fit together. */
 async function shown(t: Tap, files: Scratch, standby: Host, volume: string): Promise<number> {
   const socket = files.path(`export-${++exports}.sock`)
-  const started = await standby.daemon.command(['export', volume, '--listen', `unix:${socket}`, '--detach'])
-  if (started.code !== 0) throw new Error(`export ${volume}: ${started.stderr}`)
-  const client = await NbdClient.attach({ path: socket }, volume)
-  const { data } = await client.read(0, (1 + spreadBlocks) * 4096)
-  client.destroy()
-  await standby.daemon.command(['export', volume, '--end'])
+  const data = await exported(standby, volume, socket)
   const numbers = Array.from({ length: 1 + spreadBlocks }, (_, block) => data.readUInt32LE(block * 4096))
   const [fixed = 0] = numbers
   const spread = Math.max(...numbers.slice(1))
   t.ok(spread === fixed || spread === fixed - 1, `${volume}: its blocks are of one moment (${fixed}, ${spread})`)
   return fixed
+}
+
+/** Through an export that ends when it has been read. */
+async function exported({ daemon }: Host, volume: string, socket: string): Promise<Buffer> {
+  const request = { volume, listen: `unix:${socket}`, writable: false, detach: false, at: '' }
+  let content: Buffer | undefined
+  for await (const _ of new ControlClient(daemon.state).stream<ExportEvent>('/export', request)) {
+    content = await readAll(socket, volume, (1 + spreadBlocks) * 4096)
+    break // ends the export
+  }
+  if (content === undefined) throw new Error(`export ${volume}: the daemon ended it at once`)
+  return content
 }
 
 async function inSync(host: Host): Promise<void> {
