@@ -50,6 +50,8 @@ export const goBack: Fault = {
     const { stage, random, note } = torture
     await stage.pair.master.kill()
     await masterGone(torture)
+    // One that a full disk has cost begins anew some time later.
+    await stage.observer.until('there is a history', limitMs, async () => (await stage.observer.status('standby'))?.history?.newest?.sequence !== undefined) // prettier-ignore
     const then = new Date(Date.now() - random() * reachMs).toISOString()
     // A history that has just begun has nothing so old: then it is the present.
     const moment = await stage.observer.shown(then).catch(() => stage.observer.shown())
