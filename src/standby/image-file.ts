@@ -1,8 +1,11 @@
 /**
  * A copy as a file of its own, by reflink: why there can be none, in words. How it is made: native/replay/image-file.h.
  */
+import { existsSync } from 'node:fs'
+import { dirname } from 'node:path'
+
 import type { ExportFormat } from '../core/config-types.js'
-import { errnoOf, OperationError } from '../core/errors.js'
+import { errnoOf, NativeError, OperationError } from '../core/errors.js'
 import type { Point } from '../native/binding.js'
 import type { ReplicaVolume } from './replica-file.js'
 import { vhdFooter } from './vhd-footer.js'
@@ -18,6 +21,8 @@ export function tailOf(volume: ReplicaVolume, format: ExportFormat): Uint8Array 
   return format === 'vhd' ? vhdFooter(volume) : new Uint8Array()
 }
 
+/** Of the place, not of the image. */
+const noPlace = ['ENOENT', 'ENOTDIR', 'EACCES', 'EROFS']
 const noReflink = ['EOPNOTSUPP', 'EXDEV', 'EINVAL', 'ENOTTY']
 
 /** `make`: Addon.cloneImage() with these. What it throws for another reason is left as it is. */
@@ -30,6 +35,14 @@ export async function makeFile(volume: ReplicaVolume, wish: FileWish, make: () =
     const errno = errnoOf(error) ?? ''
     if (errno === 'EEXIST')
       throw new OperationError('EXISTS', `${action}: ${path} is there already, and is left as it is`, { cause: error })
+    const directory = dirname(path)
+    if (noPlace.includes(errno) && !existsSync(directory))
+      throw new OperationError(
+        'NO_DIRECTORY',
+        `${action}: there is no directory ${directory} on this host; make it, or name another`,
+        { cause: error },
+      )
+    if (noPlace.includes(errno)) throw new NativeError(`${action}: make a file in ${directory}`, error)
     if (!noReflink.includes(errno)) throw error
     const needs = 'a copy that is a file, on a file system with reflink (XFS, btrfs), and a place on the same one'
     const other = `understudy export ${volume.name} --format ${format} --listen unix:PATH`

@@ -439,6 +439,15 @@ t.test(
     }
     fake.failing.set('cloneImage', errno('EEXIST'))
     await t.rejects(standby.makeFile('disk1', file), { code: 'EXISTS', message: /is left as it is$/ })
+    fake.failing.set('cloneImage', errno('ENOENT'))
+    await t.rejects(standby.makeFile('disk1', { ...file, path: '/no/such/place/disk1.vhd' }), {
+      ...{ code: 'NO_DIRECTORY', exitCode: 1 },
+      message: 'export disk1: there is no directory /no/such/place on this host; make it, or name another',
+    })
+    fake.failing.set('cloneImage', errno('EROFS'))
+    await t.rejects(standby.makeFile('disk1', { ...file, path: '/disk1.vhd' }), {
+      message: 'export disk1: make a file in /: it is read-only (EROFS)',
+    })
     fake.failing.set('cloneImage', errno('ENOSPC'))
     await t.rejects(standby.makeFile('disk1', file), {
       code: 'ENOSPC',
