@@ -5,8 +5,9 @@
  * says why). lru-cache has the order of their use; the least recently used ones give way, except
  *   held    a machine runs on it (hold()), or it was promoted and is served
  *   dirty   replay has written to it, or is about to, within the last seconds
- * Guarantees: never more than `cacheBytes` is locked; an image comes as a whole, or not at all, and grows with its data as
- * long as there is room; only one that was used since it was last here has others give way; less than memory.ts leaves to
+ * Guarantees: never more than `cacheBytes` is locked; an image comes as a whole, or not at all: the room for all of it is its
+ * own before its first page is locked. It grows with its data as long as there is room, and then
+ * goes, or stays in part if it was used; only one that was used since it was last here has others give way; less than memory.ts leaves to
  * others is not taken, and is given back when others need it. Nothing is on disk: a process that dies has let go of all.
  * Nobody waits for it: what is not in memory is read from the disk.
  */
@@ -36,6 +37,8 @@ interface Entry {
   image: StandbyImage
   pages: number
   survey: PagesSurvey
+  /** Of the cache, what is its own: of that, no more than `survey.lockedBytes` is locked yet. 0: it is not to be there. */
+  admittedBytes: number
   /** Asked for since it was last in memory: others give way to it. */
   wanted: boolean
   applied: bigint
@@ -148,14 +151,17 @@ export class Residency {
   async #once(): Promise<void> {
     const fresh = this.#follow()
     const now = this.deps.clock.monotonicMs()
-    const all = now >= this.#surveyMs
-    for (const entry of all ? this.#entries() : fresh) await this.#look(entry)
+    const isDue = now >= this.#surveyMs
+    for (const entry of isDue ? this.#entries() : fresh) await this.#look(entry)
     const took = this.deps.clock.monotonicMs() - now
-    if (all)
+    if (isDue)
       this.#surveyMs = now + Math.max(took * surveyShare, this.deps.cacheBytes > 0 ? surveyMs.kept : surveyMs.counted)
     if (this.deps.cacheBytes === 0) return
     await this.#giveBack()
-    for (const entry of this.#entries()) {
+    // What has been begun is completed before anything comes in that nobody has asked for.
+    const isBegun = (entry: Entry): boolean => entry.wanted || entry.admittedBytes > 0
+    const all = this.#entries()
+    for (const entry of [...all.filter(isBegun), ...all.filter(entry => !isBegun(entry))]) {
       if (this.#asked) return // somebody has asked for one: the newest first
       await this.#fill(entry)
     }
@@ -189,7 +195,7 @@ export class Residency {
           image,
           pages,
           survey,
-          wanted,
+          ...{ admittedBytes: 0, wanted },
           applied: image.applied,
           changedMs,
           problem: '',
@@ -218,6 +224,7 @@ export class Residency {
   async #look(entry: Entry): Promise<void> {
     try {
       entry.survey = await this.deps.addon.surveyPages(entry.pages)
+      entry.admittedBytes = Math.min(entry.admittedBytes, entry.survey.dataBytes) // what has become a hole is let go of
       if (entry.survey.lockedBytes >= entry.survey.dataBytes) Object.assign(entry, { problem: '', isTold: false })
     } catch (error) {
       entry.problem = describe(error)
@@ -225,28 +232,51 @@ export class Residency {
   }
 
   async #fill(entry: Entry): Promise<void> {
-    const { cacheBytes, clock } = this.deps
-    const { survey, image } = entry
-    const missing = survey.dataBytes - survey.lockedBytes
-    if (missing <= 0 || !image.isUsable || clock.monotonicMs() < entry.retryMs) return
-    const isPartial = survey.lockedBytes > 0
-    const victims = entry.wanted ? this.#victims(entry) : []
-    const room = (): number => cacheBytes - this.#lockedBytes()
-    const gain = victims.reduce((sum, victim) => sum + victim.survey.lockedBytes, 0)
-    if (!isPartial && missing > room() + gain) return this.#refuse(entry, this.#noRoom(missing, room(), gain))
-    const need = missing - Math.max(0, survey.residentBytes - survey.lockedBytes)
-    const memory = this.#memory()
-    const headroom = memory.availableBytes - reserveBytes(memory)
-    // What gives way is available then.
-    if (!isPartial && need > headroom + gain) {
-      const text = `${formatSize(need)} of memory are needed and ${formatSize(Math.max(0, headroom + gain))} can be had, ${formatSize(need - Math.max(0, headroom + gain))} are missing`
-      return this.#refuse(entry, text)
-    }
-    for (const victim of victims) {
-      if (room() >= missing) break
+    const { image } = entry
+    if (this.#missing(entry) <= 0 || !image.isUsable || this.deps.clock.monotonicMs() < entry.retryMs) return
+    const isNew = entry.admittedBytes === 0
+    // A copy grows until it is usable, and what was seen of it last may be much less than it holds.
+    if (isNew && this.#whyNot(entry) === '') await this.#look(entry)
+    const problem = isNew ? this.#whyNot(entry) : ''
+    if (problem !== '') return this.#refuse(entry, problem)
+    for (const victim of this.#victims(entry)) {
+      if (this.#room() >= entry.survey.dataBytes - entry.admittedBytes) break
       await this.#evict(victim, `for volume ${image.volume}`)
     }
-    await this.#lock(entry, survey.lockedBytes + Math.min(missing, Math.max(0, room())))
+    const growth = Math.max(0, entry.survey.dataBytes - entry.admittedBytes)
+    if (growth > this.#room()) {
+      if (isNew) return // One of the victims was used, or written to, in the meantime.
+      if (!entry.wanted) await this.#evict(entry, 'because it has outgrown its room')
+      if (entry.admittedBytes === 0) return
+    }
+    entry.admittedBytes += Math.min(growth, Math.max(0, this.#room()))
+    await this.#lock(entry, entry.admittedBytes)
+  }
+
+  /** Why it cannot come as a whole; '' when it can. */
+  #whyNot(entry: Entry): string {
+    const { residentBytes, lockedBytes } = entry.survey
+    const missing = this.#missing(entry)
+    const gain = this.#victims(entry).reduce((sum, victim) => sum + victim.admittedBytes, 0)
+    if (missing > this.#room() + gain) return this.#noRoom(missing, this.#room(), gain)
+    const need = missing - Math.max(0, residentBytes - lockedBytes)
+    const memory = this.#memory()
+    // What gives way is available then.
+    const available = memory.availableBytes - reserveBytes(memory) + gain
+    if (need <= available) return ''
+    const have = Math.max(0, available)
+    return `${formatSize(need)} of memory are needed and ${formatSize(have)} can be had, ${formatSize(need - have)} are missing`
+  }
+
+  #missing({ survey }: Entry): number {
+    return survey.dataBytes - survey.lockedBytes
+  }
+
+  /** What nobody has been promised. */
+  #room(): number {
+    let bytes = this.deps.cacheBytes
+    for (const { admittedBytes } of this.#order.values()) bytes -= admittedBytes
+    return bytes
   }
 
   async #lock(entry: Entry, lockedMax: number): Promise<void> {
@@ -271,7 +301,7 @@ export class Residency {
     const { dataBytes, lockedBytes } = entry.survey
     if (lockedBytes >= dataBytes) log.debug(`volume ${volume} is in memory: ${formatSize(lockedBytes)}`)
     else if (lockedMax < dataBytes && entry.problem === '')
-      this.#refuse(entry, this.#noRoom(dataBytes - lockedBytes, this.deps.cacheBytes - this.#lockedBytes(), 0))
+      this.#refuse(entry, this.#noRoom(dataBytes - lockedBytes, this.#room(), 0))
   }
 
   #noRoom(missing: number, room: number, gain: number): string {
@@ -287,8 +317,19 @@ export class Residency {
     Object.assign(entry, { problem, isTold: entry.wanted })
   }
 
-  /** Who may give way to it, the least recently used first. */
+  /**
+   * Who may give way to it, the least recently used first. To one that was asked for: all that were used before it. To one
+   * that has outgrown its room: others that have, and were not asked for either, if that makes it whole.
+   */
   #victims(entry: Entry): Entry[] {
+    const older = this.#older(entry)
+    if (entry.wanted) return older
+    const partial = entry.admittedBytes === 0 ? [] : older.filter(other => !other.wanted && hasOutgrown(other))
+    const gain = partial.reduce((sum, other) => sum + other.admittedBytes, 0)
+    return this.#room() + gain < entry.survey.dataBytes - entry.admittedBytes ? [] : partial
+  }
+
+  #older(entry: Entry): Entry[] {
     const older: Entry[] = []
     for (const volume of this.#order.rkeys()) {
       const candidate = this.#order.peek(volume)
@@ -299,7 +340,7 @@ export class Residency {
   }
 
   #mayGo(entry: Entry): boolean {
-    return entry.survey.lockedBytes > 0 && !this.#isHeld(entry) && !this.#isDirty(entry)
+    return entry.admittedBytes > 0 && !this.#isHeld(entry) && !this.#isDirty(entry)
   }
 
   #isHeld({ image }: Entry): boolean {
@@ -315,6 +356,7 @@ export class Residency {
     if (!this.#mayGo(entry)) return // it was used, or written to, in the meantime
     const { lockedBytes } = entry.survey
     entry.wanted = false
+    entry.admittedBytes = 0
     await this.deps.addon.dropPages(entry.pages)
     this.#evictions++
     await this.#look(entry)
@@ -338,3 +380,5 @@ export class Residency {
     return bytes
   }
 }
+
+const hasOutgrown = ({ survey, admittedBytes }: Entry): boolean => survey.dataBytes > admittedBytes

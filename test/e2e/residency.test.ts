@@ -34,7 +34,7 @@ interface Eight {
   metrics: number
 }
 
-async function startEight(t: Test, cache: string): Promise<Eight> {
+async function startEight(t: Test, cache: string, contents: readonly Buffer[] = []): Promise<Eight> {
   const files = scratch(t, { onDisk: true })
   const [masterState, standbyState] = [files.path('m'), files.path('s')]
   const [masterId, standbyId] = [identityOf(masterState), identityOf(standbyState)]
@@ -49,6 +49,7 @@ device = "${files.path(name)}"
 `,
   )
   for (const name of names) await sparseFile(files.path(name), sizeBytes)
+  contents.forEach((content, index) => writeFileSync(files.path(names[index] ?? ''), content))
   writeFileSync(
     files.path('m.toml'),
     `state = "${masterState}"\n[nbd]\nlisten = ["unix:${files.path('nbd.sock')}"]\n${groups.join('')}`,
@@ -72,6 +73,15 @@ async function write({ files, master }: Eight, name: string): Promise<void> {
   const done = ({ state, applied, written, dirtyBytes }: VolumeStatus): boolean =>
     state === 'replicating' && applied === written && written !== '0' && dirtyBytes === 0
   await master.until(name, 'in sync', done)
+}
+
+/** Those of which a part is kept, and not all. */
+const inPart = async ({ standby }: Eight): Promise<string[]> => {
+  const { volumes } = await standby.status()
+  return volumes.flatMap(({ name, residency }) => {
+    const { lockedBytes = 0, dataBytes = 0 } = residency ?? {}
+    return lockedBytes === 0 || lockedBytes === dataBytes ? [] : [`${name}: ${lockedBytes} of ${dataBytes}`]
+  })
 }
 
 const locked = async ({ standby }: Eight): Promise<string[]> => {
@@ -123,6 +133,19 @@ t.test('a budget for 3 of 8: what is read comes in place of what was read longes
   t.equal((await eight.standby.stop()).code, 0)
   for (const name of names)
     await sameBytes(t, eight.files.path(name), eight.files.path(`store/${name}/image.raw`), name)
+})
+
+t.test('copies that are made at once are in memory whole or not at all, as soon as nobody writes', async t => {
+  const eight = await startEight(
+    t,
+    '21MiB',
+    names.map(() => randomBytes(sizeBytes)),
+  )
+  await Promise.all(names.map(name => write(eight, name)))
+  await becomes(t, 'each is whole or out', async () => (await inPart(eight)).length === 0)
+  await becomes(t, 'and two of them fit', async () => (await locked(eight)).length === 2)
+  t.same(await inPart(eight), [])
+  t.equal(lockedByKernel(eight.standby.program.pid), 2 * sizeBytes, 'by the count of the kernel')
 })
 
 t.test('no memory for the cache: refused before anything is written, and it says how much is missing', async t => {

@@ -1,5 +1,14 @@
 /** Which images are kept in memory: real files and the kernel's real page cache; the clock and the host's memory are stand-ins. */
-import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fdatasyncSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test, test } from 'tap'
 
@@ -29,8 +38,20 @@ interface Stage {
   pass: (seconds?: number) => Promise<void>
 }
 
-/** Images a, b, c ... of 1 MiB of data each, on a disk and not in memory. */
-function stage(t: Test, count: number, cacheBytes: number): Stage {
+interface Steps {
+  /** Of one call that locks pages. */
+  stepBytes?: number
+  /** After each of these. */
+  locked?: () => void
+}
+
+/** Images a, b, c ... of 4 MiB with 1 MiB of data each, on a disk and not in memory. */
+function stage(
+  t: Test,
+  count: number,
+  cacheBytes: number,
+  { stepBytes = Infinity, locked = () => undefined }: Steps = {},
+): Stage {
   const folder = mkdtempSync('/var/tmp/us-residency-')
   const clock = new FakeClock()
   const lines: string[] = []
@@ -39,6 +60,7 @@ function stage(t: Test, count: number, cacheBytes: number): Stage {
     const path = join(folder, volume)
     writeFileSync(path, Buffer.alloc(MiB, volume))
     const fd = openSync(path, 'r+')
+    ftruncateSync(fd, 4 * MiB)
     fdatasyncSync(fd)
     closeSync(fd)
     const pages = addon().openPages(path)
@@ -48,8 +70,17 @@ function stage(t: Test, count: number, cacheBytes: number): Stage {
   })
   const memory = { lockableBytes: Infinity, totalBytes: 16 * 1024 * MiB, availableBytes: 8 * 1024 * MiB }
   const log = createLogger('cache', line => void lines.push(line))
+  const { openPages, surveyPages, dropPages, closePages } = addon()
+  const inSteps = {
+    ...{ openPages, surveyPages, dropPages, closePages },
+    lockPages: async (pages: number, step: number, max: number): Promise<number> => {
+      const bytes = await addon().lockPages(pages, Math.min(step, stepBytes), max)
+      locked()
+      return bytes
+    },
+  }
   const residency = new Residency({
-    ...{ addon: addon(), clock, log, cacheBytes },
+    ...{ addon: inSteps, clock, log, cacheBytes },
     images: () => images,
     memory: () => memory,
   })
@@ -174,6 +205,60 @@ test('a copy that is no cut yet is not kept', async t => {
   image('a').isUsable = true
   await pass()
   t.same(kept(), ['a'])
+})
+
+/** Behind the data that it has from the beginning. */
+function grow({ path }: StandbyImage, bytes: number): void {
+  const fd = openSync(path, 'r+')
+  writeSync(fd, Buffer.alloc(bytes, 'x'), 0, bytes, MiB)
+  fdatasyncSync(fd)
+  closeSync(fd)
+}
+
+// Several copies that were made at once were in memory in part, 93, 65 and 53 %, until one was used (found by hand).
+test('a copy comes in by what it holds when it is complete, not by what was seen of it before', async t => {
+  const { of, pass, image } = stage(t, 2, 3 * MiB)
+  image('a').isUsable = false
+  await pass()
+  t.match([of('a').lockedBytes, of('b').lockedBytes], [0, MiB])
+  Object.assign(image('a'), { isUsable: true })
+  grow(image('a'), (3 * MiB) / 2) // room for what was seen of it, and not for what it is
+  await pass()
+  t.match(of('a'), { dataBytes: (5 * MiB) / 2, lockedBytes: 0 })
+  t.match(of('b'), { lockedBytes: MiB })
+})
+
+test('what is being brought in has its room, whatever comes meanwhile', async t => {
+  let meanwhile = (): void => undefined
+  const steps = { stepBytes: MiB / 4, locked: () => meanwhile() }
+  const { residency, of, pass, image } = stage(t, 2, (3 * MiB) / 2, steps)
+  image('b').isUsable = false
+  meanwhile = () => {
+    image('b').isUsable = true
+    residency.use('nobody') // as any news: what is under way begins anew
+  }
+  await pass(2)
+  t.match([of('a'), of('b')], [{ lockedBytes: MiB }, { lockedBytes: 0 }])
+})
+
+test('of several that outgrow the room some go, so that the others are whole; what was used stays', async t => {
+  const { residency, of, pass, images, lines } = stage(t, 3, 5 * MiB)
+  await pass(4)
+  for (const image of images) grow(image, MiB)
+  await pass(6)
+  const whole = images.filter(({ volume }) => of(volume).lockedBytes === 2 * MiB)
+  const out = images.filter(({ volume }) => of(volume).lockedBytes === 0)
+  t.same([whole.length, out.length], [2, 1], lines.join('\n'))
+  t.equal(residency.figures().lockedBytes, 4 * MiB)
+  await pass(6)
+  t.equal(residency.figures().evictions, 1, 'and that is that')
+  const [used = ''] = whole.map(({ volume }) => volume)
+  residency.use(used)
+  await pass(4)
+  images.filter(({ volume }) => of(volume).lockedBytes > 0).forEach(image => grow(image, 3 * MiB))
+  await pass(6)
+  t.equal(residency.figures().evictions, 2)
+  t.match(of(used), { dataBytes: 4 * MiB, lockedBytes: 4 * MiB }, 'as there is room again')
 })
 
 test('no memory: nothing is taken that others need, and it is said how much is missing', async t => {
