@@ -26,6 +26,8 @@ export interface PeerStatus {
   transport?: 'quic' | 'webtransport (TLS over TCP)'
   /** Null without a session. */
   rttSeconds: number | null
+  /** Of a standby, ISO 8601: its master was heard then or later, if only to say that it is there; null: not since the start. */
+  heardAt?: string | null
   /** Of a master that asks for it. */
   compression?: CompressionStatus
 }

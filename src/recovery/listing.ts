@@ -63,6 +63,8 @@ export interface PrimaryStatus {
   id: string
   /** HOST:PORT; null without a session. */
   address: string | null
+  /** ISO 8601: it was heard then or later; null: not since the start, or this host is the master. */
+  heardAt: string | null
 }
 
 /** Of the disks together: what is worst. */
@@ -88,11 +90,13 @@ export function machineStatus(
 ): MachineStatus {
   const { name, group, memoryBytes, cpus, firmware } = machine
   const disks = volumes.filter(volume => volume.group === group)
-  const address = disks.flatMap(({ peers }) => peers).find(peer => peer.id === copy.masterId && peer.address !== '')
+  const peers = disks.flatMap(disk => disk.peers).filter(({ id }) => id === copy.masterId)
+  const address = peers.find(peer => peer.address !== '')?.address ?? null
+  const heardAt = peers.find(peer => typeof peer.heardAt === 'string')?.heardAt ?? null
   return {
     ...{ name, group, memoryBytes, cpus, firmware },
     volumes: copy.volumes.map(volume => volume.name),
-    primary: { id: copy.masterId, address: address?.address ?? null },
+    primary: { id: copy.masterId, address, heardAt },
     freshness: freshness(disks),
     residency: residency(disks),
     asOf: disks.find(({ asOf }) => asOf !== undefined)?.asOf ?? null,

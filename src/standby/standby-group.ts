@@ -85,10 +85,14 @@ export interface LiveSession {
 /** One that has nothing to do is looked at that much more rarely: a host may have many. */
 const idleTicks = 5
 
+/** Of the link as a standby sees it; a master asks for less where its --peer-timeout is shorter. */
+export const idleTimeoutMs = 10_000
 const sessionEndMs = 5_000
 
 export class StandbyGroup {
   #live: LiveSession | undefined
+  /** Of the link, not of records; the clock of the wall. 0: not since the start. */
+  #heardMs = 0
   #follow: Following | undefined
   /** Why the master's history is not followed; '' when it is. */
   #divergence = ''
@@ -199,7 +203,9 @@ export class StandbyGroup {
       const compress = compressions.find(known => known === hello.compress) ?? 'off'
       const position = addon.attachReplica(handle, live.session.id, this.record.leaseMs ?? 0, compress)
       this.#live = live
+      this.#heardMs = this.deps.clock.wallMs()
       void live.ended.then(() => {
+        this.#heardMs = this.#linkHeardMs()
         if (this.#live === live) this.#live = undefined
       })
       const isIncomplete = !this.#replica.isUsable
@@ -268,6 +274,7 @@ export class StandbyGroup {
       counters,
       sessionAddress: this.#address(),
       error: this.#replica.error,
+      linkHeardMs: this.#linkHeardMs(),
       nowMs: clock.wallMs(),
       diverged: this.#divergence !== '',
     })
@@ -293,6 +300,7 @@ export class StandbyGroup {
       counters,
       sessionAddress: this.#address(),
       error: this.#replica.error,
+      linkHeardMs: this.#linkHeardMs(),
       sinceMs: this.#since?.ms ?? clock.wallMs(),
       nowMs: clock.wallMs(),
       lagSeconds: this.#lag.ageMs(clock.monotonicMs(), counters['applied_sequence'] ?? 0n) / 1000,
@@ -664,6 +672,13 @@ export class StandbyGroup {
     if (record.origin === undefined) Object.assign(record, { generation, history })
     else record.origin.next = { generation, history }
     if (JSON.stringify(encodeReplica(record)) !== before) this.deps.store.save(record)
+  }
+
+  /** A session that hears nothing ends within its idle timeout: so long ago at most the master was heard. 0: never. */
+  #linkHeardMs(): number {
+    if (this.#live === undefined) return this.#heardMs
+    const idleMs = Math.max(idleTimeoutMs, this.deps.own?.peerTimeoutMs ?? 0)
+    return Math.max(this.#heardMs, this.deps.clock.wallMs() - idleMs)
   }
 
   #address(): string {

@@ -20,6 +20,8 @@ export interface StandbyFacts {
   /** For how long the master may answer its clients without being heard; 0: not at all, or nobody knows. */
   leaseLeftMs: number
   diverged: boolean
+  /** Until when a session says that the master was there; 0: there was none. */
+  linkHeardMs: number
   sinceMs: number
   nowMs: number
   lagSeconds: number
@@ -43,10 +45,11 @@ export function standbyState({
   counters,
   sessionAddress,
   error,
+  linkHeardMs,
   nowMs,
   away = '',
   diverged = false,
-}: Pick<StandbyFacts, 'counters' | 'sessionAddress' | 'error' | 'nowMs'> & {
+}: Pick<StandbyFacts, 'counters' | 'sessionAddress' | 'error' | 'linkHeardMs' | 'nowMs'> & {
   away?: string
   diverged?: boolean
 }): {
@@ -56,7 +59,7 @@ export function standbyState({
   const now = counters['phase'] ?? phase.fresh
   const unusable = isUsable(counters) ? '' : '; the first copy is not complete, so it is not usable'
   if (sessionAddress === '') {
-    const heard = lastHeard(counters, nowMs)
+    const heard = heardText(heardMs(counters, linkHeardMs), nowMs)
     if (diverged) return { state: 'diverged', reason: away }
     return {
       state: 'detached',
@@ -76,8 +79,13 @@ export function standbyState({
 }
 
 /** ", last heard 12 s ago"; '' when it never was. */
-export function lastHeard(counters: Counters, nowMs: number): string {
-  const heardMs = Number((counters['last_heard_ns'] ?? 0n) / 1_000_000n)
+export const lastHeard = (counters: Counters, nowMs: number): string => heardText(heardMs(counters, 0), nowMs)
+
+/** An idle master sends no record, and is heard all the same. */
+const heardMs = (counters: Counters, linkHeardMs: number): number =>
+  Math.max(Number((counters['last_heard_ns'] ?? 0n) / 1_000_000n), linkHeardMs)
+
+function heardText(heardMs: number, nowMs: number): string {
   if (heardMs === 0) return ''
   return `, last heard ${formatDuration(Math.max(0, nowMs - heardMs))} ago (${new Date(heardMs).toISOString()})`
 }
@@ -118,7 +126,7 @@ export function standbyVolumeStatus(given: StandbyFacts, volume: ReplicaVolume):
     ...(facts.history === undefined ? {} : { history: facts.history }),
     resync: null,
     lastVerify: null,
-    peers: [peer(record, sessionAddress)],
+    peers: [peer(record, sessionAddress, heardMs(counters, given.linkHeardMs))],
   }
 }
 
@@ -127,8 +135,9 @@ function leaseStatus({ leaseMs }: ReplicaRecord, leftMs: number): Pick<VolumeSta
   return { lease: { seconds: leaseMs / 1000, secondsLeft: leftMs / 1000, inForce: true } }
 }
 
-function peer(record: ReplicaRecord, address: string): PeerStatus {
-  return { id: record.masterId, address, session: address === '' ? 'away' : 'connected', rttSeconds: null }
+function peer(record: ReplicaRecord, address: string, heardMs: number): PeerStatus {
+  const heardAt = heardMs === 0 ? null : new Date(heardMs).toISOString()
+  return { id: record.masterId, address, session: address === '' ? 'away' : 'connected', rttSeconds: null, heardAt }
 }
 
 function asDurability(text: string): Durability {

@@ -49,7 +49,7 @@ import { RejectionLog } from './rejection-log.js'
 import type { FileWish } from './image-file.js'
 import type { HistoryPoint } from './points.js'
 import type { PromoteOptions } from './promoting.js'
-import { type Following, StandbyGroup } from './standby-group.js'
+import { type Following, idleTimeoutMs, StandbyGroup } from './standby-group.js'
 import { newestSaved } from './saved-regions.js'
 import { Store } from './store.js'
 import type { GroupView, StandbyView, ViewOptions } from './views.js'
@@ -96,8 +96,6 @@ export interface CopiedVolume extends ReplicaVolume {
 const sessionsMax = 256
 const helloTimeoutMs = 10_000
 const sampleMs = 200
-/** Of the link as a standby sees it; a master asks for less where its --peer-timeout is shorter. */
-const idleTimeoutMs = 10_000
 
 export class Standby {
   readonly port: number

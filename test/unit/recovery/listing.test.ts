@@ -47,6 +47,11 @@ test('a machine is as fresh as the worst of its disks', async t => {
     /current; no session/,
   )
   t.match(line([status('root', { role: 'master', state: 'alone' })]), /this host +promoted/)
+  const heardAt = '2026-11-29T00:00:00.000Z'
+  const peers: VolumeStatus['peers'] = [
+    { id: found.copy.masterId, address: '', session: 'away', rttSeconds: null, heardAt },
+  ]
+  t.match(machineStatus(found, [status('root', { peers })], {}).primary, { address: null, heardAt })
   t.match(line([]), /away +NOT USABLE/, 'a copy that is not open')
 })
 

@@ -780,6 +780,22 @@ t.test('a reign that is given back takes the log and the history with it, and no
   )
 })
 
+// An idle master sends no record, and had last been heard when it had last written.
+t.test('a master that writes nothing is heard as long as there is a session', async t => {
+  const { standby, greet, setReplica, clock } = await open(t, scratch(t))
+  const session = await greet()
+  setReplica({ phase: cut, last_heard_ns: BigInt(clock.now) * 1_000_000n })
+  const iso = (ms: number): string => new Date(ms).toISOString()
+  await clock.advance(3_600_000)
+  const lately = clock.now - 10_000
+  t.match(standby.status(), [{ peers: [{ session: 'connected', heardAt: iso(lately) }] }])
+  session.end('timeout')
+  await clock.advance(60_000)
+  t.match(standby.status(), [
+    { reason: /no session with the master, last heard 70.0 s ago/, peers: [{ session: 'away', heardAt: iso(lately) }] },
+  ])
+})
+
 t.test('a copy that is being exported is not promoted under its clients', async t => {
   const { standby, greet, setReplica } = await open(t, scratch(t))
   await greet()
