@@ -1,5 +1,5 @@
 // Devices and ports for what is measured.
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { createSocket } from 'node:dgram'
 import { closeSync, mkdirSync, openSync, truncateSync, writeSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -22,18 +22,20 @@ export function filledFile(path, bytes) {
   closeSync(fd)
 }
 
-export async function freeUdpPort() {
-  const socket = createSocket('udp4')
-  await new Promise(resolve => socket.bind(0, '127.0.0.1', resolve))
-  const { port } = socket.address()
-  socket.close()
-  return port
-}
+export const freeUdpPort = () => freePort(port => createSocket('udp4').bind(port, '127.0.0.1'))
+export const freeTcpPort = () => freePort(port => createServer().listen(port, '127.0.0.1'))
 
-export async function freeTcpPort() {
-  const server = createServer()
-  await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address()
-  server.close()
-  return port
+/** Not of those that the kernel gives to connections: another program's could have it before ours listens. */
+async function freePort(listener) {
+  for (let tries = 0; tries < 100; tries++) {
+    const port = randomInt(10_000, 32_000)
+    const socket = listener(port)
+    const isFree = await new Promise(resolve =>
+      socket.once('listening', () => resolve(true)).once('error', () => resolve(false)),
+    )
+    if (!isFree) continue
+    await new Promise(resolve => socket.close(resolve))
+    return port
+  }
+  throw new Error('no free port')
 }
