@@ -51,7 +51,7 @@ struct Walk {
     memcpy(&one, entry, sizeof one);
     const uint32_t blocks = one.length > kInitializedMax ? one.length - kInitializedMax : one.length;
     const uint64_t start = uint64_t{one.start_high} << 32 | one.start;
-    if (!within(start, blocks)) return false;
+    if (blocks == 0 || !within(start, blocks)) return false;
     mapping.runs.push_back({start, blocks});
     return true;
   }

@@ -105,6 +105,8 @@ void take(const Verdict &verdict, std::vector<bool> &out) {
   CHECK((verdict.kind == Verdict::kFreed) == !verdict.freed.empty());
   for (const ByteRange &range : verdict.freed)
     for (uint64_t at = range.offset; at < range.offset + range.bytes; at += kBlockBytes) CHECK(out[at / kBlockBytes]), out[at / kBlockBytes] = false;
+  for (const ByteRange &range : verdict.left_out)
+    for (uint64_t at = range.offset; at < range.offset + range.bytes; at += kBlockBytes) CHECK(at < kImageBytes), out[at / kBlockBytes] = true;
 }
 }  // namespace
 
