@@ -77,7 +77,8 @@ test("a name is one machine's in the whole store; the descriptions go with the l
 
 test('what is written out is renewed when it does not fit any more; a damaged definition keeps no other from it', async t => {
   const store = scratch(t).folder
-  const machines = new Machines(() => [copyOf(store, 'web', ['root'])])
+  const copies = [copyOf(store, 'web', ['root'])]
+  const machines = new Machines(() => copies)
   const { directory } = machines.add(wish, 'now')
   machines.add({ ...wish, name: 'bad' }, 'now')
   const script = join(directory, 'web.sh')
@@ -97,6 +98,7 @@ test('what is written out is renewed when it does not fit any more; a damaged de
     'it keeps no other from being listed',
   )
   t.equal(failures.length, 2)
+  await machines.accelerator.look() // renew() waits for it, and writes
 })
 
 test('--qemu-args is split as a shell does', async t => {
